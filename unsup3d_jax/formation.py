@@ -1,0 +1,130 @@
+"""Image formation: factors -> canonical image -> reprojection, Eqs. (1), (2).
+
+Canonical depth is warped forward through the rasterizer; the canonical image
+is then sampled backward at the points that the warped depth came from (paper
+Sec. 6.1).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+import rasterizer
+from unsup3d_jax import geometry, lighting, sampling
+from unsup3d_jax.types import Canonical, Warped
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Camera and depth range; static.
+
+    Attributes:
+        fov_deg: angle between the outermost pixel centres of a row.
+        centre_depth: z of the rotation centre, scene units.
+        depth_min, depth_max: range of the canonical depth, scene units. Warped
+            depth is clamped to the range plus half its size on both sides.
+        supersample: depth samples per pixel and axis in the forward warp.
+        sigma, gamma: softness of the rasterizer; 0 is a hard z-buffer.
+        half_pixel_depth: sample depth half a pixel right and down, as the
+            authors' renderer does.
+    """
+
+    fov_deg: float = 10.0
+    centre_depth: float = 1.0
+    depth_min: float = 0.9
+    depth_max: float = 1.1
+    supersample: int = 2
+    sigma: float = 0.0
+    gamma: float = 0.0
+    half_pixel_depth: bool = False
+
+    @property
+    def clamp(self) -> tuple[float, float]:
+        """Range of warped depth; its upper end marks empty pixels."""
+        margin = (self.depth_max - self.depth_min) / 2.0
+        return self.depth_min - margin, self.depth_max + margin
+
+
+def shade_canonical(
+    albedo: Float[Array, "b h w 3"],
+    depth: Float[Array, "b h w"],
+    light: Float[Array, "b 5"],
+    scene: Scene,
+) -> Canonical:
+    """The lighting function of Eq. (1): J = Lambda(a, d, l)."""
+    normal = jax.vmap(lambda d: geometry.depth_to_normals(d, fov_deg=scene.fov_deg))(
+        depth
+    )
+    image, shading = jax.vmap(lighting.shade)(albedo, normal, light)
+    return Canonical(normal=normal, shading=shading, image=image)
+
+
+def warp_depth(
+    depth: Float[Array, "b h w"], view: Float[Array, "b 6"], scene: Scene
+) -> tuple[Float[Array, "b h w"], Bool[Array, "b h w"]]:
+    """Warps canonical depth maps forward to the input's view, Eq. (6).
+
+    Every pixel is a vertex of a mesh with two triangles a cell, moved by the
+    viewpoint and drawn with a z-buffer.
+
+    Args:
+        depth: canonical, scene units.
+        view: rotation (radians), translation (scene units).
+
+    Returns:
+        Depth in the input's view, clamped to `scene.clamp`, and whether the
+        mesh covers the pixel (all its samples) within the clamp.
+    """
+    size = depth.shape[1:]
+    near, far = scene.clamp
+
+    def to_screen(depth: Array, view: Array) -> Array:
+        points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+        points = geometry.transform(points, view, centre_depth=scene.centre_depth)
+        pixels = geometry.project(points, size, fov_deg=scene.fov_deg)
+        return jnp.concatenate([pixels, points[..., 2:]], axis=-1)
+
+    offset = 0.5 if scene.half_pixel_depth else 0.0
+    drawn = rasterizer.render_grid_depth(
+        jax.vmap(to_screen)(depth, view),
+        size,
+        background=far,
+        supersample=scene.supersample,
+        pixel_offset=(offset, offset),
+    )
+    warped = jnp.clip(drawn.depth, near, far)
+    return warped, drawn.covered & (warped < far)
+
+
+def reproject(
+    image: Float[Array, "b h w 3"],
+    depth: Float[Array, "b h w"],
+    view: Float[Array, "b 6"],
+    scene: Scene,
+) -> Warped:
+    """The reprojection Pi of Eq. (1): a canonical image seen from the input.
+
+    Args:
+        image: canonical, nominally [0, 1].
+        depth: canonical, scene units.
+        view: rotation (radians), translation (scene units).
+
+    Returns:
+        Image, depth and validity in the input's view. Points that fall beside
+        the canonical image are mid-grey, as in the authors' code, whose
+        images span [-1, 1] and are zero outside.
+    """
+    warped, valid = warp_depth(depth, view, scene)
+
+    def source(depth: Array, view: Array) -> Array:
+        points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+        points = geometry.inverse_transform(
+            points, view, centre_depth=scene.centre_depth
+        )
+        return geometry.project(points, depth.shape, fov_deg=scene.fov_deg)
+
+    grid = jax.vmap(source)(warped, view)
+    sampled = sampling.sample_bilinear(image - 0.5, grid) + 0.5
+    return Warped(depth=warped, valid=valid, image=sampled)

@@ -1,0 +1,101 @@
+"""The contracts between the stages: image -> Factors -> Reconstruction -> loss.
+
+All are frozen pytrees. Shapes below omit a leading batch axis `b` that every
+array carries outside the functions written for one example. Frames, axes and
+pixel conventions: `unsup3d_jax.geometry`.
+"""
+
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+
+@struct.dataclass
+class Batch:
+    """Images and, where a data set knows them, their true factors.
+
+    Attributes:
+        image: (b, h, w, 3) float32 in [0, 1].
+        depth: (b, h, w) true depth in the input's view, scene units;
+            background holds the far value (1.1).
+        mask: (b, h, w) bool, true on the object.
+        view: (b, 6) true rotation x, y, z (radians), translation x, y, z.
+        light: (b, 5) true ambient, diffuse, unit direction in the *camera*
+            frame of the input (`lighting.to_canonical` turns it).
+    """
+
+    image: Float[Array, "b h w 3"]
+    depth: Float[Array, "b h w"] | None = None
+    mask: Bool[Array, "b h w"] | None = None
+    view: Float[Array, "b 6"] | None = None
+    light: Float[Array, "b 5"] | None = None
+
+
+@struct.dataclass
+class Factors:
+    """What the networks read off one image; maps are in the canonical frame.
+
+    Attributes:
+        raw_depth: (h, w) depth before the border clamp, scene units.
+        canon_depth: (h, w) depth, border already clamped, scene units.
+        canon_albedo: (h, w, 3) in [0, 1].
+        light: (5,) ambient k_s, diffuse k_d, unit direction x, y, z.
+        view: (6,) rotation x, y, z (radians), translation x, y, z.
+        conf_sigma, conf_sigma_flip: (h, w) photometric sigma, sigma' > 0 in
+            the input's view, for images in [-1, 1]; None without confidence.
+        conf_sigma_perceptual, conf_sigma_perceptual_flip: (h/4, w/4).
+    """
+
+    raw_depth: Float[Array, "*b h w"]
+    canon_depth: Float[Array, "*b h w"]
+    canon_albedo: Float[Array, "*b h w 3"]
+    light: Float[Array, "*b 5"]
+    view: Float[Array, "*b 6"]
+    conf_sigma: Float[Array, "*b h w"] | None = None
+    conf_sigma_flip: Float[Array, "*b h w"] | None = None
+    conf_sigma_perceptual: Float[Array, "*b hp wp"] | None = None
+    conf_sigma_perceptual_flip: Float[Array, "*b hp wp"] | None = None
+
+
+@struct.dataclass
+class Canonical:
+    """The shaded object in its canonical frame (paper Sec. 3.3).
+
+    Attributes:
+        normal: (h, w, 3) unit, z > 0 away from the camera.
+        shading: (h, w) diffuse term max(0, <l, n>).
+        image: (h, w, 3), (k_s + k_d shading) albedo; may exceed 1.
+    """
+
+    normal: Float[Array, "*b h w 3"]
+    shading: Float[Array, "*b h w"]
+    image: Float[Array, "*b h w 3"]
+
+
+@struct.dataclass
+class Warped:
+    """One reconstruction in the input's view.
+
+    Attributes:
+        depth: (h, w) scene units, clamped to the depth range plus margin.
+        valid: (h, w) bool, true where the warped depth map covers the pixel.
+        image: (h, w, 3), nominally in [0, 1], not masked.
+    """
+
+    depth: Float[Array, "*b h w"]
+    valid: Bool[Array, "*b h w"]
+    image: Float[Array, "*b h w 3"]
+
+
+@struct.dataclass
+class Reconstruction:
+    """Eq. (1) and its mirrored twin, Eq. (2).
+
+    Attributes:
+        canonical, canonical_flip: the shaded canonical object.
+        plain, flip: its reprojection to the input's view.
+    """
+
+    canonical: Canonical
+    canonical_flip: Canonical
+    plain: Warped
+    flip: Warped

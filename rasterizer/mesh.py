@@ -1,0 +1,116 @@
+"""Meshes as the rasterizer takes them: checks, batching, the depth-map mesh."""
+
+import numpy as np
+
+import jax
+import jax.numpy as jnp
+
+from rasterizer.coverage import SampleGrid
+
+
+def grid_faces(height: int, width: int) -> np.ndarray:
+    """Two triangles for each cell of a grid of vertices, row-major.
+
+    Args:
+        height, width: vertices a side.
+
+    Returns:
+        (2 (height-1) (width-1), 3) int32: all (TL, BL, TR) triangles row-major, then
+        all (TR, BL, BR). Empty when a side has fewer than two vertices.
+
+    Raises:
+        ValueError: if a side is negative.
+    """
+    if height < 0 or width < 0:
+        raise ValueError(f"grid_faces needs sides >= 0, got {(height, width)}.")
+    index = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    tl, tr = index[:-1, :-1].ravel(), index[:-1, 1:].ravel()
+    bl, br = index[1:, :-1].ravel(), index[1:, 1:].ravel()
+    return np.concatenate(
+        [np.stack([tl, bl, tr], axis=-1), np.stack([tr, bl, br], axis=-1)]
+    )
+
+
+def check_size(size, name: str = "size") -> tuple[int, int]:
+    """(height, width) as ints.
+
+    Raises:
+        ValueError: unless both are integers >= 1.
+    """
+    try:
+        height, width = (int(n) for n in size)
+        whole = all(int(n) == n for n in size)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be (height, width), got {size!r}.") from error
+    if not whole or height < 1 or width < 1:
+        raise ValueError(f"{name} must be two integers >= 1, got {size!r}.")
+    return height, width
+
+
+def make_grid(size, supersample: int, pixel_offset) -> SampleGrid:
+    """A SampleGrid from user arguments.
+
+    Raises:
+        ValueError: for a bad size, supersample or offset.
+    """
+    height, width = check_size(size, "(height, width)")
+    if int(supersample) != supersample or supersample < 1:
+        raise ValueError(f"supersample must be an integer >= 1, got {supersample!r}.")
+    try:
+        dx, dy = (float(v) for v in pixel_offset)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"pixel_offset must be (x, y), got {pixel_offset!r}.") from error
+    if not max(abs(dx), abs(dy)) <= 1e3:
+        raise ValueError(f"pixel_offset must be within 1000 px, got {pixel_offset!r}.")
+    if max(height, width) * int(supersample) > 2**15:
+        raise ValueError(
+            "at most 32768 samples a side, got "
+            f"{max(height, width)} px x {supersample} samples."
+        )
+    return SampleGrid(height, width, int(supersample), (dx, dy))
+
+
+def check_vertices(vertices) -> jax.Array:
+    """Vertices as a float array (..., V, 3).
+
+    Raises:
+        ValueError: for another shape or a dtype that is not float32 or float64.
+    """
+    vertices = jnp.asarray(vertices)
+    if vertices.ndim < 2 or vertices.shape[-1] != 3:
+        raise ValueError(f"vertices must be (..., V, 3), got {vertices.shape}.")
+    if vertices.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"vertices must be float32 or float64, got {vertices.dtype}; "
+            "positions of half precision are off by whole samples."
+        )
+    return vertices
+
+
+def check_faces(faces, vertex_count: int) -> jax.Array:
+    """Faces as int32 (F, 3).
+
+    Indices of a concrete array are checked; traced ones cannot be, and a face with an
+    index out of range then draws nothing.
+
+    Raises:
+        ValueError: for another shape, a dtype that is not integer, or an index out of
+            range.
+    """
+    concrete = not isinstance(faces, jax.core.Tracer)
+    if not concrete:
+        pass
+    else:
+        faces = np.asarray(faces)
+        if faces.size == 0 and faces.shape in ((0,), (0, 3)):
+            faces = np.zeros((0, 3), np.int32)
+    if faces.ndim != 2 or faces.shape[-1] != 3:
+        raise ValueError(f"faces must be (F, 3), got {faces.shape}.")
+    if not jnp.issubdtype(faces.dtype, jnp.integer):
+        raise ValueError(f"faces must be integers, got {faces.dtype}.")
+    if concrete and faces.size and (faces.min() < 0 or faces.max() >= vertex_count):
+        raise ValueError(
+            f"faces must index {vertex_count} vertices, got indices "
+            f"{faces.min()} to {faces.max()}."
+        )
+    return jnp.asarray(faces, jnp.int32)

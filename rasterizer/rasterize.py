@@ -1,0 +1,136 @@
+"""Meshes to fragments."""
+
+import jax
+import jax.numpy as jnp
+
+from rasterizer import mesh as mesh_lib
+from rasterizer.coverage import SampleGrid
+from rasterizer.types import Fragments
+from rasterizer.visibility import mesh_visibility
+
+
+def rasterize(
+    vertices: jax.Array,
+    faces: jax.Array,
+    size: tuple[int, int],
+    *,
+    near: float = 0.0,
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> Fragments:
+    """The nearest face at each pixel centre; an exact z-buffer.
+
+    Both sides of a face are drawn. Edges are inclusive. Depths that agree to one part
+    in a million are a tie, which the smallest face index wins. Face indices come from
+    integer arithmetic on vertices snapped to 1/256 pixel (coarser for images above 1360
+    samples a side), alike on every machine and under every compiler.
+
+    A face draws nothing when a vertex is NaN or infinite, has z <= near, or lies more
+    than MAX_SPAN / 2 snapped units (2040 pixels at 1/256) from the image's centre; when
+    its snapped area is 0; or when a traced face index is out of range.
+
+    Gradients reach vertices through `barycentrics` and `depth`, exactly for the visible
+    face; where it changes, at silhouettes and occlusions, they are zero.
+
+    Args:
+        vertices: (..., V, 3) float32 or float64: x, y in pixels, centres on integers,
+            x right and y down; z camera depth > 0.
+        faces: (F, 3) integers, shared by the batch.
+        size: (height, width) of the image, pixels.
+        near: faces with a vertex at z <= near are dropped, not clipped; static.
+        pixel_offset: (x, y) shift of the sample from the pixel centre, pixels; static.
+
+    Returns:
+        Fragments with leading axes (..., height, width).
+
+    Raises:
+        ValueError: naming the argument of a wrong shape, dtype or range.
+    """
+    vertices = mesh_lib.check_vertices(vertices)
+    faces = mesh_lib.check_faces(faces, vertices.shape[-2])
+    grid = mesh_lib.make_grid(size, 1, pixel_offset)
+    lead = vertices.shape[:-2]
+    flat = vertices.reshape(-1, *vertices.shape[-2:])
+    index = mesh_visibility(
+        jax.lax.stop_gradient(flat), faces[None], grid=grid, near=float(near)
+    )
+    index = index.reshape(*lead, grid.rows, grid.columns)
+    barycentrics, depth = barycentrics_at(
+        vertices, faces, index, pixel_offset=pixel_offset
+    )
+    return Fragments(index, barycentrics, depth)
+
+
+def barycentrics_at(
+    vertices: jax.Array,
+    faces: jax.Array,
+    face_index: jax.Array,
+    *,
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> tuple[jax.Array, jax.Array]:
+    """Where pixels lie on given faces; differentiable with respect to vertices.
+
+    Args:
+        vertices: (..., V, 3) as for `rasterize`.
+        faces: (F, 3).
+        face_index: (..., H, W) int32; -1 for none.
+        pixel_offset: as for `rasterize`.
+
+    Returns:
+        Perspective-correct barycentrics (..., H, W, 3), and depth (..., H, W). A pixel
+        outside its face (the snapped face may reach 1/256 px farther) gets the clipped
+        and renormalised weights.
+    """
+    height, width = face_index.shape[-2:]
+    grid = mesh_lib.make_grid((height, width), 1, pixel_offset)
+    lead = face_index.shape[:-2]
+    if faces.shape[0] == 0 or vertices.shape[-2] == 0:
+        return (
+            jnp.zeros((*face_index.shape, 3), vertices.dtype),
+            jnp.full(face_index.shape, jnp.inf, vertices.dtype),
+        )
+    vertices = jnp.broadcast_to(vertices, (*lead, *vertices.shape[-2:]))
+    drawn = face_index >= 0
+    corner_ids = faces[jnp.where(drawn, face_index, 0)].reshape(*lead, -1)
+    corners = jnp.take_along_axis(vertices, corner_ids[..., None], axis=-2)
+    corners = corners.reshape(*face_index.shape, 3, 3)
+    # A face that is not drawn may hold NaN; keep it out of the arithmetic.
+    corners = jnp.where(drawn[..., None, None], corners, 1.0)
+    x, y = grid.positions(vertices.dtype)
+    weights, _ = screen_weights(
+        corners[..., 0] - x[:, None], corners[..., 1] - y[:, None, None], grid
+    )
+    over_z = weights / corners[..., 2]
+    inverse = jnp.sum(over_z, axis=-1)
+    depth = jnp.where(drawn, 1.0 / inverse, jnp.inf)
+    barycentrics = jnp.where(drawn[..., None], over_z / inverse[..., None], 0.0)
+    return barycentrics, depth
+
+
+def screen_weights(
+    x: jax.Array, y: jax.Array, grid: SampleGrid
+) -> tuple[jax.Array, jax.Array]:
+    """Screen-space barycentric weights of the origin in triangles.
+
+    Args:
+        x, y: (..., 3) corners relative to the sample, pixels. Relative coordinates keep
+            float32 exact enough.
+
+    Returns:
+        Weights (..., 3), clipped to [0, 1] and renormalised, and twice the signed area
+        (...), with 1 for a triangle too thin to divide by (such a triangle is drawn
+        only where snapping thickened it); its weights are 1/3.
+    """
+    (xa, xb, xc), (ya, yb, yc) = jnp.moveaxis(x, -1, 0), jnp.moveaxis(y, -1, 0)
+    edges = jnp.stack([xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb], -1)
+    area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
+    thick = jnp.abs(area) > smallest_area(grid)
+    area = jnp.where(thick, area, 1.0)
+    raw = jnp.where(thick[..., None], edges / area[..., None], 1.0 / 3.0)
+    clipped = jnp.clip(raw, 0.0, 1.0)
+    return clipped / jnp.sum(clipped, axis=-1, keepdims=True), area
+
+
+def smallest_area(grid: SampleGrid) -> float:
+    """Twice the area, in square pixels, below which a triangle has no slope: the square
+    of the snapping unit."""
+    return (1.0 / (2**grid.bits * grid.supersample)) ** 2

@@ -1,0 +1,512 @@
+"""Scores a model over a split, beside the trivial baselines of Table 2.
+
+Every number is a mean over images with its spread (n - 1), computed image by
+image, so that it does not depend on the batch size. A data set without true
+depth gets reconstruction errors only, and its result says so.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from unsup3d_jax import metrics, model
+from unsup3d_jax.data import pipeline
+from unsup3d_jax.types import Batch, Reconstruction
+
+# Named in every result, because numbers under other rules do not compare.
+RULES = {
+    "side": (
+        "standard deviation over scored pixels of ln depth - ln true depth, per "
+        "image; a fraction, tables print it x100"
+    ),
+    "mad_deg": "mean angle between unit normals over scored pixels, per image",
+    "mad_authors_deg": (
+        "the same with the authors' normals, divided by norm + 1e-7, which adds up "
+        "to 6.5 degrees at 64 px; compare this one with the paper's table"
+    ),
+    "mask": (
+        "true mask and predicted validity, each eroded 3x3 with zeros outside the "
+        "image; pixels in both are scored; baselines are valid everywhere"
+    ),
+    "coverage": "scored pixels over pixels of the true mask before erosion",
+    "spread": "standard deviation over images, n - 1",
+}
+
+DESCRIPTIONS = {
+    "constant": "a plane at constant depth facing the camera",
+    "average": (
+        "average of the true depth maps of the evaluated split in image space, at "
+        "each pixel over the images whose mask holds it"
+    ),
+    "untrained": "the model at initialisation, with whatever prior that holds",
+}
+
+# A pixel of the average depth needs the object in this share of the images;
+# rarer pixels are continued smoothly from the others.
+_AVERAGE_SUPPORT = 0.02
+
+
+@struct.dataclass
+class ImageScores:
+    """Everything measured on one image; fields the truth is missing for are None.
+
+    Attributes:
+        depth: errors of the reconstructed depth.
+        view, true_view: (6,) radians and scene units.
+        recon_l1, recon_l1_flip: mean absolute colour error over valid pixels, [0, 1].
+        valid_share: share of the image that the reconstruction covers.
+        losses: the training objective's terms on this image alone.
+    """
+
+    depth: metrics.DepthScores | None = None
+    view: Float[Array, "*b 6"] | None = None
+    true_view: Float[Array, "*b 6"] | None = None
+    recon_l1: Float[Array, "*b"] | None = None
+    recon_l1_flip: Float[Array, "*b"] | None = None
+    valid_share: Float[Array, "*b"] | None = None
+    losses: dict[str, Float[Array, "*b"]] | None = None
+
+
+def evaluate(
+    params: dict,
+    dataset: Any,
+    options: model.ModelOptions,
+    *,
+    constants: dict | None = None,
+    weights: model.LossWeights | None = None,
+    batch_size: int = 64,
+    max_images: int = 0,
+    name: str = "ours",
+) -> dict:
+    """Scores a model on a data set.
+
+    Args:
+        params: of `model.init_params`.
+        dataset: of `data.pipeline.load_split`.
+        options: static options; oracle switches take effect here too.
+        constants: of `model.load_constants`. Without, perceptual terms are left
+            out of the losses.
+        weights: scheduled loss weights of the step; None: flip weight 1.
+        batch_size: images at a time; changes speed only.
+        max_images: use only the first N images; 0: all.
+        name: of the row in a table.
+
+    Returns:
+        A JSON-able dictionary: "name", "images", "ground_truth"; where there is
+        true depth, "scored_images" and for each of "side", "mad_deg",
+        "mad_authors_deg", "mae", "coverage" {"mean", "std", "n"}; where there is a
+        true viewpoint, "view" with {"pearson", "slope", "offset_deg",
+        "spread_deg", "true_spread_deg"} for each angle; "recon_l1",
+        "recon_l1_flip", "valid_share" and "losses".
+
+    Raises:
+        ValueError: if the data set is empty or the oracle's truth is missing.
+    """
+    constants = constants or {}
+    if "vgg" not in constants:
+        options = _without_perceptual(options)
+    if weights is None:
+        weights = model.LossWeights(flip=jnp.ones(()))
+
+    def score(batch: Batch) -> ImageScores:
+        return _score_model(params, constants, batch, weights, options)
+
+    return _collect(score, dataset, name, batch_size, max_images)
+
+
+def baselines(
+    dataset: Any,
+    options: model.ModelOptions,
+    *,
+    names: Sequence[str] = ("constant", "average", "untrained"),
+    initial_params: dict | None = None,
+    batch_size: int = 64,
+    max_images: int = 0,
+) -> list[dict]:
+    """Scores the rows of Table 2 that need no training.
+
+    Args:
+        dataset: of `data.pipeline.load_split`, with true depth.
+        options: of the model; baselines use its camera.
+        names: any of "constant", "average", "untrained"; others are ignored, as
+            they need training.
+        initial_params: parameters before training; needed for "untrained".
+        batch_size, max_images: as in `evaluate`.
+
+    Returns:
+        Rows as of `evaluate`, in the order of `names`; none if the data set has no
+        true depth, as there is nothing to compare.
+
+    Raises:
+        ValueError: if "untrained" is asked for without `initial_params`.
+    """
+    if "untrained" in names and initial_params is None:
+        raise ValueError("the untrained baseline needs initial_params.")
+    if not _has_depth(dataset):
+        return []
+    rows = []
+    for name in names:
+        if name == "untrained":
+            row = evaluate(
+                initial_params,  # pyright: ignore[reportArgumentType]
+                dataset,
+                options,
+                batch_size=batch_size,
+                max_images=max_images,
+                name=name,
+            )
+        elif name in ("constant", "average"):
+            if name == "average":
+                depth = average_depth(
+                    dataset, batch_size=batch_size, max_images=max_images
+                )
+            else:
+                size = options.networks.image_size
+                depth = jnp.full((size, size), options.scene.centre_depth)
+            score = functools.partial(_score_map, depth, fov_deg=options.scene.fov_deg)
+            row = _collect(score, dataset, name, batch_size, max_images)
+        else:
+            continue
+        row["description"] = DESCRIPTIONS[name]
+        rows.append(row)
+    return rows
+
+
+def average_depth(
+    dataset: Any, *, batch_size: int = 64, max_images: int = 0
+) -> Float[Array, "h w"]:
+    """Average true depth of a split in image space, the best use of it.
+
+    At each pixel the mean is over the images whose mask holds the pixel: with
+    the background averaged in, the map would be scored on the object and yet
+    bend towards the background. Pixels that are rarely on the object are
+    continued from the others by repeated averaging of neighbours.
+    """
+    total, count, images = 0.0, 0.0, 0
+    for batch, real in _batches(dataset, batch_size, max_images):
+        depth = np.asarray(batch.depth, np.float64)[:real]
+        mask = np.asarray(_true_mask(batch))[:real]
+        total = total + np.sum(depth * mask, axis=0)
+        count = count + np.sum(mask, axis=0)
+        images += real
+    count, total = np.asarray(count), np.asarray(total)
+    known = count >= max(1.0, _AVERAGE_SUPPORT * images)
+    if not known.any():
+        return jnp.ones(count.shape)
+    return jnp.asarray(_continue_smoothly(total / np.maximum(count, 1.0), known))
+
+
+def _continue_smoothly(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Fills unknown pixels outwards with the mean of their known neighbours."""
+    h, w = values.shape
+    values, filled = np.where(known, values, 0.0), known.copy()
+    while not filled.all():
+        padded, weight = np.pad(values * filled, 1), np.pad(filled.astype(float), 1)
+        window = [(v, u) for v in range(3) for u in range(3)]
+        near = sum(padded[v : v + h, u : u + w] for v, u in window)
+        share = sum(weight[v : v + h, u : u + w] for v, u in window)
+        new = ~filled & (share > 0)
+        values = np.where(new, near / np.maximum(share, 1.0), values)
+        filled |= new
+    return values.astype(np.float32)
+
+
+def scalars(row: dict) -> dict[str, float]:
+    """The few numbers of a row worth a curve, for metrics.jsonl and TensorBoard."""
+    out = {f"loss_{k}": v["mean"] for k, v in row.get("losses", {}).items()}
+    for key in ("recon_l1", "valid_share", "mad_deg", "coverage"):
+        if key in row:
+            out[key] = row[key]["mean"]
+    if "side" in row:
+        out["side_x100"] = 100.0 * row["side"]["mean"]
+    for angle, agreement in row.get("view", {}).items():
+        out[f"{angle}_pearson"] = agreement["pearson"]
+        out[f"{angle}_slope"] = agreement["slope"]
+    return out
+
+
+def format_table(rows: Sequence[dict]) -> str:
+    """The table for a terminal, one line a row, in the order given."""
+    header = [
+        "method",
+        "SIDE x10^-2",
+        "MAD deg",
+        "MAD authors' code",
+        "coverage",
+        "yaw r",
+        "yaw slope",
+        "recon L1",
+        "images",
+    ]
+
+    def spread(row: dict, key: str, scale: float, digits: int) -> str:
+        if key not in row or row[key]["n"] == 0:
+            return "-"
+        mean, std = scale * row[key]["mean"], scale * row[key]["std"]
+        return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+    def plain(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    lines = [header]
+    for row in rows:
+        yaw = row.get("view", {}).get("yaw", {})
+        scored, images = row.get("scored_images"), row["images"]
+        partly = scored is not None and scored < images
+        lines.append(
+            [
+                row["name"],
+                spread(row, "side", 100.0, 3),
+                spread(row, "mad_deg", 1.0, 2),
+                spread(row, "mad_authors_deg", 1.0, 2),
+                plain(row.get("coverage", {}).get("mean"), 3),
+                plain(yaw.get("pearson"), 3),
+                plain(yaw.get("slope"), 2),
+                plain(row.get("recon_l1", {}).get("mean"), 4),
+                f"{scored} of {images}" if partly else str(images),
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    text = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
+        text.append("  ".join(cells).rstrip())
+    if any(not row["ground_truth"] for row in rows):
+        text.append("No true depth in this data set: reconstruction error only.")
+    return "\n".join(text)
+
+
+def write_scores(
+    workdir: str | Path,
+    split: str,
+    row: dict,
+    *,
+    baseline_rows: Sequence[dict] = (),
+    step: int,
+    crop: Sequence[int] = (),
+    data_name: str = "",
+) -> Path:
+    """Writes eval/<split>.json, whole or not at all.
+
+    Args:
+        workdir: of the run.
+        split: train, val or test.
+        row: of `evaluate`.
+        baseline_rows: of `baselines`, and rows of trained baselines.
+        step: training step of the checkpoint.
+        crop: `data.crop`, pixels cut from each image before resizing.
+        data_name: `data.name`.
+
+    Returns:
+        The path of the file.
+    """
+    path = Path(workdir) / "eval" / f"{split}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "split": split,
+        "data": data_name,
+        "checkpoint_step": int(step),
+        "crop": list(crop) if crop else "none",
+        "rules": RULES,
+        **row,
+        "baselines": {r["name"]: r for r in baseline_rows},
+    }
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # A reader never sees half a file: written beside it, then renamed over it.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{split}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: such numbers become null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _without_perceptual(options: model.ModelOptions) -> model.ModelOptions:
+    loss = dataclasses.replace(options.loss, perceptual=0.0)
+    return dataclasses.replace(options, loss=loss)
+
+
+def _has_depth(dataset: Any) -> bool:
+    for batch, _ in pipeline.eval_batches(dataset, 1):
+        return batch.depth is not None
+    return False
+
+
+def _batches(
+    dataset: Any, batch_size: int, max_images: int
+) -> Iterator[tuple[Batch, int]]:
+    """Batches of static shape and how many of each one's images count."""
+    left = max_images if max_images > 0 else len(dataset)
+    for batch, real in pipeline.eval_batches(dataset, batch_size):
+        if left <= 0:
+            return
+        yield batch, min(real, left)
+        left -= real
+
+
+def _true_mask(batch: Batch) -> Array:
+    """The data set's mask, or else what is nearer than the background.
+
+    The authors' rule for the latter takes the farthest depth of the whole
+    batch as background.
+    """
+    if batch.mask is not None:
+        return batch.mask
+    return batch.depth < jnp.max(batch.depth)  # pyright: ignore
+
+
+def _reconstruction_errors(
+    reconstruction: Reconstruction, image: Float[Array, "b h w 3"]
+) -> dict[str, Array]:
+    errors = {}
+    for key, warped in (
+        ("recon_l1", reconstruction.plain),
+        ("recon_l1_flip", reconstruction.flip),
+    ):
+        error = jnp.mean(jnp.abs(warped.image - image), axis=-1)
+        errors[key] = jax.vmap(metrics.masked_mean)(error, warped.valid)
+    errors["valid_share"] = jnp.mean(reconstruction.plain.valid, axis=(1, 2))
+    return errors
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _score_model(
+    params: dict,
+    constants: dict,
+    batch: Batch,
+    weights: model.LossWeights,
+    options: model.ModelOptions,
+) -> ImageScores:
+    def one(single: Batch) -> model.Outputs:
+        # A batch of one: its loss terms are those of this image alone, so their
+        # average does not depend on how images share batches or on padding.
+        single = jax.tree.map(lambda a: a[None], single)
+        outputs = model.objective(params, constants, single, weights, options)[1]
+        squeeze = functools.partial(jax.tree.map, lambda a: a[0])
+        return outputs.replace(
+            factors=squeeze(outputs.factors),
+            reconstruction=squeeze(outputs.reconstruction),
+        )
+
+    outputs = jax.vmap(one)(batch)
+    plain = outputs.reconstruction.plain
+    scores = ImageScores(losses=outputs.terms)
+    if not options.supervised:  # which has neither a viewpoint nor a picture
+        errors = _reconstruction_errors(outputs.reconstruction, batch.image)
+        scores = scores.replace(
+            **errors, view=outputs.factors.view, true_view=batch.view
+        )
+    if batch.depth is not None:
+        depth = _depth_scores(
+            plain.depth, batch, plain.valid, fov_deg=options.scene.fov_deg
+        )
+        scores = scores.replace(depth=depth)
+    return scores
+
+
+@functools.partial(jax.jit, static_argnames="fov_deg")
+def _score_map(
+    depth: Float[Array, "h w"], batch: Batch, *, fov_deg: float
+) -> ImageScores:
+    """Scores one depth map, valid everywhere, against every image of a batch."""
+    depths = jnp.broadcast_to(depth, batch.image.shape[:3])
+    everywhere = jnp.ones(depths.shape, bool)
+    return ImageScores(depth=_depth_scores(depths, batch, everywhere, fov_deg=fov_deg))
+
+
+def _depth_scores(
+    depth: Array, batch: Batch, valid: Array, *, fov_deg: float
+) -> metrics.DepthScores:
+    score = functools.partial(metrics.depth_scores, fov_deg=fov_deg)
+    return jax.vmap(score)(depth, batch.depth, valid, _true_mask(batch))
+
+
+def _collect(
+    score: Callable[[Batch], ImageScores],
+    dataset: Any,
+    name: str,
+    batch_size: int,
+    max_images: int,
+) -> dict:
+    """Runs `score` over the data set and summarises it as one table row."""
+    parts = []
+    for batch, real in _batches(dataset, batch_size, max_images):
+        scores = jax.device_get(score(batch))
+        parts.append(jax.tree.map(lambda a, n=real: a[:n], scores))
+    if not parts:
+        raise ValueError(f"cannot evaluate {name!r}: the data set has no images.")
+    scores = jax.tree.map(lambda *a: np.concatenate(a), *parts)
+    images = sum(jax.tree.leaves(part)[0].shape[0] for part in parts)
+    row: dict[str, Any] = {
+        "name": name,
+        "images": images,
+        "ground_truth": scores.depth is not None,
+    }
+    if scores.depth is None:
+        row["note"] = "no true depth in this data set: reconstruction error only"
+    else:
+        scored = scores.depth.scored_pixels > 0
+        row["scored_images"] = int(scored.sum())
+        for key in ("side", "mad_deg", "mad_authors_deg", "mae"):
+            row[key] = _summary(getattr(scores.depth, key), scored)
+        # An image without a scored pixel is not an image without weight here.
+        row["coverage"] = _summary(scores.depth.coverage)
+    if scores.view is not None and scores.true_view is not None:
+        row["view"] = {
+            angle: {
+                key: float(value)
+                for key, value in vars(
+                    metrics.angle_agreement(
+                        jnp.asarray(scores.view[:, axis]),
+                        jnp.asarray(scores.true_view[:, axis]),
+                    )
+                ).items()
+            }
+            for axis, angle in enumerate(metrics.ANGLES)
+        }
+    for key in ("recon_l1", "recon_l1_flip", "valid_share"):
+        if getattr(scores, key) is not None:
+            row[key] = _summary(getattr(scores, key))
+    if scores.losses:
+        row["losses"] = {k: _summary(v) for k, v in scores.losses.items()}
+    return row
+
+
+def _summary(values: np.ndarray, counts: np.ndarray | None = None) -> dict:
+    if counts is None:
+        counts = np.ones(values.shape, bool)
+    summary = metrics.mean_std(jnp.asarray(values), jnp.asarray(counts))
+    return {
+        "mean": float(summary.mean),
+        "std": float(summary.std),
+        "n": int(summary.count),
+    }

@@ -1,0 +1,16 @@
+"""CelebA faces, 64 px: Wu et al., CVPR 2020, Table 6 and the released code.
+
+Run: python main.py --config=configs/celeba.py --config.data.path=DIR
+DIR holds train/, val/ and test/ with square face crops.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.name = "celeba"
+    config.data.path = "data/celeba_cropped"
+    return config

@@ -40,7 +40,7 @@ def sample_bilinear(
     u0, v0 = u0.astype(jnp.int32), v0.astype(jnp.int32)
 
     # One flat gather of rows: several times faster on CPU than a batched one.
-    flat = jnp.reshape(images, (b * h * w, c))
+    flat = jnp.asarray(images).reshape(b * h * w, c)
     base = (jnp.arange(b, dtype=jnp.int32) * (h * w)).reshape(b, 1, 1)
     total = jnp.zeros((*u.shape, c), images.dtype)
     for dv, weight_v in ((0, 1.0 - fv), (1, fv)):

@@ -1,0 +1,203 @@
+"""What a data set is: arrays in memory, or files read on demand; and a report."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grain
+import numpy as np
+
+from unsup3d_jax.data.images import CropError
+from unsup3d_jax.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example on disk.
+
+    Attributes:
+        name: path relative to the data set's root, with "/".
+        paths: files that make up the example; the image first.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item could not be read.
+
+    Attributes:
+        reason: one line.
+        is_crop: the crop did not fit: an option to change, not a bad file.
+        is_transient: the system refused (permissions, network), so the answer
+            may change without the file changing.
+    """
+
+    reason: str
+    is_crop: bool = False
+    is_transient: bool = False
+
+
+# Reads one item: named arrays of one example, and (width, height) on disk.
+Reader = Callable[[Item], tuple[dict[str, np.ndarray], tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found while a split was loaded.
+
+    Attributes:
+        name: of the data set, config.data.name.
+        split: train, val or test.
+        root: folder, or "" for rendered sets.
+        found: examples listed.
+        broken: (name, reason) of each file skipped.
+        unpaired: names of images without a depth map, skipped.
+        sizes: "widthxheight" -> number of usable files; empty when rendered.
+        cached: whether the decoded set came from the cache.
+        seconds: spent loading.
+    """
+
+    name: str
+    split: str
+    root: str
+    found: int
+    broken: tuple[tuple[str, str], ...] = ()
+    unpaired: tuple[str, ...] = ()
+    sizes: dict[str, int] = field(default_factory=dict)
+    cached: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split. Either `arrays` holds it, or `items` are read on demand.
+
+    Attributes:
+        arrays: example axis first. image (n, s, s, 3) uint8; where known
+            depth (n, s, s) float32 scene units, mask (n, s, s) bool, view
+            (n, 6), light (n, 5) and more. Empty when the set is streamed.
+        report: what was found.
+        digest: names the content, whatever the machine or folder; a resumed
+            run compares it.
+        items, read: of a streamed set.
+        workers: decoding threads of a streamed set.
+    """
+
+    arrays: dict[str, np.ndarray]
+    report: Report
+    digest: str
+    items: tuple[Item, ...] = ()
+    read: Reader | None = None
+    workers: int = 1
+
+    def __len__(self) -> int:
+        return len(self.items) if self.is_streamed else len(self.arrays["image"])
+
+    @property
+    def is_streamed(self) -> bool:
+        return not self.arrays
+
+    def example(self, index: int) -> dict[str, np.ndarray] | Failure:
+        """Returns one example; reads its file when the set is streamed."""
+        if not self.is_streamed:
+            return {name: array[index] for name, array in self.arrays.items()}
+        item = self.items[index]
+        result = read_item(item, self.read)
+        if isinstance(result, Failure):
+            return replace(result, reason=f"{printable(item.name)}: {result.reason}")
+        return result[0]
+
+    def take(
+        self, indices: Sequence[int] | np.ndarray, fields: Iterable[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the stacked examples at `indices`, in that order.
+
+        Args:
+            indices: positions in [0, len).
+            fields: names of the arrays wanted; None: all.
+
+        Raises:
+            UserError: if a streamed file has become unreadable.
+        """
+        if not self.is_streamed:
+            names = list(self.arrays) if fields is None else list(fields)
+            return {name: self.arrays[name][np.asarray(indices)] for name in names}
+        reader = grain.MapDataset.source([int(i) for i in indices]).map(self.example)
+        return stack(parallel(reader, self.workers, ahead=len(indices)), fields)
+
+
+def read_item(
+    item: Item, read: Reader
+) -> tuple[dict[str, np.ndarray], tuple[int, int]] | Failure:
+    """Reads an item; a bad file becomes a Failure instead of an exception."""
+    try:
+        return read(item)
+    except CropError as error:
+        return Failure(str(error), is_crop=True)
+    except Exception as error:  # PIL raises nearly anything on hostile bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            return Failure(error.strerror or type(error).__name__, is_transient=True)
+        text = str(error) or type(error).__name__
+        for path in item.paths:  # PIL repeats the path; the report names it
+            text = text.replace(repr(path), "file").replace(path, "file")
+        return Failure(" ".join(text.split()))
+
+
+def parallel(
+    source: grain.MapDataset, workers: int, *, ahead: int
+) -> grain.DatasetIterator:
+    """Iterates over `source` in order, evaluated by `workers` threads.
+
+    Threads suffice: PIL releases the interpreter lock while it decodes and
+    resizes.
+
+    Args:
+        source: a grain data set.
+        workers: threads; 0 evaluates in the caller.
+        ahead: how many elements may be ready before they are asked for.
+    """
+    options = grain.ReadOptions(
+        num_threads=workers, prefetch_buffer_size=max(ahead, workers) if workers else 0
+    )
+    return iter(source.to_iter_dataset(options))
+
+
+def stack(
+    examples: Iterable[dict[str, np.ndarray] | Failure],
+    fields: Iterable[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Stacks examples along a new first axis.
+
+    Raises:
+        UserError: if one of them is a Failure.
+    """
+    rows = []
+    for example in examples:
+        if isinstance(example, Failure):
+            raise UserError(
+                "an image that was readable when the data set was checked is no "
+                f"longer: {example.reason}. Restore it, or start again in a new "
+                "workdir to have the data set checked afresh."
+            )
+        rows.append(example)
+    names = list(rows[0]) if fields is None else list(fields)
+    return {name: np.stack([row[name] for row in rows]) for name in names}
+
+
+def digest_of(*parts: Any) -> str:
+    """Returns a short hex digest of JSON-able values."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def printable(name: str) -> str:
+    """Returns a file name that any terminal and log can print on one line."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,234 @@
+"""Any folder of images: which files it holds, and to which split each belongs."""
+
+import hashlib
+import os
+import pathlib
+import time
+import unicodedata
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import images
+from unsup3d_jax.data.prepare import prepare
+from unsup3d_jax.errors import UserError
+
+
+def list_images(root: str | pathlib.Path) -> list[str]:
+    """Lists the image files below `root`, recursively.
+
+    Hidden files and folders (".name", among them macOS's "._name" twins of
+    every photo) are left out. Linked folders are followed, each once.
+
+    Returns:
+        Paths relative to `root` with "/", sorted by code point.
+    """
+    root = str(root)
+    found, visited = [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        prefix = pathlib.Path(folder).relative_to(root)
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in images.EXTENSIONS and not name.startswith("."):
+                found.append((prefix / name).as_posix())
+    return sorted(found)
+
+
+def hash_split(name: str, percent: Sequence[int]) -> str:
+    """Assigns a file to a split by a hash of its relative path.
+
+    Independent of the machine, of the order and of the other files, so adding
+    photos never moves one from train to test.
+
+    Args:
+        name: relative path with "/"; compared in Unicode form NFC, because
+            macOS stores another form.
+        percent: shares of train, val and test; sum 100.
+    """
+    raw = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    bucket = int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") % 100
+    if bucket < percent[0]:
+        return "train"
+    return "val" if bucket < percent[0] + percent[1] else "test"
+
+
+def data_root(config: ConfigDict) -> pathlib.Path:
+    """Returns config.data.path as an existing folder.
+
+    Raises:
+        UserError: if it is empty or no folder.
+    """
+    if not config.data.path:
+        raise UserError(
+            f"data.path: the data set '{config.data.name}' needs a folder of images; "
+            "set --config.data.path=FOLDER."
+        )
+    root = pathlib.Path(config.data.path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.path: '{root}' is not a folder.")
+    return root
+
+
+def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
+    """Lists the examples of one split; see config.data.split.
+
+    Raises:
+        UserError: if the split is missing or empty, or an option is wrong.
+    """
+    root, mode = data_root(config), config.data.split
+    percent = tuple(config.data.hash_split_percent)
+    if mode not in ("folder", "hash", "auto"):
+        raise UserError(f"data.split: expected folder, hash or auto, got '{mode}'.")
+    if len(percent) != 3 or min(percent) < 0 or sum(percent) != 100:
+        raise UserError(
+            "data.hash_split_percent: expected three shares (train, val, test) that "
+            f"add up to 100, got {percent}."
+        )
+    if mode == "auto":
+        has_folders = any((root / name).is_dir() for name in ds.SPLITS)
+        mode = "folder" if has_folders else "hash"
+    if mode == "folder":
+        if not (root / split).is_dir():
+            raise UserError(
+                f"data.path: '{root}' has no folder '{split}'; make one, or split "
+                "all its images by --config.data.split=hash."
+            )
+        names = [f"{split}/{name}" for name in list_images(root / split)]
+    else:
+        names = [n for n in list_images(root) if hash_split(n, percent) == split]
+    if not names:
+        kinds = " ".join(sorted(suffix[1:] for suffix in images.EXTENSIONS))
+        where = root / split if mode == "folder" else root
+        share = "" if mode == "folder" else " fall into this share of the hash split"
+        raise UserError(
+            f"data.path: split '{split}' is empty: no image files ({kinds}) under "
+            f"'{where}'{share}."
+        )
+    return [ds.Item(name, (str(root / name),)) for name in names]
+
+
+def check_options(config: ConfigDict) -> None:
+    """Checks the options that all file data sets share.
+
+    Raises:
+        UserError: naming the key.
+    """
+    crop = tuple(config.data.crop)
+    try:
+        images.crop_box(crop, 1 << 30, 1 << 30)
+    except ValueError as error:
+        raise UserError(f"data.crop: {error}") from None
+    for key, least in (("image_size", 1), ("max_images", 0), ("workers", 0)):
+        if config.data[key] < least:
+            raise UserError(
+                f"data.{key}: must be at least {least}, got {config.data[key]}."
+            )
+
+
+def load(config: ConfigDict, split: str) -> ds.Dataset:
+    """Loads a split of a folder of photos; field `image` only.
+
+    Raises:
+        UserError: see `split_items` and `from_items`.
+    """
+    check_options(config)
+    items = split_items(config, split)
+    size, crop = config.data.image_size, tuple(config.data.crop)
+    return from_items(
+        config,
+        split,
+        items,
+        partial(_read, crop=crop, image_size=size),
+        options={"image_size": size, "crop": crop},
+        bytes_each=size * size * 3,
+    )
+
+
+def from_items(
+    config: ConfigDict,
+    split: str,
+    items: Sequence[ds.Item],
+    read: ds.Reader,
+    *,
+    options: dict,
+    bytes_each: int,
+    unpaired: Sequence[str] = (),
+) -> ds.Dataset:
+    """Reads or checks the items of a split and describes what was found.
+
+    Decoded sets of at most data.device_memory_mib are kept in arrays; larger
+    ones are only checked here, and read again while training.
+
+    Args:
+        items: all of the split; data.max_images is applied here.
+        read: reads one item.
+        options: all that changes the pixels besides the files.
+        bytes_each: decoded bytes of one example.
+        unpaired: names left out by the caller.
+
+    Raises:
+        UserError: if no file is usable, or fewer than data.min_images of the
+            training split, or the crop does not fit.
+    """
+    start = time.monotonic()
+    data = config.data
+    items = items[: data.max_images] if data.max_images else items
+    keep = len(items) * bytes_each <= data.device_memory_mib * 2**20
+    prepared = prepare(
+        items,
+        read,
+        options={"name": data.name, **options},
+        keep=keep,
+        workers=data.workers,
+        cache_dir=data.cache_dir,
+        label=f"reading {split}",
+    )
+    bad = dict(prepared.broken)
+    usable = tuple(item for i, item in enumerate(items) if i not in bad)
+    broken = tuple((items[i].name, reason) for i, reason in prepared.broken)
+    least = data.min_images if split == "train" else 1
+    if len(usable) < max(least, 1):
+        skipped = f"; {len(broken)} cannot be read" if broken else ""
+        if broken:
+            name, reason = broken[0]
+            skipped += f", the first is {ds.printable(name)}: {reason}"
+        raise UserError(
+            f"data.path: '{data.path}' has {len(usable)} usable images in split "
+            f"'{split}', fewer than {max(least, 1)} (data.min_images){skipped}."
+        )
+    report = ds.Report(
+        name=data.name,
+        split=split,
+        root=str(data.path),
+        found=len(items),
+        broken=broken,
+        unpaired=tuple(unpaired),
+        sizes=prepared.sizes,
+        cached=prepared.cached,
+        seconds=time.monotonic() - start,
+    )
+    content = [[item.name, *map(os.path.getsize, item.paths)] for item in usable]
+    return ds.Dataset(
+        arrays=prepared.arrays,
+        report=report,
+        digest=ds.digest_of(data.name, options, content),
+        items=() if keep else usable,
+        read=None if keep else read,
+        workers=data.workers,
+    )
+
+
+def _read(
+    item: ds.Item, *, crop: tuple[int, ...], image_size: int
+) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
+    image, size = images.read_image(item.paths[0], crop=crop, image_size=image_size)
+    return {"image": image}, size

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, synface
 from unsup3d_jax.data.dataset import Dataset
+from unsup3d_jax.data.prepare import cache_root
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.types import Batch
 
@@ -354,7 +355,12 @@ def _load_open_faces(config: ConfigDict, split: str) -> Dataset:
         "asymmetry": data.asymmetry,
         "perturb": data.perturb,
     }
-    arrays = open_faces.load(split, cache_dir=data.cache_dir, **options)
+    try:
+        arrays = open_faces.load(split, cache_dir=cache_root(data.cache_dir), **options)
+    except ValueError as error:  # names the option, which is the key's name
+        raise UserError(f"config.data, open_faces: {error}") from None
+    if split == "train":  # 2 GB of normals and albedo that nothing reads
+        arrays = {name: arrays[name] for name in FIELDS}
     size = len(arrays["image"])
     # A few hundred images stand for all: they tell versions of the renderer
     # apart, and hashing everything would read the whole cache file.

@@ -1,0 +1,167 @@
+"""`--mode=data`: what a data set holds, what is wrong with it, how it looks."""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import pipeline
+from unsup3d_jax.errors import UserError
+
+SHEET_IMAGES = 64
+_NAMED = 20  # broken files named on the terminal; report.json has all
+_VIEW = (
+    ("rotation x (pitch)", "degrees"),
+    ("rotation y (yaw)", "degrees"),
+    ("rotation z (roll)", "degrees"),
+    ("translation x", "scene units"),
+    ("translation y", "scene units"),
+    ("translation z", "scene units"),
+)
+
+
+def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
+    """Loads every split, writes report.json and contact sheets, returns a text.
+
+    Files: `report.json`; `<split>.png`, up to 64 images spread evenly over the
+    split, for true depth `<split>_depth.png` beside it (near is white).
+
+    Args:
+        config: the full configuration.
+        output_dir: made if needed.
+
+    Raises:
+        UserError: if the training split is unusable. Another split's trouble
+            is part of the text.
+    """
+    output = pathlib.Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    lines, record = [f"data set '{config.data.name}' {config.data.path}".rstrip()], {}
+    for split in ds.SPLITS:
+        try:
+            dataset = pipeline.load_split(config, split)
+        except UserError as error:
+            if split == "train":
+                raise
+            lines += [f"{split}: unusable: {error}"]
+            record[split] = {"error": str(error)}
+            continue
+        summary = summarize(dataset)
+        record[split] = summary
+        lines += _text(summary)
+        lines += [f"  look at {name}" for name in _sheets(dataset, output, config)]
+    (output / "report.json").write_text(json.dumps(record, indent=1))
+    lines += [f"all of it: {output / 'report.json'}"]
+    return "\n".join(lines)
+
+
+def summarize(dataset: ds.Dataset) -> dict:
+    """Returns what is known of a split, JSON-able; sizes in pixels."""
+    report = dataset.report
+    summary = {
+        "split": report.split,
+        "found": report.found,
+        "usable": len(dataset),
+        "broken": [list(pair) for pair in report.broken],
+        "unpaired": list(report.unpaired),
+        "streamed": dataset.is_streamed,
+        "from_cache": report.cached,
+        "seconds": round(report.seconds, 3),
+    }
+    if report.sizes:
+        sizes = np.array([list(map(int, key.split("x"))) for key in report.sizes])
+        counts = np.array(list(report.sizes.values()))
+        each = np.repeat(sizes, counts, axis=0)
+        summary["width"], summary["height"] = (
+            {"min": int(v.min()), "median": int(np.median(v)), "max": int(v.max())}
+            for v in each.T
+        )
+        top = np.argsort(-counts, kind="stable")[:5]
+        summary["common_sizes"] = [
+            [int(sizes[i, 0]), int(sizes[i, 1]), int(counts[i])] for i in top
+        ]
+    if "view" in dataset.arrays:
+        view = np.asarray(dataset.arrays["view"], np.float64)
+        view = np.concatenate([np.degrees(view[:, :3]), view[:, 3:]], axis=1)
+        summary["view"] = {
+            name: {
+                "unit": unit,
+                "mean": round(float(v.mean()), 4),
+                "std": round(float(v.std()), 4),
+                "min": round(float(v.min()), 4),
+                "max": round(float(v.max()), 4),
+            }
+            for (name, unit), v in zip(_VIEW, view.T, strict=True)
+        }
+    return summary
+
+
+def contact_sheet(
+    images: Sequence[UInt8[np.ndarray, "h w 3"]], columns: int = 8
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Tiles images of one size in rows, two white pixels apart."""
+    h, w = images[0].shape[:2]
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * (h + 2) - 2, columns * (w + 2) - 2, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (h + 2), (i % columns) * (w + 2)
+        sheet[y : y + h, x : x + w] = image
+    return sheet
+
+
+def _sheets(
+    dataset: ds.Dataset, output: pathlib.Path, config: ConfigDict
+) -> list[pathlib.Path]:
+    count = min(SHEET_IMAGES, len(dataset))
+    some = dataset.take(np.linspace(0, len(dataset) - 1, count).astype(int))
+    pictures = {f"{dataset.report.split}.png": some["image"]}
+    if "depth" in some:
+        near, far = config.depth.min, config.depth.max
+        shade = np.clip((far - some["depth"]) / (far - near), 0.0, 1.0)
+        grey = np.rint(255.0 * shade).astype(np.uint8)
+        pictures[f"{dataset.report.split}_depth.png"] = np.repeat(grey[..., None], 3, 3)
+    paths = []
+    for name, stack in pictures.items():
+        Image.fromarray(contact_sheet(list(stack))).save(output / name)
+        paths.append(output / name)
+    return paths
+
+
+def _text(summary: dict) -> list[str]:
+    how = "streamed from files" if summary["streamed"] else "held in memory"
+    source = "from cache" if summary["from_cache"] else "read"
+    lines = [
+        f"{summary['split']}: {summary['usable']} usable of {summary['found']} "
+        f"images, {len(summary['broken'])} broken; {how}, {source} in "
+        f"{summary['seconds']:.1f} s"
+    ]
+    if "width" in summary:
+        spread = ", ".join(
+            "{} {min} to {max} (median {median})".format(name, **summary[name])
+            for name in ("width", "height")
+        )
+        lines.append(f"  pixels: {spread}")
+    for name, spread in summary.get("view", {}).items():
+        lines.append(
+            "  {}: {mean:+.3g} +- {std:.3g}, {min:.3g} to {max:.3g} {unit}".format(
+                name, **spread
+            )
+        )
+    for name, reason in summary["broken"][:_NAMED]:
+        lines.append(f"  skipped {ds.printable(name)}: {ds.printable(reason)}")
+    if len(summary["broken"]) > _NAMED:
+        lines.append(f"  and {len(summary['broken']) - _NAMED} more")
+    if summary["unpaired"]:
+        first = ", ".join(map(ds.printable, summary["unpaired"][:3]))
+        lines.append(
+            f"  skipped {len(summary['unpaired'])} images without a depth map: "
+            f"{first}{', ...' if len(summary['unpaired']) > 3 else ''}"
+        )
+    return lines

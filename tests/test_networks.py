@@ -74,6 +74,41 @@ def test_upsampled_convolution_equals_repeat_then_convolve():
     )
 
 
+@pytest.mark.parametrize(
+    "fast, slow, size",
+    [
+        (
+            networks.transposed_convolve,
+            lambda x, k: jax.lax.conv_general_dilated(
+                x,
+                k[::-1, ::-1],
+                (1, 1),
+                ((2, 2), (2, 2)),
+                lhs_dilation=(2, 2),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            ),
+            4,
+        ),
+        (
+            networks.upsampled_convolve,
+            lambda x, k: networks.convolve(
+                jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), k, padding=1
+            ),
+            3,
+        ),
+    ],
+)
+def test_gradients_of_the_fast_forms_equal_those_of_the_slow(fast, slow, size):
+    x, kernel = _normal(0, (2, 5, 6, 3)), _normal(1, (size, size, 3, 7))
+    cotangent = _normal(2, (2, 10, 12, 7))
+    for got, expected in zip(
+        jax.vjp(fast, x, kernel)[1](cotangent),
+        jax.vjp(slow, x, kernel)[1](cotangent),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
 def test_group_norm_by_the_definition():
     x = 3.0 + 2.0 * _normal(0, (2, 4, 4, 8))
     net = networks.GroupNorm(4)

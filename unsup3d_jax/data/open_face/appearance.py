@@ -93,7 +93,6 @@ class Appearance(NamedTuple):
     beard: Array
     beard_top: Array
     moustache: Array
-    stubble: Array  # 1: beard shows as a shadow of hairs, 0: as solid hair
     lips: Array  # haemoglobin
     lipstick: Array  # opacity
     lipstick_color: Array  # (3,)
@@ -191,7 +190,7 @@ def sample_appearance(
         hairline_shift=asymmetry * d.normal(0.0, 0.03),
         parting=marks * (is_short & d.chance(0.35)) * d.uniform(0.3, 0.7),
         parting_x=d.uniform(0.12, 0.45) * np.where(d.chance(0.5), 1, -1),
-        brow_color=np.minimum(hair_color * d.uniform(0.6, 0.95)[:, None], 0.42),
+        brow_color=_at_most(hair_color * d.uniform(0.6, 0.95)[:, None], 0.42),
         brow_strength=d.normal(0.72, 0.15).clip(0.25, 1.0),
         brow_width=0.034 * d.uniform(0.75, 1.25) * np.where(male, 1.15, 0.85),
         brow_height=d.normal(0.0, 0.012),
@@ -199,7 +198,6 @@ def sample_appearance(
         beard=beard,
         beard_top=d.uniform(-0.06, 0.08),
         moustache=d.chance(0.8) * d.uniform(0.6, 1.0),
-        stubble=d.unit(),
         lips=d.uniform(0.55, 1.0),
         lipstick=made_up * d.uniform(0.35, 0.9),
         lipstick_color=pick(LIPSTICK),
@@ -221,6 +219,11 @@ def sample_appearance(
         occlusion_power=d.uniform(0.5, 0.9),
     )
     return jax.tree.map(lambda x: np.asarray(x, np.float32), values)
+
+
+def _at_most(color: np.ndarray, limit: float) -> np.ndarray:
+    """Darkens colors (n, 3) above a limit, keeping their hue."""
+    return color * np.minimum(1.0, limit / color.max(1, keepdims=True))
 
 
 def _iris(d: Draws, only_dark: np.ndarray) -> np.ndarray:
@@ -286,9 +289,7 @@ def blob(x, y, centre_x: float, centre_y: float, radius_x: float, radius_y: floa
     return jnp.exp(-(dx * dx + dy * dy))
 
 
-def hairline_distance(
-    look: Appearance, rest: Float[Array, "p 3"]
-) -> Float[Array, "p"]:
+def hairline_distance(look: Appearance, rest: Float[Array, "p 3"]) -> Float[Array, "p"]:
     """Signed height above the hairline, decimetres; positive under the hair."""
     x = rest[..., 0] - look.hairline_shift
     y, z = rest[..., 1], rest[..., 2]
@@ -332,7 +333,8 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     pigment = look.melanin * (1 + 0.10 * n1 + 0.10 * at.eyelids * front)
     pigment += 0.10 * look.under_eye * blob(x, y, 0.31, 7.15, 0.16, 0.07) * front
     band = jnp.exp(-(((y - 7.05) / 0.16) ** 2)) * smoothstep(0.75, 0.45, jnp.abs(x))
-    pigment += look.freckles * band * front * smoothstep(0.25, 0.6, n2)
+    spots = value_noise(36.0 * points + look.noise_offset)
+    pigment += look.freckles * band * front * smoothstep(0.2, 0.6, spots + 0.3 * n2)
     mark = _birthmark(look, at.rest, n1)
     blood, pigment = blood + 0.9 * mark, pigment + 0.25 * mark
     linear = SKIN * jnp.exp(
@@ -352,8 +354,8 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     # Hairs: streaks run down the scalp; stubble and brows are finer.
     streak = value_noise(points * np.float32([16, 4, 16]) + look.noise_offset[::-1])
     hair_color = look.hair_color * (1 + 0.28 * streak)[..., None]
-    beard = _beard(look, x, y, z, lips, n1) * (1 + 0.3 * n2)
-    beard_color = (0.85 - 0.25 * look.stubble) * hair_color
+    beard = _beard(look, x, y, z, lips, n1) * (1 + 0.1 * n2 + 0.2 * spots)
+    beard_color = look.hair_color * (0.80 + 0.10 * streak)[..., None]
     color = cover(color, jnp.clip(look.beard * beard, 0.0, 0.95), beard_color)
     height = hairline_distance(look, at.rest) + 0.035 * (n1 + streak)
     hair = look.scalp * smoothstep(-0.03, 0.09, height) * (1 - jnp.clip(at.ears, 0, 1))
@@ -361,13 +363,15 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     hair = hair * (1 - look.parting * line)
     color = cover(color, hair, hair_color)
     color = cover(color, _brows(look, x, y, streak) * front, look.brow_color)
-    lash = look.lashes * smoothstep(0.35, 1.0, at.lash)
-    color = cover(color, lash, 0.28 * look.hair_color)
 
     label = at.label[..., None]
     color = jnp.where((label == 1) | (label == 2), _eyes(look, at), color)
+    lash = look.lashes * smoothstep(0.35, 1.0, at.lash)
+    color = cover(color, lash, 0.28 * look.hair_color)
     color = jnp.where(label == 3, _inner_mouth(at, x), color)
-    dark = jnp.power(jnp.maximum(at.occlusion, 1e-3), look.occlusion_power) / 0.95
+    # Occlusion was measured with the mouth shut: an open one lets in some light.
+    open_sky = jnp.maximum(at.occlusion, jnp.where(at.label == 3, 0.35, 1e-3))
+    dark = jnp.power(open_sky, look.occlusion_power) / 0.95
     return jnp.clip(color * (0.12 + 0.88 * dark)[..., None], 0.0, 1.0)
 
 
@@ -393,23 +397,25 @@ def _brows(look, x, y, streak):
     line = 7.470 + look.brow_height + look.brow_arch * jnp.sin(0.78 * jnp.pi * along)
     half = look.brow_width * (1 - 0.55 * smoothstep(0.3, 0.6, side))
     weight = smoothstep(1.25, 0.55, jnp.abs(y - line) / half)
-    ends = smoothstep(0.085, 0.15, side) * smoothstep(0.60, 0.50, side)
+    ends = smoothstep(0.075, 0.16, side) * smoothstep(0.60, 0.50, side)
     return look.brow_strength * weight * ends * (1 + 0.15 * streak)
 
 
 def _beard(look, x, y, z, lips, ragged):
     side = jnp.abs(x)
     # Bare beside the mouth, rising over the cheeks to meet the hair at the ears.
-    top = 6.56 + (0.34 + look.beard_top) * smoothstep(0.18, 0.50, side)
-    top = top + 0.35 * smoothstep(0.58, 0.74, side) + 0.04 * ragged
-    jaw = smoothstep(top + 0.07, top - 0.07, y)
-    lip = smoothstep(0.075, 0.03, jnp.abs(y - 6.775 + 0.25 * side * side))
-    lip = look.moustache * lip * smoothstep(0.34, 0.24, side)
+    top = 6.54 + (0.26 + look.beard_top) * smoothstep(0.16, 0.50, side)
+    top = top + 0.40 * smoothstep(0.56, 0.74, side) + 0.05 * ragged
+    jaw = smoothstep(top + 0.12, top - 0.12, y)
+    lip = smoothstep(0.080, 0.02, jnp.abs(y - 6.785 + 0.5 * side * side))
+    lip = look.moustache * lip * smoothstep(0.32, 0.18, side)
     lip = lip * smoothstep(1.2, 1.35, z)
-    corner = look.moustache * smoothstep(0.10, 0.04, jnp.abs(side - 0.30))
-    corner = corner * smoothstep(6.80, 6.72, y)
+    corner = look.moustache * smoothstep(0.10, 0.02, jnp.abs(side - 0.30))
+    corner = corner * smoothstep(6.82, 6.70, y)
     region = jnp.maximum(jnp.maximum(jaw, lip), corner)
-    fade = smoothstep(5.95, 6.15, y) * smoothstep(0.38, 0.55, z)
+    # Thins out over the neck, which lies behind the chin at the same height.
+    fade = smoothstep(6.00, 6.28, y + 0.25 * smoothstep(0.95, 1.2, z))
+    fade = fade * smoothstep(0.38, 0.55, z)
     return region * fade * (1 - smoothstep(0.15, 0.6, lips))
 
 
@@ -421,7 +427,7 @@ def _eyes(look, at):
     white = SCLERA + corner * (np.float32([0.80, 0.60, 0.56]) - SCLERA)
     white = white * (0.62 + 0.38 * smoothstep(0.0, 0.3, at.membrane))[..., None]
     t = radius / look.iris_radius
-    iris = look.iris_color * (0.75 + 0.75 * smoothstep(0.35, 0.75, t))
+    iris = look.iris_color * (0.70 + 0.45 * smoothstep(0.35, 0.75, t))
     iris = iris * (1 - 0.65 * smoothstep(0.78, 1.0, t))
     iris = iris * smoothstep(
         look.pupil_radius - soft, look.pupil_radius + soft, radius

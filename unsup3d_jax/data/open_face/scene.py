@@ -39,6 +39,7 @@ class Backdrop(NamedTuple):
     warp: np.ndarray  # of the stripes by noise
     zoom: np.ndarray  # of the noise
     offset: np.ndarray  # (3,) into the noise table
+    tint: np.ndarray  # amplitude of color noise
     grain: np.ndarray  # amplitude of noise at every pixel
 
 
@@ -98,7 +99,8 @@ def _fits(vertices, normals, view, scale) -> np.ndarray:
     x, y, z = np.moveaxis(camera + view[:, None, 3:].astype(np.float32), -1, 0)
     z = z + 1.0
     half = np.tan(np.radians(5.0)) * 1.03
-    seen = ((normals @ turn[:, :, 2:])[..., 0] < 0.2) & (np.maximum(abs(x), abs(y)) < half * z)
+    facing = (normals @ turn[:, :, 2:])[..., 0] < 0.2  # a margin for silhouettes
+    seen = facing & (np.maximum(np.abs(x), np.abs(y)) < half * z)
     low, high = DEPTH_RANGE
     return ~(seen & ((z < low + 5e-4) | (z > high - 5e-4))).any(1)
 
@@ -138,7 +140,8 @@ def _sample_backdrop(seeds: np.ndarray) -> Backdrop:
     draws = Draws(seeds, "backdrop", 40)
     colors = draws.uniform(0.05, 0.9, 3 * NUM_BACKDROP_COLORS).reshape(n, -1, 3)
     grey = colors.mean(-1, keepdims=True)
-    colors = grey + draws.uniform(0.1, 0.6)[:, None, None] * (colors - grey)
+    saturation = draws.uniform(0.1, 0.5)
+    colors = grey + saturation[:, None, None] * (colors - grey)
     kind = np.searchsorted([0.15, 0.5, 0.75, 0.9], draws.unit(), side="right")
     angle = draws.uniform(0.0, 2 * np.pi)
     values = Backdrop(
@@ -149,6 +152,7 @@ def _sample_backdrop(seeds: np.ndarray) -> Backdrop:
         warp=draws.uniform(0.0, 2.5),
         zoom=np.exp(draws.uniform(np.log(0.7), np.log(3.0))),
         offset=draws.uniform(0.0, 32.0, 3),
+        tint=saturation,
         grain=draws.chance(0.5) * draws.uniform(0.0, 0.08),
     )
     return Backdrop(*(np.asarray(v, np.float32) for v in values))

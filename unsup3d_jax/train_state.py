@@ -1,0 +1,143 @@
+"""What training carries from step to step, and the optimizer that changes it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+ADAM_EPSILON = 1e-8  # authors' code, PyTorch's default
+
+
+@struct.dataclass
+class TrainState:
+    """One logical state, the same on every device.
+
+    Attributes:
+        step: number of updates applied so far.
+        params: {network name: flax parameters}, float32.
+        opt_state: of `make_optimizer`, float32.
+        key: of the run, never consumed: `step_key` derives from it.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    key: Key[Array, ""]
+
+
+@struct.dataclass
+class Schedule:
+    """Learning rates as arrays, so that no value of theirs is compiled in.
+
+    Sweeps over these numbers share one compiled step, and a schedule cannot
+    cause recompilation. Build it with `schedule_from_config`.
+
+    Attributes:
+        peak: learning rate after the warm-up.
+        warmup: steps of the linear warm-up.
+        decay_start, decay_end: the cosine falls from 1 to 0 between these
+            steps; both infinite for a constant rate.
+        scale: {network name: factor}.
+        depth_start, depth_full: the depth net does not move before
+            `depth_start` and is ramped in linearly until `depth_full`.
+    """
+
+    peak: Float[Array, ""]
+    warmup: Float[Array, ""]
+    decay_start: Float[Array, ""]
+    decay_end: Float[Array, ""]
+    scale: dict[str, Float[Array, ""]]
+    depth_start: Float[Array, ""]
+    depth_full: Float[Array, ""]
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Adam with the L2 penalty in the gradient; learning rates are not in it.
+
+    As the authors' PyTorch Adam does, weight decay adds `weight_decay * w` to
+    the gradient *before* the moments (decoupled decay, AdamW, differs). The
+    penalty is added after clipping: `clip_norm` bounds the gradient of the
+    loss. The result is a descent direction of unit rate; `train_step`
+    multiplies it by each network's learning rate.
+    """
+    train = config.train
+    clip = optax.clip_by_global_norm(train.clip_norm)
+    return optax.chain(
+        clip if train.clip_norm > 0 else optax.identity(),
+        optax.add_decayed_weights(train.weight_decay),
+        optax.scale_by_adam(b1=train.beta1, b2=train.beta2, eps=ADAM_EPSILON),
+    )
+
+
+def schedule_from_config(config: ConfigDict) -> Schedule:
+    """Reads section `train`; every leaf is a float32 scalar."""
+    train = config.train
+    cosine = train.schedule == "cosine"
+    numbers = {
+        "peak": train.learning_rate,
+        "warmup": train.warmup_steps,
+        "decay_start": train.constant_fraction * train.steps if cosine else jnp.inf,
+        "decay_end": train.steps if cosine else jnp.inf,
+        "scale": dict(train.lr_scale),
+        "depth_start": train.depth_start,
+        "depth_full": train.depth_full,
+    }
+    return Schedule(**jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers))
+
+
+def learning_rate(schedule: Schedule, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The common learning rate of the update that follows `step` updates.
+
+    The warm-up rises linearly from 0 and reaches `peak` with update number
+    `warmup`, so that the first update is not wasted on a rate of 0.
+    """
+    done = jnp.asarray(step, jnp.float32)
+    warm = jnp.minimum((done + 1.0) / jnp.maximum(schedule.warmup, 1.0), 1.0)
+    # A constant rate has infinite bounds: the mask keeps inf - inf out.
+    falls = jnp.isfinite(schedule.decay_start)
+    start = jnp.where(falls, schedule.decay_start, 0.0)
+    span = jnp.maximum(jnp.where(falls, schedule.decay_end, 1.0) - start, 1.0)
+    share = jnp.clip((done - start) / span, 0.0, 1.0)
+    cosine = jnp.where(falls, 0.5 * (1.0 + jnp.cos(jnp.pi * share)), 1.0)
+    return schedule.peak * warm * cosine
+
+
+def depth_ramp(schedule: Schedule, step: Int[Array, ""]) -> Float[Array, ""]:
+    """Factor in [0, 1] of the depth net: 0 while frozen, then linear to 1."""
+    done = jnp.asarray(step, jnp.float32)
+    span = jnp.maximum(schedule.depth_full - schedule.depth_start, 1.0)
+    return jnp.clip((done + 1.0 - schedule.depth_start) / span, 0.0, 1.0)
+
+
+def network_rates(
+    schedule: Schedule, step: Int[Array, ""]
+) -> dict[str, Float[Array, ""]]:
+    """Learning rate of each network; exactly 0 while the depth net is frozen."""
+    rate = learning_rate(schedule, step)
+    rates = {name: rate * scale for name, scale in schedule.scale.items()}
+    rates["depth"] = rates["depth"] * depth_ramp(schedule, step)
+    return rates
+
+
+def create(
+    key: Key[Array, ""], params: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first update."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        key=key,
+    )
+
+
+def step_key(state: TrainState, *, axis_name: str | None = None) -> Key[Array, ""]:
+    """The key of the next step on this device: fold in step, then device."""
+    key = jax.random.fold_in(state.key, state.step)
+    if axis_name is None:
+        return key
+    return jax.random.fold_in(key, jax.lax.axis_index(axis_name))

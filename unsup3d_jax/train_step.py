@@ -1,0 +1,84 @@
+"""One update: gradients summed over devices, Adam, statistics. Pure."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from unsup3d_jax import train_state, watch
+from unsup3d_jax.train_state import Schedule, TrainState
+from unsup3d_jax.types import Batch
+
+# (params, constants, batch, weights, axis_name=) -> (loss, Outputs): see
+# `model.objective`, whose losses are this device's share of the whole.
+Objective = Callable[..., tuple[Float[Array, ""], Any]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    constants: dict,
+    schedule: Schedule,
+    *,
+    objective: Objective,
+    weights_at: Callable[[Array], Any],
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Applies one update.
+
+    The objective returns each device's *share* of the loss of the whole batch,
+    so gradients and terms are summed, never averaged, over `axis_name`: the
+    update does not depend on how the batch is split, up to the rounding of a
+    sum in another order.
+
+    Args:
+        state: donated by the caller.
+        batch: this device's part of the global batch.
+        constants: of `model.load_constants`.
+        schedule: learning rates.
+        objective, weights_at, optimizer, axis_name: static.
+
+    Returns:
+        The next state and scalar metrics, equal on every device: every loss
+        term, `learning_rate`, `grad_norm` (before clipping, whole and by
+        network), `finite` (1 or 0) and the statistics of `watch`.
+    """
+    weights = weights_at(state.step)
+
+    def loss_of(params: Any) -> tuple[Array, Any]:
+        return objective(params, constants, batch, weights, axis_name=axis_name)
+
+    (loss, outputs), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    # One collective for everything that crosses devices.
+    sums = (grads, loss, outputs.terms, watch.moments(outputs))
+    if axis_name is not None:
+        sums = jax.lax.psum(sums, axis_name)
+    grads, loss, terms, moments = sums
+
+    rates = train_state.network_rates(schedule, state.step)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    # A rate of 0 leaves parameters bit-equal: p - 0 * u is p.
+    params = {
+        name: jax.tree.map(
+            lambda p, u, rate=rates[name]: p - rate * u, params, updates[name]
+        )
+        for name, params in state.params.items()
+    }
+
+    norms = {name: optax.global_norm(g) for name, g in grads.items()}
+    grad_norm = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
+    metrics = {
+        **terms,
+        **watch.statistics(moments),
+        "learning_rate": train_state.learning_rate(schedule, state.step),
+        "learning_rate_depth": rates["depth"],
+        "grad_norm": grad_norm,
+        **{f"grad_norm_{name}": norm for name, norm in norms.items()},
+        "finite": (jnp.isfinite(loss) & jnp.isfinite(grad_norm)).astype(jnp.float32),
+    }
+    next_state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return next_state, metrics

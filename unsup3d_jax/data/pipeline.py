@@ -111,7 +111,10 @@ def to_batch(arrays: dict[str, Array]) -> Batch:
         for name in FIELDS[1:]
         if name in arrays
     }
-    return Batch(image=arrays["image"].astype(jnp.float32) / 255.0, **rest)
+    # A product, because XLA divides by a constant in some programs and
+    # multiplies by its reciprocal in others, which differ in the last bit.
+    image = arrays["image"].astype(jnp.float32) * np.float32(1.0 / 255.0)
+    return Batch(image=image, **rest)
 
 
 def flip_some(arrays: dict[str, Array], flip: Bool[Array, "*b"]) -> Batch:

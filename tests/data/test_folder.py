@@ -1,0 +1,514 @@
+"""Which files are read, what becomes of their pixels, and which are refused."""
+
+import io
+import json
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from configs import default
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import folder, images, pipeline, prepare, report, synface
+from unsup3d_jax.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = default.get_config()
+    config.data.path = str(tmp_path / "photos")
+    config.data.cache_dir = str(tmp_path / "cache")
+    config.data.image_size = 8
+    config.data.min_images = 1
+    config.data.workers = 2
+    return config
+
+
+def write(path, pixels=None, **options):
+    """Writes an image, by default a 12 x 10 one that its name determines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if pixels is None:
+        rng = np.random.default_rng(list(path.name.encode()))
+        pixels = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return path
+
+
+def huge_png() -> bytes:
+    """A PNG header that promises 100,000 x 100,000 pixels in a few bytes."""
+
+    def chunk(kind, body):
+        crc = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+# --- listing and splitting --------------------------------------------------
+
+
+def test_listing_is_recursive_sorted_and_ignores_case_and_hidden_files(tmp_path):
+    wanted = ["B.JPG", "a.png", "sub/deep/c.TiFF", "sub/x.webp"]
+    for name in [*wanted, "notes.txt", "._a.png", ".git/d.png", "sub/e.jpg.part"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    os.symlink(tmp_path, tmp_path / "sub" / "loop")
+    assert folder.list_images(tmp_path) == wanted
+
+
+def test_listing_follows_a_linked_folder(tmp_path):
+    write(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "root").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "root" / "link")
+    assert folder.list_images(tmp_path / "root") == ["link/a.png"]
+
+
+def test_hash_split_is_the_same_on_every_machine():
+    # Hex digits 1-16 of sha256sum of the UTF-8 name, modulo 100: 26, 55, 44,
+    # and the edges.
+    names = {"a.jpg": "train", "b/c.png": "val", "\u00e4.jpg": "train"}
+    names |= {"125.jpg": "train", "76.jpg": "val", "155.jpg": "val", "81.jpg": "test"}
+    assert {n: folder.hash_split(n, (50, 25, 25)) for n in names} == names
+    assert folder.hash_split("a\u0308.jpg", (45, 25, 30)) == "train"  # macOS' form
+
+
+def test_hash_split_has_the_shares_asked_for():
+    splits = [folder.hash_split(f"{i}.jpg", (80, 15, 5)) for i in range(4000)]
+    shares = [splits.count(name) / 4000 for name in ds.SPLITS]
+    np.testing.assert_allclose(shares, [0.8, 0.15, 0.05], atol=0.02)
+    assert {folder.hash_split(f"{i}", (0, 100, 0)) for i in range(99)} == {"val"}
+
+
+def test_auto_split_takes_folders_where_they_exist(config, tmp_path):
+    for name in ("train/a.png", "val/b.png", "other/c.png"):
+        write(tmp_path / "photos" / name)
+    assert [i.name for i in folder.split_items(config, "train")] == ["train/a.png"]
+    assert [i.name for i in folder.split_items(config, "val")] == ["val/b.png"]
+    with pytest.raises(UserError, match="no folder 'test'"):
+        folder.split_items(config, "test")
+    config.data.split = "hash"
+    config.data.hash_split_percent = (100, 0, 0)
+    assert len(folder.split_items(config, "train")) == 3
+
+
+def test_hash_splits_are_disjoint_and_complete(config, tmp_path):
+    for i in range(60):
+        write(tmp_path / "photos" / f"{i}.png")
+    parts = [folder.split_items(config, name) for name in ds.SPLITS]
+    names = [item.name for part in parts for item in part]
+    assert sorted(names) == folder.list_images(tmp_path / "photos")
+    assert len(set(names)) == 60
+
+
+# --- pixels -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", sorted(images.EXTENSIONS))
+def test_every_format_is_read(tmp_path, suffix):
+    colour = (0, 0, 200) if suffix != ".pgm" else (90, 90, 90)
+    image = Image.new("RGB", (9, 7), colour)
+    image = image.convert("L") if suffix == ".pgm" else image
+    path = write(tmp_path / f"x{suffix}", image)
+    pixels, size = images.read_image(path, crop=(), image_size=4)
+    assert (pixels.shape, pixels.dtype, size) == ((4, 4, 3), np.uint8, (9, 7))
+    np.testing.assert_allclose(pixels, np.broadcast_to(colour, (4, 4, 3)), atol=3)
+
+
+# Where the stored row 0 and column 0 lie in the upright picture (EXIF 2.3).
+ORIENTATIONS = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp"])
+@pytest.mark.parametrize("tag", ORIENTATIONS)
+def test_exif_orientation_is_applied(tmp_path, tag, suffix):
+    upright = np.random.default_rng(0).integers(0, 256, (5, 3, 3), dtype=np.uint8)
+    row, column = ORIENTATIONS[tag]
+    stored = upright
+    if "bottom" in (row, column):
+        stored = stored[::-1]
+    if "right" in (row, column):
+        stored = stored[:, ::-1]
+    if row in ("left", "right"):
+        stored = stored.transpose(1, 0, 2)
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+    path = write(
+        tmp_path / f"x{suffix}", np.ascontiguousarray(stored), exif=exif, **options
+    )
+    np.testing.assert_array_equal(images.open_upright(path), upright)
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
+    path = write(tmp_path / "x.png", rgba)
+    pixels, _ = images.read_image(path, crop=(), image_size=2)
+    np.testing.assert_array_equal(pixels[0], [[255, 255, 255]] * 2)
+    np.testing.assert_array_equal(pixels[1], [[200, 0, 0]] * 2)
+    palette = Image.new("P", (2, 2), 3)
+    palette.putpalette([10, 20, 30] * 256)
+    path = write(tmp_path / "p.png", palette, transparency=3)
+    pixels, _ = images.read_image(path, crop=(), image_size=2)
+    np.testing.assert_array_equal(pixels, 255)
+
+
+def test_grey_of_every_depth_becomes_8_bit_rgb(tmp_path):
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for name, image in (
+        ("l8.png", Image.fromarray(ramp.astype(np.uint8))),
+        ("l16.png", Image.fromarray(ramp * 257)),
+        ("l16.tiff", Image.fromarray(ramp * 257)),
+        ("l16.pgm", Image.fromarray(ramp * 257)),
+    ):
+        path = write(tmp_path / name, image)
+        pixels, _ = images.read_image(path, crop=(), image_size=16)
+        np.testing.assert_array_equal(pixels, np.repeat(ramp[..., None], 3, 2), name)
+    path = write(tmp_path / "bits.png", Image.new("1", (4, 4), 1))
+    np.testing.assert_array_equal(
+        images.read_image(path, crop=(), image_size=4)[0], 255
+    )
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta + yellow = red
+    path = write(tmp_path / "x.jpg", cmyk, quality=95)
+    pixels, _ = images.read_image(path, crop=(), image_size=4)
+    np.testing.assert_allclose(pixels, np.broadcast_to([255, 0, 0], (4, 4, 3)), atol=4)
+
+
+def test_centre_crop_rounds_half_to_even():
+    # (5-2)/2 = 1.5 -> 2, (7-2)/2 = 2.5 -> 2
+    assert images.crop_box((2,), 5, 7) == (2, 2, 2, 2)
+    assert images.crop_box((0,), 5, 8) == (0, 2, 5, 5)
+    assert images.crop_box((), 5, 7) == (0, 0, 5, 7)
+    assert images.crop_box((1, 2, 3, 4), 5, 7) == (1, 2, 3, 4)
+    for crop in ((6,), (3, 0, 3, 1), (0, 4, 1, 4)):
+        with pytest.raises(images.CropError, match="does not fit into 7 x 5"):
+            images.crop_box(crop, 5, 7)
+    for crop in ((1, 2), (-1,), (0, 0, 0, 3)):
+        with pytest.raises(ValueError, match="crop must be"):
+            images.crop_box(crop, 5, 7)
+
+
+def test_crop_cuts_rows_by_y_and_columns_by_x(tmp_path):
+    pixels = np.zeros((6, 9, 3), np.uint8)
+    pixels[2:4, 5:7] = 255
+    path = write(tmp_path / "x.png", pixels)
+    got, size = images.read_image(path, crop=(2, 5, 2, 2), image_size=2)
+    np.testing.assert_array_equal(got, 255)
+    assert size == (9, 6)
+
+
+def test_resize_is_antialiased(tmp_path):
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    path = write(tmp_path / "x.png", board)
+    pixels, _ = images.read_image(path, crop=(), image_size=8)
+    np.testing.assert_allclose(pixels[1:-1, 1:-1], 127.5, atol=4)
+
+
+# --- bad files ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mib", [64, 0], ids=["memory", "streamed"])
+def test_broken_files_are_counted_named_and_never_read_again(config, tmp_path, mib):
+    config.data.device_memory_mib = mib
+    root = tmp_path / "photos" / "train"
+    for i in range(4):
+        write(root / f"{i}.png")
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    (root / "1a_cut.jpg").write_bytes(buffer.getvalue()[:-1000])
+    (root / "1b_empty.png").write_bytes(b"")
+    (root / "1c_text.jpg").write_text("this is no image")
+    (root / "1d_bomb.png").write_bytes(huge_png())
+    (root / "1e_float.tiff").write_bytes(b"")
+    write(root / "1e_float.tiff", np.ones((4, 4), np.float32))
+    (root / "1f_script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%EOF\n")
+    os.symlink(root / "nowhere", root / "1g_dangling.png")
+    dataset = pipeline.load_split(config, "train")
+    assert dataset.is_streamed == (mib == 0)
+    assert len(dataset) == 4 and dataset.report.found == 11
+    reasons = {os.path.basename(n): r for n, r in dataset.report.broken}
+    assert sorted(reasons) == sorted(p.name for p in root.glob("1?_*"))
+    assert "truncated" in reasons["1a_cut.jpg"]
+    assert "large" in reasons["1d_bomb.png"] or "limit" in reasons["1d_bomb.png"]
+    assert "floating" in reasons["1e_float.tiff"]
+    assert str(tmp_path) not in "".join(reasons.values())
+    # What is left are the four good images, in order, under their own pixels.
+    got = dataset.take(range(4))["image"]
+    for i in range(4):
+        want, _ = images.read_image(root / f"{i}.png", crop=(), image_size=8)
+        np.testing.assert_array_equal(got[i], want)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_raise(tmp_path_factory, data):
+    buffer = io.BytesIO()
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM"]))
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(buffer, kind)
+    raw = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 8))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("fuzz") / "x.png"
+    path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    item = ds.Item("x.png", (str(path),))
+    result = ds.read_item(
+        item, lambda i: images.read_image(i.paths[0], crop=(), image_size=4)
+    )
+    assert isinstance(result, ds.Failure) or result[0].shape == (4, 4, 3)
+
+
+# --- errors ------------------------------------------------------------------
+
+
+def test_errors_name_the_key(config, tmp_path):
+    def check(match, split="train", **changes):
+        changed = config.copy_and_resolve_references()
+        for key, value in changes.items():
+            changed.data[key] = value
+        with pytest.raises(UserError, match=match):
+            pipeline.load_split(changed, split)
+
+    root = tmp_path / "photos"
+    check("data.path: .* is not a folder")
+    check("data.path", path="")
+    root.mkdir()
+    check("empty: no image files")
+    for i in range(5):
+        write(root / "train" / f"{i}.png")
+    (root / "train" / "bad.png").write_bytes(b"")
+    (root / "val").mkdir()
+    (root / "test").mkdir()
+    (root / "test" / "bad.png").write_bytes(b"")
+    check("5 usable .* fewer than 6 .*1 cannot be read.*bad.png", min_images=6)
+    check("split 'val' is empty", split="val")
+    check("0 usable .* 'test'", split="test")
+    check("0.png: crop .* does not fit into 12 x 10.*data.crop", crop=(11,))
+    check("data.crop", crop=(1, 2))
+    check("data.name", name="imagenet")
+    check("data.hash_split_percent", hash_split_percent=(90, 10, 10))
+    check("data.workers", workers=-1)
+    with pytest.raises(UserError, match="split"):
+        pipeline.load_split(config, "dev")
+    config.data.split = "random"
+    with pytest.raises(UserError, match="data.split"):
+        pipeline.load_split(config, "train")
+
+
+def test_max_images_keeps_the_first(config, tmp_path):
+    for i in range(6):
+        write(tmp_path / "photos" / "train" / f"{i}.png")
+    everything = pipeline.load_split(config, "train").arrays["image"]
+    config.data.max_images = 2
+    some = pipeline.load_split(config, "train").arrays["image"]
+    np.testing.assert_array_equal(some, everything[:2])
+
+
+# --- cache -------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(config, tmp_path):
+    for i in range(5):
+        write(tmp_path / "photos" / "train" / f"{i}.png")
+    (tmp_path / "photos" / "train" / "bad.png").write_bytes(b"")
+    return tmp_path / "photos" / "train"
+
+
+def test_second_load_comes_from_the_cache_and_is_equal(config, photos, tmp_path):
+    first = pipeline.load_split(config, "train")
+    second = pipeline.load_split(config, "train")
+    assert (first.report.cached, second.report.cached) == (False, True)
+    np.testing.assert_array_equal(first.arrays["image"], second.arrays["image"])
+    assert first.report.broken == second.report.broken
+    assert first.report.sizes == second.report.sizes == {"12x10": 5}
+    assert first.digest == second.digest
+    leftovers = [p for p in (tmp_path / "cache" / "prepared").glob(".*")]
+    assert leftovers == []
+
+
+def test_a_changed_folder_is_read_again(config, photos):
+    before = pipeline.load_split(config, "train")
+    write(photos / "3.png", np.full((10, 12, 3), 7, np.uint8))
+    after = pipeline.load_split(config, "train")
+    assert not after.report.cached
+    np.testing.assert_array_equal(after.arrays["image"][3], 7)
+    (photos / "0.png").unlink()
+    assert len(pipeline.load_split(config, "train")) == len(before) - 1
+    config.data.crop = (4,)
+    assert not pipeline.load_split(config, "train").report.cached
+
+
+@pytest.mark.parametrize("damage", ["cut", "manifest", "missing", "pickle"])
+def test_a_damaged_cache_is_made_again(config, photos, tmp_path, damage):
+    good = pipeline.load_split(config, "train").arrays["image"].copy()
+    (entry,) = (tmp_path / "cache" / "prepared").iterdir()
+    stored = entry / "image.npy"
+    if damage == "cut":
+        stored.write_bytes(stored.read_bytes()[:-40])
+    elif damage == "manifest":
+        (entry / "manifest.json").write_text("{")
+    elif damage == "missing":
+        stored.unlink()
+    else:
+        np.save(stored, np.array([{}], dtype=object), allow_pickle=True)
+    for cached in (False, True):
+        dataset = pipeline.load_split(config, "train")
+        assert dataset.report.cached == cached
+        np.testing.assert_array_equal(dataset.arrays["image"], good)
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(config, photos, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert len(pipeline.load_split(config, "train")) == 5
+
+
+def test_a_refusal_of_the_system_is_not_remembered(config, tmp_path):
+    items = [ds.Item("a", ("a",)), ds.Item("b", ("b",))]
+    refuse = True
+
+    def read(item):
+        if item.name == "a" and refuse:
+            raise PermissionError(13, "Permission denied", "a")
+        return {"image": np.zeros((1, 1, 3), np.uint8)}, (1, 1)
+
+    options = dict(
+        options={}, keep=True, workers=1, cache_dir=config.data.cache_dir, label=""
+    )
+    assert prepare.prepare(items, read, **options).broken == ((0, "Permission denied"),)
+    refuse = False
+    assert prepare.prepare(items, read, **options).broken == ()
+
+
+def test_digest_follows_content_not_place(config, photos, tmp_path):
+    here = pipeline.load_split(config, "train").digest
+    os.rename(tmp_path / "photos", tmp_path / "moved")
+    config.data.path = str(tmp_path / "moved")
+    assert pipeline.load_split(config, "train").digest == here
+    (tmp_path / "moved" / "train" / "0.png").unlink()
+    assert pipeline.load_split(config, "train").digest != here
+
+
+# --- synface -----------------------------------------------------------------
+
+
+@pytest.fixture
+def pairs(config, tmp_path):
+    """Two pairs and an image without partner; depth is white left of x = 6."""
+    config.data.name = "synface"
+    root = tmp_path / "photos" / "train"
+    value = np.zeros((10, 12), np.uint8)
+    value[:, :6] = 255
+    for i in range(2):
+        write(root / "image" / "p" / f"{i}_image.png")
+        write(root / "depth" / "p" / f"{i}_depth.png", value)
+    write(root / "image" / "p" / "lonely_image.png")
+    return root
+
+
+def test_synface_pairs_image_with_depth(config, pairs):
+    dataset = pipeline.load_split(config, "train")
+    assert len(dataset) == 2
+    assert dataset.report.unpaired == ("train/image/p/lonely_image.png",)
+    depth, mask = dataset.arrays["depth"], dataset.arrays["mask"]
+    assert depth.dtype == np.float32 and mask.dtype == bool
+    np.testing.assert_allclose(depth[:, :, 0], 0.9, rtol=1e-6)
+    np.testing.assert_array_equal(depth[:, :, -1], np.float32(1.1))
+    np.testing.assert_array_equal(mask, depth < np.float32(1.1))
+
+
+def test_synface_crops_image_and_depth_alike(config, pairs):
+    config.data.crop = (0, 6, 10, 6)
+    dataset = pipeline.load_split(config, "train")
+    np.testing.assert_array_equal(dataset.arrays["depth"], np.float32(1.1))
+    assert not dataset.arrays["mask"].any()
+
+
+def test_synface_without_depth_or_folder_is_an_error(config, pairs):
+    write(pairs.parent / "val" / "image" / "a.png")
+    with pytest.raises(UserError, match="1 images, none with a partner"):
+        pipeline.load_split(config, "val")
+    with pytest.raises(UserError, match="test/image"):
+        pipeline.load_split(config, "test")
+
+
+def test_synface_reports_bad_depth_maps(config, pairs):
+    (pairs / "depth" / "p" / "0_depth.png").write_bytes(b"")
+    write(pairs / "image" / "p" / "2_image.png")
+    write(pairs / "depth" / "p" / "2_depth.png", np.zeros((5, 6), np.uint8))
+    dataset = pipeline.load_split(config, "train")
+    assert len(dataset) == 1
+    (_, unreadable), (_, mismatch) = dataset.report.broken
+    assert "0_depth.png" in unreadable and "(6, 5)" in mismatch
+
+
+def test_16_bit_depth_keeps_its_precision(tmp_path):
+    value = np.full((4, 4), 12345, np.uint16)
+    path = write(tmp_path / "x.png", value)
+    got, _ = images.read_value_map(path, crop=(), image_size=4)
+    np.testing.assert_allclose(got, 12345 / 65535, rtol=1e-6)
+    depth = synface.decode_depth(
+        np.array([[0.0, 0.5, 1.0]]), depth_min=0.9, depth_max=1.1
+    )
+    np.testing.assert_allclose(depth, [[1.1, 1.0, 0.9]], rtol=1e-6)
+
+
+# --- report ------------------------------------------------------------------
+
+
+def test_report_names_broken_files_and_shows_the_images(config, photos, tmp_path):
+    text = report.data_report(config, tmp_path / "out")
+    assert "5 usable of 6 images, 1 broken" in text
+    assert "train/bad.png: " in text
+    assert "width 12 to 12 (median 12)" in text
+    assert "val: unusable" in text
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert record["train"]["usable"] == 5
+    with Image.open(tmp_path / "out" / "train.png") as sheet:
+        assert sheet.size == (5 * 10 - 2, 8)
+    config.data.min_images = 6
+    with pytest.raises(UserError):
+        report.data_report(config, tmp_path / "out")
+
+
+def test_report_shows_depth_and_viewpoints(config, pairs, tmp_path):
+    text = report.data_report(config, tmp_path / "out")
+    assert "without a depth map: train/image/p/lonely_image.png" in text
+    with Image.open(tmp_path / "out" / "train_depth.png") as sheet:
+        assert np.asarray(sheet)[0, 0, 0] == 255  # near is white
+    view = np.zeros((2, 6), np.float32)
+    view[:, 1] = np.radians([-30, 30])
+    dataset = ds.Dataset(
+        arrays={"image": np.zeros((2, 4, 4, 3), np.uint8), "view": view},
+        report=ds.Report("x", "train", "", 2),
+        digest="",
+    )
+    yaw = report.summarize(dataset)["view"]["rotation y (yaw)"]
+    np.testing.assert_allclose([yaw["mean"], yaw["std"]], [0, 30], atol=1e-3)
+
+
+def test_odd_file_names_print_on_one_line():
+    assert ds.printable("a\nb\udcff.jpg") == "a\\nb\\udcff.jpg"

@@ -318,6 +318,18 @@ def test_errors_name_the_key(config, tmp_path):
         pipeline.load_split(config, "train")
 
 
+@pytest.mark.parametrize("mib", [1, 0], ids=["memory", "streamed"])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_do_not_change_the_result(config, tmp_path, workers, mib):
+    for i in range(6):
+        write(tmp_path / "photos" / "train" / f"{i}.png")
+    want = pipeline.load_split(config, "train").arrays["image"]
+    config.data.workers, config.data.device_memory_mib = workers, mib
+    config.data.cache_dir = str(tmp_path / "another")
+    got = pipeline.load_split(config, "train").take([4, 0, 5])["image"]
+    np.testing.assert_array_equal(got, want[[4, 0, 5]])
+
+
 def test_max_images_keeps_the_first(config, tmp_path):
     for i in range(6):
         write(tmp_path / "photos" / "train" / f"{i}.png")

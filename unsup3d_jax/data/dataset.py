@@ -86,7 +86,7 @@ class Dataset:
         report: what was found.
         digest: names the content, whatever the machine or folder; a resumed
             run compares it.
-        items, read: of a streamed set.
+        items, read: of a streamed set; else (), None.
         workers: decoding threads of a streamed set.
     """
 
@@ -102,11 +102,11 @@ class Dataset:
 
     @property
     def is_streamed(self) -> bool:
-        return not self.arrays
+        return self.read is not None
 
     def example(self, index: int) -> dict[str, np.ndarray] | Failure:
         """Returns one example; reads its file when the set is streamed."""
-        if not self.is_streamed:
+        if self.read is None:
             return {name: array[index] for name, array in self.arrays.items()}
         item = self.items[index]
         result = read_item(item, self.read)

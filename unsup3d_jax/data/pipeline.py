@@ -206,7 +206,7 @@ class TrainSource:
             raise ValueError(f"step must not be negative, got {step}.")
         self._step = step
         self._ready: collections.deque[Batch] = collections.deque()
-        self._reader = None
+        self._reader: Iterator[dict[str, np.ndarray] | ds.Failure] = iter(())
         if self._store is None:
             rows = self._order[step * self._batch_size :].map(self._dataset.example)
             ahead = _AHEAD * self._batch_size

@@ -36,6 +36,9 @@ HARMLESS = (
     "data.workers",
     "data.cache_dir",
 )
+# Sections that give parameters their meaning: scoring or using a checkpoint
+# under other values would be wrong without a word.
+MEANING = ("model.", "view.", "depth.", "light.", "compat.", "data.image_size")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -64,6 +67,33 @@ def differing_keys(old: Mapping, new: Mapping) -> list[str]:
         if a.get(key, missing) != b.get(key, missing)
         and not any(key == h or (h[-1] == "." and key.startswith(h)) for h in HARMLESS)
     ]
+
+
+def check_meaning(config: ConfigDict, checkpoint: Path) -> None:
+    """Checks that a checkpoint is of a model like the config's.
+
+    Args:
+        checkpoint: a workdir, or one `checkpoints/<step>` folder in it. Without
+            a config.json beside it nothing is known, and nothing is checked.
+
+    Raises:
+        UserError: naming the keys that differ.
+    """
+    for folder in (checkpoint, *list(checkpoint.resolve().parents)[:2]):
+        path = folder / "config.json"
+        if path.is_file():
+            old = json.loads(path.read_text())["config"]
+            keys = [
+                k
+                for k in differing_keys(old, _json_of(config))
+                if k.startswith(MEANING)
+            ]
+            if keys:
+                raise UserError(
+                    f"the checkpoint in {checkpoint} is of another model; these keys "
+                    f"differ: {', '.join(keys)}. Use the config it was trained with."
+                )
+            return
 
 
 def _shown(value: Any, missing: object) -> str:
@@ -97,30 +127,38 @@ def _version(package: str) -> str | None:
         return None
 
 
-def claim_workdir(workdir: Path, config: ConfigDict, devices: list) -> None:
-    """Writes config.json, or checks that the run in there is this one.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a workdir whose checkpoints another config has made.
 
     Raises:
-        UserError: if the workdir holds a run of another config, naming the keys
-            that differ, or is unusable.
+        UserError: naming the keys that differ (none of `HARMLESS`).
     """
     path = workdir / "config.json"
-    resolved = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())["config"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(
-                f"{path} is not readable as the config of a run; move it away or "
-                "choose another --workdir."
-            ) from None
-        if differing := differing_keys(old, resolved):
-            raise UserError(
-                f"{workdir} holds a run of another config; these keys differ: "
-                f"{', '.join(differing)}. Choose another --workdir, or the old values."
-            )
+    if newest_step(workdir) is None:
+        return  # nothing has been trained there
+    try:
+        old = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{workdir} holds checkpoints, but {path} is not the config of a run; "
+            "choose another --workdir."
+        ) from None
+    if differing := differing_keys(old, _json_of(config)):
+        raise UserError(
+            f"{workdir} holds a run of another config; these keys differ: "
+            f"{', '.join(differing)}. Choose another --workdir, or the old values."
+        )
+
+
+def claim_workdir(workdir: Path, config: ConfigDict, devices: list) -> None:
+    """Writes config.json: config, seed, devices, commit, versions of packages.
+
+    Raises:
+        UserError: if the workdir holds another run, or cannot be written.
+    """
+    check_workdir(workdir, config)
     record = {
-        "config": resolved,
+        "config": _json_of(config),
         "seed": config.seed,
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in devices],
         "git_commit": _git_commit(),
@@ -128,10 +166,15 @@ def claim_workdir(workdir: Path, config: ConfigDict, devices: list) -> None:
         | {package: _version(package) for package in PACKAGES},
         "command": sys.argv,
     }
+    text = json.dumps(record, indent=2) + "\n"
     try:
-        write_atomically(path, json.dumps(record, indent=2) + "\n")
+        write_atomically(workdir / "config.json", text)
     except OSError as error:
         raise UserError(f"cannot write in --workdir {workdir}: {error}.") from None
+
+
+def _json_of(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
 
 
 # --- checkpoints --------------------------------------------------------------

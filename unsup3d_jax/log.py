@@ -151,10 +151,17 @@ class Progress:
             text += f"  {rate:.1f} images/s  eta {duration(eta)}"
         return text
 
-    def line(self, metrics: Mapping[str, float]) -> None:
-        """Reports a training line of the log: its own line unless on a terminal."""
+    def line(self, metrics: Mapping[str, float], *, compiled: bool = False) -> None:
+        """Reports a training line of the log: its own line unless on a terminal.
+
+        Args:
+            compiled: the step's time is mostly compilation, and predicts nothing.
+        """
         self._total = metrics.get("total", math.nan)
-        text = self._text(metrics["step"], metrics.get("step_time", 0.0))
+        step_time = metrics["step_time"]
+        text = self._text(metrics["step"], 0.0 if compiled else step_time)
+        if compiled:
+            text += f"  compiled in {step_time:.1f} s"
         if self._tty:
             self._draw(text)
         else:

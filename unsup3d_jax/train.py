@@ -21,12 +21,18 @@ from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from unsup3d_jax import evaluate, model, train_state, visualize, watch
-from unsup3d_jax.checkpoint import Checkpoints, claim_workdir, newest_step
+from unsup3d_jax.checkpoint import (
+    Checkpoints,
+    check_workdir,
+    claim_workdir,
+    load_params,
+    newest_step,
+)
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupted, Interrupts
-from unsup3d_jax.log import Board, MetricsFile, Progress, say, write_atomically
+from unsup3d_jax.log import Board, MetricsFile, Progress, say
 from unsup3d_jax.train_state import TrainState
 from unsup3d_jax.train_step import Objective, train_step
 
@@ -147,7 +153,9 @@ class Recorder:
     The host stays up to `IN_FLIGHT` steps ahead; only the flag `finite` of
     each step is fetched, that late, and all metrics of the steps that are
     logged. A line depends on its step alone, so an interrupted run leaves the
-    same lines as one that was not; `CLOCK_FIELDS` excepted.
+    same lines as one that was not; `CLOCK_FIELDS` excepted. The time of the
+    first step of a process includes compilation; its line shows it, and it
+    counts in no other.
     """
 
     def __init__(
@@ -209,7 +217,7 @@ class Recorder:
             self._seconds, self._steps = 0.0, 0
 
     def _write(self, step: int, metrics: dict[str, Array]) -> None:
-        self._step_time = self._current_step_time()
+        self._step_time = max(self._current_step_time(), 1e-9)
         self._seconds, self._steps = 0.0, 0
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
         del values["finite"]
@@ -223,7 +231,7 @@ class Recorder:
         }
         self._file.append(line)
         self._board.scalars(line)
-        self._progress.line(line)
+        self._progress.line(line, compiled=self._compiling)
         found = []
         if step > WATCH_FROM * self._config.train.steps:
             found = watch.warnings(
@@ -296,7 +304,7 @@ def fit(
         (state, task.constants, train_state.schedule_from_config(config)), devices
     )
     update = parallel_step(task, optimizer, devices)
-    last, best_loss = config.train.steps, None
+    last = config.train.steps
 
     def is_due(every: int, step: int) -> bool:
         return every > 0 and step > 0 and (step % every == 0 or step == last)
@@ -488,15 +496,14 @@ def train(
     """
     check_config(config)
     devices = local_devices(config)
-    claim_workdir(workdir, config, devices)
+    check_workdir(workdir, config)
     done = newest_step(workdir)
     if done is not None and done >= config.train.steps:
         say(f"{workdir}: training is finished ({done} steps).")
-        from unsup3d_jax.checkpoint import load_params
-
         return load_params(workdir)
     task = model_task(config, splits)
     images = len(splits("train"))
+    claim_workdir(workdir, config, devices)  # only now: the data is usable
     say(
         f"{'resuming' if done else 'training'} {config.name} in {workdir}"
         f"{f' at step {done}' if done else ''}: {images} images of "

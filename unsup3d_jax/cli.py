@@ -1,0 +1,381 @@
+"""The command line: flags, config overrides, one function for each mode.
+
+Only the standard library and ml_collections are imported up here: `--help`
+and a misspelt flag answer at once, without waiting for JAX.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.interrupts import Interrupted, Interrupts
+
+MODES = {
+    "train": "train, or resume; evaluates on schedule and at the end (default)",
+    "eval": "score the newest checkpoint, or --checkpoint, on config.eval.split",
+    "reconstruct": "decompose the photos of --input into --output",
+    "tables": "run the rows of a paper's table (not built yet)",
+    "data": "check the data set: counts, broken files, spread, a contact sheet",
+    "serve": "the viewer (not built yet)",
+}
+NOT_BUILT = ("tables", "serve")
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line, checked.
+
+    Attributes:
+        mode: one of `MODES`.
+        config: resolved and locked.
+        workdir: of the run; may not exist.
+        checkpoint: a workdir or one checkpoint folder; None: the workdir's.
+        input, output: of mode reconstruct (output also of mode data).
+    """
+
+    mode: str
+    config: ConfigDict
+    workdir: Path
+    checkpoint: Path | None = None
+    input: Path | None = None
+    output: Path | None = None
+
+
+# --- parsing ------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message} (--help lists the flags).")
+
+
+def _parser() -> argparse.ArgumentParser:
+    modes = "\n".join(f"  {name:12} {text}" for name, text in MODES.items())
+    names = sorted(p.stem for p in CONFIG_FOLDER.glob("*.py") if p.stem != "__init__")
+    parser = _Parser(
+        prog="main.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        description="Unsupervised 3D shape from single images, in JAX.",
+        epilog=(
+            f"modes:\n{modes}\n\n"
+            f"configs, in {CONFIG_FOLDER}:\n  {', '.join(names)}\n"
+            "Every option is in configs/default.py; set one by "
+            "--config.section.key=value,\n"
+            'a tuple by --config.section.key="a,b" or "()".\n\n'
+            "example:\n  python main.py --config=configs/quickstart.py "
+            "--config.train.steps=100"
+        ),
+    )
+    parser.add_argument("--config", metavar="FILE", help="configs/NAME.py; required")
+    parser.add_argument("--mode", default="train", metavar="MODE", help="see below")
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
+    parser.add_argument("--checkpoint", metavar="DIR", help="eval, reconstruct")
+    parser.add_argument("--input", metavar="FILE_OR_FOLDER", help="reconstruct")
+    parser.add_argument("--output", metavar="DIR", help="reconstruct, data")
+    return parser
+
+
+def load_config(path: Path, default: ConfigDict) -> ConfigDict:
+    """Runs `get_config()` of a config file.
+
+    Args:
+        default: the full configuration; the file may not add keys to it, nor
+            leave any out.
+
+    Raises:
+        UserError: if the file is missing, fails, or has other keys.
+    """
+    if not path.is_file():
+        near = CONFIG_FOLDER / f"{path.stem}.py"
+        hint = f"; did you mean {near}?" if near.is_file() else "."
+        raise UserError(f"--config: no file {path}{hint}")
+    spec = importlib.util.spec_from_file_location("_user_config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # whatever a user's file may raise
+        raise UserError(
+            f"--config: {path} failed: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config: get_config() of {path} returns no ConfigDict.")
+    known, given = set(_keys(default)), set(_keys(config))
+    if odd := sorted(known ^ given):
+        what = "unknown" if odd[0] in given else "missing"
+        raise UserError(f"--config: {path} has {what} key {odd[0]!r}.")
+    return config
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        keys += _keys(value, f"{prefix}{name}.") if nested else [prefix + name]
+    return keys
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def parse_value(text: str, old: Any) -> Any:
+    """Reads a flag's value as the type that the key has.
+
+    Integers are taken for floats, "1e5" for an integer. A tuple is a list with
+    or without brackets; its elements have the type of the old elements, and an
+    empty tuple's are integers.
+
+    Raises:
+        ValueError: saying what was expected.
+    """
+    if isinstance(old, bool):
+        values = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in values:
+            raise ValueError("true or false")
+        return values[text.lower()]
+    if isinstance(old, str):
+        return text
+    if isinstance(old, tuple):
+        inner = text.strip().removeprefix("(").removesuffix(")")
+        parts = [part.strip() for part in inner.split(",")]
+        element = old[0] if old else 0
+        try:
+            return tuple(parse_value(_unquoted(p), element) for p in parts if p)
+        except ValueError as error:
+            raise ValueError(f"a tuple; each element {error}") from None
+    try:
+        number = float(text)
+        if isinstance(old, float):
+            return number
+        return int(text) if text.lstrip("+-").isdigit() else _whole(number)
+    except (ValueError, OverflowError):
+        kind = "a number" if isinstance(old, float) else "an integer"
+        raise ValueError(kind) from None
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _unquoted(text: str) -> str:
+    return str(ast.literal_eval(text)) if text[:1] in "'\"" else text
+
+
+def override(config: ConfigDict, key: str, text: str) -> None:
+    """Sets one key, named as on the command line, in place.
+
+    Raises:
+        UserError: if the key is unknown or the value has another type.
+    """
+    section, value = config, config
+    for name in key.split("."):
+        if not isinstance(value, ConfigDict) or name not in value:
+            near = difflib.get_close_matches(key, _keys(config), n=1, cutoff=0.6)
+            hint = (
+                f"; did you mean {near[0]!r}?" if near else "; see configs/default.py."
+            )
+            raise UserError(f"--config.{key}: no such key{hint}")
+        section, value = value, value[name]
+    if isinstance(value, ConfigDict):
+        raise UserError(f"--config.{key} is a section; set one of its keys.")
+    try:
+        section[key.rsplit(".", 1)[-1]] = parse_value(text, value)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"--config.{key}: expected {error}, got {text!r}.") from None
+
+
+def parse(argv: Sequence[str], default: ConfigDict) -> Arguments:
+    """Reads a command line.
+
+    Args:
+        argv: with the program's name first.
+        default: every option of the project.
+
+    Raises:
+        UserError: for whatever is wrong with it.
+    """
+    flags, rest = _parser().parse_known_args(_joined(list(argv[1:])))
+    if flags.mode not in MODES:
+        raise UserError(f"--mode={flags.mode}: expected one of {', '.join(MODES)}.")
+    if flags.mode in NOT_BUILT:
+        raise UserError(f"--mode={flags.mode} is not built yet.")
+    if not flags.config:
+        raise UserError(
+            f"--config=configs/NAME.py is missing; the configs are in {CONFIG_FOLDER}."
+        )
+    config = load_config(Path(flags.config), default)
+    for argument in rest:
+        key, equals, text = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            raise UserError(f"unknown argument {argument!r} (--help lists the flags).")
+        override(config, key, text)
+    config.lock()
+
+    def path(text: str | None) -> Path | None:
+        return Path(text).expanduser() if text else None
+
+    return Arguments(
+        mode=flags.mode,
+        config=config,
+        workdir=path(flags.workdir) or Path("runs") / config.name,
+        checkpoint=path(flags.checkpoint),
+        input=path(flags.input),
+        output=path(flags.output),
+    )
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """`--config.key value` as `--config.key=value`, as other flags allow."""
+    result: list[str] = []
+    for argument in argv:
+        previous = result[-1] if result else ""
+        waits = previous.startswith("--config.") and "=" not in previous
+        if waits and not argument.startswith("--"):
+            result[-1] = f"{previous}={argument}"
+        else:
+            result.append(argument)
+    return result
+
+
+# --- modes ----------------------------------------------------------------------
+
+
+def run_train(args: Arguments, interrupts: Interrupts) -> None:
+    """Trains or resumes, then prints the table of the final scores."""
+    from unsup3d_jax import score, train
+    from unsup3d_jax.log import say
+
+    config, split = args.config, args.config.eval.split
+    train.check_config(config)
+    splits = train.lazy_splits(config)
+    score.check_baselines(config, splits)
+    params, step = train.train(config, args.workdir, splits, interrupts=interrupts)
+    if step < config.train.steps:
+        say(
+            f"stopped at step {step} of {config.train.steps}; the checkpoint is saved. "
+            f"To resume: {_command()}"
+        )
+        return
+    table = score.recorded_table(config, args.workdir, step, split)
+    if table is None:
+        table = score.score_run(
+            config,
+            args.workdir,
+            params,
+            step,
+            split,
+            splits,
+            train_baselines=True,
+            interrupts=interrupts,
+        )
+    print(table, flush=True)
+    if config.log.picture_every:
+        say(f"pictures: {args.workdir / 'pictures'}")
+
+
+def run_eval(args: Arguments, interrupts: Interrupts) -> None:
+    """Scores one checkpoint on one split."""
+    from unsup3d_jax import score, train
+
+    train.check_config(args.config)
+    params, step = _load_params(args)
+    table = score.score_run(
+        args.config,
+        args.workdir,
+        params,
+        step,
+        args.config.eval.split,
+        train.lazy_splits(args.config),
+        train_baselines=False,
+        interrupts=interrupts,
+    )
+    print(table, flush=True)
+
+
+def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
+    """Decomposes the user's photos."""
+    if args.input is None or args.output is None:
+        raise UserError("--mode=reconstruct needs --input=FILE_OR_FOLDER --output=DIR.")
+    if not args.input.exists():
+        raise UserError(f"--input: {args.input} does not exist.")
+    from unsup3d_jax import reconstruct_files, train
+
+    train.check_config(args.config)
+    params, _ = _load_params(args)
+    reconstruct_files.reconstruct_folder(args.config, params, args.input, args.output)
+
+
+def run_data(args: Arguments, interrupts: Interrupts) -> None:
+    """Checks the data set and prints what it holds."""
+    from unsup3d_jax.data import report
+
+    output = args.output or args.workdir / "data"
+    print(report.data_report(args.config, output), flush=True)
+
+
+def _load_params(args: Arguments) -> tuple[Any, int]:
+    from unsup3d_jax import checkpoint
+
+    place = args.checkpoint or args.workdir
+    params, step = checkpoint.load_params(place)
+    checkpoint.check_meaning(args.config, place)
+    return params, step
+
+
+def _command() -> str:
+    return shlex.join(["python", *sys.argv])
+
+
+RUN: dict[str, Callable[[Arguments, Interrupts], None]] = {
+    "train": run_train,
+    "eval": run_eval,
+    "reconstruct": run_reconstruct,
+    "data": run_data,
+}
+
+
+def main(argv: Sequence[str], default: ConfigDict) -> int:
+    """Runs a command line and returns its exit status.
+
+    Status 0: done, or stopped by a first Ctrl-C or SIGTERM with everything
+    saved. 1: training diverged. 2: the user can fix it; one line on stderr
+    says how. 130: aborted by a second Ctrl-C.
+    """
+    try:
+        with Interrupts() as interrupts:
+            args = parse(argv, default)
+            RUN[args.mode](args, interrupts)
+        return 0
+    except UserError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except Interrupted:
+        print(f"stopped. To go on: {_command()}", file=sys.stderr)
+        return 0
+    except KeyboardInterrupt:
+        print("aborted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from unsup3d_jax.train import Diverged
+
+        if not isinstance(error, Diverged):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1

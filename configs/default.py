@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     data.path = ""  # folder, synface: root that holds the images
     data.image_size = 64  # pixels, square: 32, 64, 128 or 256
     # Pixels cut from each image before resizing: () keeps everything,
-    # (s,) cuts a centred s x s square, (y0, x0, h, w) a box (code, crop).
+    # (s,) cuts a centred s x s square, (0,) the largest one that fits,
+    # (y0, x0, h, w) a box (code, crop).
     data.crop = ()
     # folders: path/{train,val,test}; hash: a file's split follows from its
     # relative name; auto: folders where they exist, else hash.

@@ -7,6 +7,7 @@ examples in the same order with the same flips, which depend on nothing but
 """
 
 import collections
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Int, Shaped
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
@@ -129,7 +130,7 @@ def flip_some(arrays: dict[str, Array], flip: Bool[Array, "*b"]) -> Batch:
 
 
 def gather(
-    store: dict[str, UInt8[Array, "n ..."] | Float[Array, "n ..."]],
+    store: dict[str, Shaped[Array, "n ..."]],
     plan: Int[Array, "*b"],
 ) -> Batch:
     """Forms a batch from the stored set.
@@ -358,6 +359,7 @@ def _load_open_faces(config: ConfigDict, split: str) -> Dataset:
         "asymmetry": data.asymmetry,
         "perturb": data.perturb,
     }
+    start = time.monotonic()
     try:
         arrays = open_faces.load(split, cache_dir=cache_root(data.cache_dir), **options)
     except ValueError as error:  # names the option, which is the key's name
@@ -370,7 +372,13 @@ def _load_open_faces(config: ConfigDict, split: str) -> Dataset:
     some = np.ascontiguousarray(arrays["image"][:: max(1, size // 256)])
     return Dataset(
         arrays=arrays,
-        report=ds.Report(name=data.name, split=split, root="", found=size),
+        report=ds.Report(
+            name=data.name,
+            split=split,
+            root="",
+            found=size,
+            seconds=time.monotonic() - start,
+        ),
         digest=ds.digest_of("open_faces", split, options, some.tobytes().hex()),
         workers=data.workers,
     )

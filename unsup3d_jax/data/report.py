@@ -136,7 +136,7 @@ def _sheets(
 
 def _text(summary: dict) -> list[str]:
     how = "streamed from files" if summary["streamed"] else "held in memory"
-    source = "from cache" if summary["from_cache"] else "read"
+    source = "from cache" if summary["from_cache"] else "ready"
     lines = [
         f"{summary['split']}: {summary['usable']} usable of {summary['found']} "
         f"images, {len(summary['broken'])} broken; {how}, {source} in "

@@ -384,6 +384,7 @@ def _true_mask(batch: Batch) -> Array:
     return batch.depth < jnp.max(batch.depth)  # pyright: ignore
 
 
+@jax.jit
 def _reconstruction_errors(
     reconstruction: Reconstruction, image: Float[Array, "b h w 3"]
 ) -> dict[str, Array]:
@@ -398,7 +399,6 @@ def _reconstruction_errors(
     return errors
 
 
-@functools.partial(jax.jit, static_argnames="options")
 def _score_model(
     params: dict,
     constants: dict,
@@ -406,34 +406,47 @@ def _score_model(
     weights: model.LossWeights,
     options: model.ModelOptions,
 ) -> ImageScores:
-    def one(single: Batch) -> model.Outputs:
+    # The compiled forward pass is the same whatever else the data set knows.
+    seen = Batch(image=batch.image)
+    if options.oracle_view or options.oracle_light:
+        seen = seen.replace(view=batch.view, light=batch.light)
+    if options.supervised:
+        seen = seen.replace(depth=batch.depth, mask=batch.mask)
+    view, reconstruction, losses = _forward(params, constants, seen, weights, options)
+    scores = ImageScores(losses=losses)
+    if not options.supervised:  # which has neither a viewpoint nor a picture
+        errors = _reconstruction_errors(reconstruction, batch.image)
+        scores = scores.replace(**errors, view=view, true_view=batch.view)
+    if batch.depth is None:
+        return scores
+    plain = reconstruction.plain
+    fov_deg = options.scene.fov_deg
+    return scores.replace(
+        depth=_depth_scores(plain.depth, batch, plain.valid, fov_deg=fov_deg)
+    )
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _forward(
+    params: dict,
+    constants: dict,
+    batch: Batch,
+    weights: model.LossWeights,
+    options: model.ModelOptions,
+) -> tuple[Array, Reconstruction, dict[str, Array]]:
+    """Viewpoint, reconstruction and loss terms of each image of a batch."""
+
+    def one(single: Batch) -> tuple[Array, Reconstruction, dict[str, Array]]:
         # A batch of one: its loss terms are those of this image alone, so their
         # average does not depend on how images share batches or on padding.
         single = jax.tree.map(lambda a: a[None], single)
         outputs = model.objective(params, constants, single, weights, options)[1]
-        squeeze = functools.partial(jax.tree.map, lambda a: a[0])
-        return outputs.replace(
-            factors=squeeze(outputs.factors),
-            reconstruction=squeeze(outputs.reconstruction),
-        )
+        reconstruction = jax.tree.map(lambda a: a[0], outputs.reconstruction)
+        return outputs.factors.view[0], reconstruction, outputs.terms
 
-    outputs = jax.vmap(one)(batch)
-    plain = outputs.reconstruction.plain
-    scores = ImageScores(losses=outputs.terms)
-    if not options.supervised:  # which has neither a viewpoint nor a picture
-        errors = _reconstruction_errors(outputs.reconstruction, batch.image)
-        scores = scores.replace(
-            **errors, view=outputs.factors.view, true_view=batch.view
-        )
-    if batch.depth is not None:
-        depth = _depth_scores(
-            plain.depth, batch, plain.valid, fov_deg=options.scene.fov_deg
-        )
-        scores = scores.replace(depth=depth)
-    return scores
+    return jax.vmap(one)(batch)
 
 
-@functools.partial(jax.jit, static_argnames="fov_deg")
 def _score_map(
     depth: Float[Array, "h w"], batch: Batch, *, fov_deg: float
 ) -> ImageScores:
@@ -443,6 +456,7 @@ def _score_map(
     return ImageScores(depth=_depth_scores(depths, batch, everywhere, fov_deg=fov_deg))
 
 
+@functools.partial(jax.jit, static_argnames="fov_deg")
 def _depth_scores(
     depth: Array, batch: Batch, valid: Array, *, fov_deg: float
 ) -> metrics.DepthScores:

@@ -250,7 +250,7 @@ def noise_table() -> np.ndarray:
     return np.stack(corners, axis=-1).reshape(-1, 8).astype(np.float32)
 
 
-def value_noise(points: Float[Array, "p 3"]) -> Float[Array, "p"]:
+def value_noise(points: Float[Array, "*p 3"]) -> Float[Array, "*p"]:
     """Smoothly interpolated noise in [-1, 1] with lattice spacing 1."""
     floor = jnp.floor(points)
     t = points - floor
@@ -273,8 +273,9 @@ def noise_points(look: Appearance, rest: Float[Array, "p 3"]) -> Float[Array, "p
 def broad_noise(look: Appearance, rest: Float[Array, "v 3"]) -> Float[Array, "v"]:
     """Noise coarser than the mesh, to be evaluated at vertices and interpolated."""
     points = noise_points(look, rest)
-    low = value_noise(2.2 * points + look.noise_offset)
-    return 0.6 * low + 0.4 * value_noise(5.0 * points + look.noise_offset[::-1])
+    scale = np.float32([2.2, 5.0])[:, None, None]
+    low, high = value_noise(scale * points + look.noise_offset)
+    return 0.6 * low + 0.4 * high
 
 
 def smoothstep(low, high, x):
@@ -320,7 +321,9 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     front = smoothstep(0.45, 0.8, z)
     points = noise_points(look, at.rest)
     n1 = at.broad_noise
-    n2 = value_noise(14.0 * points + look.noise_offset)
+    # Blotches, spots, and streaks that run down the scalp: one lookup for all.
+    scale = np.float32([[14, 14, 14], [36, 36, 36], [16, 4, 16]])[:, None]
+    n2, spots, streak = value_noise(scale * points + look.noise_offset)
 
     # Skin: two pigments.
     blood = look.haemoglobin * (1 + 0.12 * n1)
@@ -333,7 +336,6 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     pigment = look.melanin * (1 + 0.10 * n1 + 0.10 * at.eyelids * front)
     pigment += 0.10 * look.under_eye * blob(x, y, 0.31, 7.15, 0.16, 0.07) * front
     band = jnp.exp(-(((y - 7.05) / 0.16) ** 2)) * smoothstep(0.75, 0.45, jnp.abs(x))
-    spots = value_noise(36.0 * points + look.noise_offset)
     pigment += look.freckles * band * front * smoothstep(0.2, 0.6, spots + 0.3 * n2)
     mark = _birthmark(look, at.rest, n1)
     blood, pigment = blood + 0.9 * mark, pigment + 0.25 * mark
@@ -351,8 +353,6 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     color = cover(color, shadow, look.eye_shadow_color)
     color = cover(color, look.lipstick * lips * front, look.lipstick_color)
 
-    # Hairs: streaks run down the scalp; stubble and brows are finer.
-    streak = value_noise(points * np.float32([16, 4, 16]) + look.noise_offset[::-1])
     hair_color = look.hair_color * (1 + 0.28 * streak)[..., None]
     beard = _beard(look, x, y, z, lips, n1) * (1 + 0.1 * n2 + 0.2 * spots)
     beard_color = look.hair_color * (0.80 + 0.10 * streak)[..., None]

@@ -230,15 +230,15 @@ def paint_backdrop(b: Backdrop, *, size: int) -> Float[Array, "h w 3"]:
     axis = jnp.linspace(-1.0, 1.0, size)
     grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="xy"), axis=-1)
 
-    def fractal(channel: int):
-        total = 0.0
-        for octave, gain in ((1.0, 0.5), (2.1, 0.27), (4.3, 0.15), (8.7, 0.08)):
-            plane = jnp.full((size, size, 1), 7.3 * channel)
-            points = jnp.concatenate([b.zoom * octave * grid, plane], axis=-1)
-            total += gain * appearance.value_noise(points + b.offset)
-        return total
-
-    waves = jnp.stack([fractal(c) for c in range(3)], axis=-1)
+    # Three channels of four octaves, in one lookup: far quicker to compile.
+    octaves, gains = np.float32([1.0, 2.1, 4.3, 8.7]), np.float32([50, 27, 15, 8]) / 100
+    flat = b.zoom * octaves[:, None, None, None] * grid
+    planes = jnp.broadcast_to(
+        7.3 * jnp.arange(3.0)[:, None, None, None, None], (3, *flat.shape[:-1], 1)
+    )
+    flat = jnp.broadcast_to(flat, (3, *flat.shape))
+    points = jnp.concatenate([flat, planes], axis=-1) + b.offset
+    waves = jnp.einsum("coij,o->ijc", appearance.value_noise(points), gains)
     along = grid @ b.direction
     ramp = jnp.clip(0.5 + 0.45 * along + 0.1 * waves[..., 0], 0.0, 1.0)
     cloud = jnp.clip(0.5 + 1.3 * waves[..., 0], 0.0, 1.0)

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 # Differences of snapped coordinates stay below this, so that an edge function, held as
 # hi * 2**10 + lo in two int32, cannot overflow: 2 M**2 / 2**10 + 4 M < 2**31.
 MAX_SPAN = 2**20 - 2**12
+# And below this, so that it fits one int32: 2 M**2 < 2**31.
+SMALL_SPAN = 2**15 - 1
 _LOW_BITS = 10
 _LOW_MASK = 2**_LOW_BITS - 1
 MAX_SUBPIXEL_BITS = 8
@@ -100,9 +102,14 @@ def snap(x: jax.Array, shift: float, centre: int, grid: SampleGrid) -> jax.Array
 
 
 def edge(ax, ay, bx, by, px, py):
+    """cross(b - a, p - a), exact for differences of at most SMALL_SPAN."""
+    return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
+
+
+def wide_edge(ax, ay, bx, by, px, py):
     """cross(b - a, p - a) as (hi, lo), meaning hi * 2**10 + lo with 0 <= lo < 2**10.
 
-    Exact for int32 arguments whose differences stay below MAX_SPAN.
+    Exact for differences of at most MAX_SPAN.
     """
     ex, ey = bx - ax, by - ay
     dx, dy = px - ax, py - ay
@@ -111,38 +118,58 @@ def edge(ax, ay, bx, by, px, py):
     return hi + (lo >> _LOW_BITS), lo & _LOW_MASK
 
 
-def _to_float(hi, lo):
-    return hi.astype(jnp.float32) * (2.0**_LOW_BITS) + lo.astype(jnp.float32)
-
-
 def nearness(edges, inverse_depths):
     """How near a triangle is at a sample: int32 that grows with inverse depth.
 
     Args:
-        edges: the edge functions opposite to the three vertices, each (hi, lo).
+        edges: `edge` opposite to each of the three vertices, int32.
         inverse_depths: 1 / z of the three vertices, float32; 0 marks a bad vertex.
 
     Returns:
         int32; 0 where the sample is not covered or the triangle is degenerate, else
-        the bits of the rounded positive inverse depth.
+        the bits of the rounded positive inverse depth, of which the lowest three are 0.
     """
-    sum_lo = edges[0][1] + edges[1][1] + edges[2][1]
-    area_hi = edges[0][0] + edges[1][0] + edges[2][0] + (sum_lo >> _LOW_BITS)
-    area_lo = sum_lo & _LOW_MASK
-    inside_ccw = (edges[0][0] >= 0) & (edges[1][0] >= 0) & (edges[2][0] >= 0)
-    inside_cw = ~inside_ccw
-    for hi, lo in edges:
-        inside_cw &= (hi < 0) | ((hi | lo) == 0)
-    area = _to_float(area_hi, area_lo)
-    ok = (inside_ccw | inside_cw) & ((area_hi | area_lo) != 0)
-    for inverse in inverse_depths:
-        ok &= inverse > 0.0
-    safe_area = jnp.where(ok, area, 1.0)
-    total = None
-    for (hi, lo), inverse in zip(edges, inverse_depths, strict=True):
-        weight = jnp.where(ok, _to_float(hi, lo), 0.0) / safe_area
-        product = jax.lax.reduce_precision(weight * inverse, 8, 22)
-        total = product if total is None else total + product
-    total = jax.lax.reduce_precision(total, 8, 20)
-    bits = jax.lax.bitcast_convert_type(total, jnp.int32)
-    return jnp.where(ok, bits, 0)
+    e0, e1, e2 = edges
+    area = e0 + e1 + e2
+    lowest = jnp.minimum(jnp.minimum(e0, e1), e2)
+    highest = jnp.maximum(jnp.maximum(e0, e1), e2)
+    inside = ((lowest >= 0) | (highest <= 0)) & (area != 0)
+    return _nearness(
+        [e.astype(jnp.float32) for e in edges],
+        area.astype(jnp.float32),
+        inside,
+        inverse_depths,
+    )
+
+
+def wide_nearness(edges, inverse_depths):
+    """`nearness` of `wide_edge`; the same number where both are exact."""
+    lo = edges[0][1] + edges[1][1] + edges[2][1]
+    hi = edges[0][0] + edges[1][0] + edges[2][0] + (lo >> _LOW_BITS)
+    lo = lo & _LOW_MASK
+    positive = negative = (hi | lo) != 0
+    for h, l in edges:
+        positive &= h >= 0
+        negative &= (h < 0) | ((h | l) == 0)
+
+    def to_float(hi, lo):
+        return hi.astype(jnp.float32) * 2.0**_LOW_BITS + lo.astype(jnp.float32)
+
+    return _nearness(
+        [to_float(*e) for e in edges],
+        to_float(hi, lo),
+        positive | negative,
+        inverse_depths,
+    )
+
+
+def _nearness(edges, area, inside, inverse_depths):
+    a, b, c = inverse_depths
+    ok = inside & (jnp.minimum(jnp.minimum(a, b), c) > 0.0)
+    area = jnp.where(ok, area, 1.0)
+    products = [
+        jax.lax.reduce_precision(e / area * i, 8, 22)
+        for e, i in zip(edges, inverse_depths, strict=True)
+    ]
+    total = jax.lax.reduce_precision(products[0] + products[1] + products[2], 8, 20)
+    return jnp.where(ok, jax.lax.bitcast_convert_type(total, jnp.int32), 0)

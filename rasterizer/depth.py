@@ -9,7 +9,7 @@ from rasterizer import mesh as mesh_lib
 from rasterizer.coverage import SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
 from rasterizer.types import DepthImage
-from rasterizer.visibility import grid_visibility, mesh_visibility
+from rasterizer.visibility import grid_face_sums, grid_visibility, mesh_visibility
 
 
 def render_depth(
@@ -97,10 +97,10 @@ def render_grid_depth(
         index = jnp.full((flat.shape[0], grid.samples), -1, jnp.int32)
         depth = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
     else:
-        index = grid_visibility(
+        index, boxes = grid_visibility(
             jax.lax.stop_gradient(flat), grid=grid, near=float(near)
         )
-        depth = _grid_depth(flat, index, grid)
+        depth = _grid_depth(flat, index, boxes, grid)
     return _to_pixels(depth, index, lead, grid, background)
 
 
@@ -116,42 +116,37 @@ def _to_pixels(depth, index, lead, grid: SampleGrid, background) -> DepthImage:
     )
 
 
-def _sample_weights(corners, drawn, grid: SampleGrid):
-    """Screen weights, inverse depths and area of each sample's face.
+def _depth_at(planes, corner_ids, drawn, grid: SampleGrid):
+    """Depth and screen weights of samples.
 
     Args:
-        corners: (B, samples, 3 corners, 3 coordinates).
-        drawn: (B, samples); other samples get harmless values.
+        planes: x, y, z of all vertices of the batch, each flat.
+        corner_ids: three (B, samples) int32, into the planes; in range everywhere.
+        drawn: (B, samples); elsewhere depth and weights are harmless numbers.
+
+    Returns:
+        (B, samples) depth, 0 where not drawn, and three weights, 0 where not drawn.
     """
-    corners = jnp.where(drawn[..., None, None], corners, 1.0)
-    x, y = grid.positions(corners.dtype)
-    x = jnp.tile(x, grid.rows)[:, None]
-    y = jnp.repeat(y, grid.columns)[:, None]
-    weights, _ = screen_weights(corners[..., 0] - x, corners[..., 1] - y, grid)
-    return weights, 1.0 / corners[..., 2]
+    xs, ys, zs = jax.lax.optimization_barrier(
+        [[p.at[i].get(mode="promise_in_bounds") for i in corner_ids] for p in planes]
+    )
+    # A face that is not drawn may hold NaN; keep it out of the arithmetic.
+    xs, ys, zs = ([jnp.where(drawn, v, 1.0) for v in q] for q in (xs, ys, zs))
+    x, y = grid.positions(planes[0].dtype)
+    x, y = jnp.tile(x, grid.rows), jnp.repeat(y, grid.columns)
+    weights = screen_weights([v - x for v in xs], [v - y for v in ys], grid)
+    inverse = sum(w / z for w, z in zip(weights, zs, strict=True))
+    depth = jnp.where(drawn, 1.0 / inverse, 0.0)
+    return depth, tuple(jnp.where(drawn, w, 0.0) for w in weights)
 
 
-def _gather_corners(vertices, corner_ids):
-    """(B, V, 3) at (B, samples, 3) to (B, samples, 3, 3)."""
-    batch, samples, _ = corner_ids.shape
-    rows = jnp.take_along_axis(vertices, corner_ids.reshape(batch, -1, 1), axis=1)
-    return rows.reshape(batch, samples, 3, 3)
+def _pulls(cotangent, depth, weights):
+    """d loss / d (1/z) of each sample, shared out to the three corners."""
+    pull = -cotangent * depth * depth
+    return [pull * w for w in weights]
 
 
-def _depth_at(vertices, faces, index, grid):
-    drawn = index >= 0
-    corners = _gather_corners(vertices, faces[jnp.where(drawn, index, 0)])
-    weights, inverse = _sample_weights(corners, drawn, grid)
-    depth = 1.0 / jnp.sum(weights * inverse, axis=-1)
-    return jnp.where(drawn, depth, 0.0), weights
-
-
-def _face_pull(cotangent, depth, weights):
-    """d loss / d (1/z) of each sample, shared out to the corners: (B, samples, 3)."""
-    return (-cotangent * depth * depth)[..., None] * weights
-
-
-def _corner_gradients(corners, pull, grid):
+def _corner_gradients(xs, ys, zs, pulls, grid: SampleGrid):
     """Gradients to the corners of faces, from the sums of their samples' pulls.
 
     With f = 1/z linear on the screen, moving corner k by (dx, dy) moves f at a sample
@@ -159,110 +154,131 @@ def _corner_gradients(corners, pull, grid):
     q_k = sum over samples of (d loss / d f) w_k, give all nine derivatives.
 
     Args:
-        corners: (..., 3 corners, 3 coordinates).
-        pull: (..., 3), q; exactly 0 for a face that is not drawn.
+        xs, ys, zs: three arrays each, the corners.
+        pulls: three arrays, q; exactly 0 for a face that is not drawn.
 
     Returns:
-        (..., 3, 3).
+        For each corner the three arrays (d loss / d x, y, z).
     """
-    active = jnp.any(pull != 0.0, axis=-1)[..., None, None]
-    corners = jnp.where(active, corners, 1.0)
-    inverse = 1.0 / corners[..., 2]
-    edge1 = corners[..., 1, :2] - corners[..., 0, :2]
-    edge2 = corners[..., 2, :2] - corners[..., 0, :2]
-    area = edge1[..., 0] * edge2[..., 1] - edge1[..., 1] * edge2[..., 0]
-    thick = jnp.abs(area) > smallest_area(grid)
-    rise1 = inverse[..., 1] - inverse[..., 0]
-    rise2 = inverse[..., 2] - inverse[..., 0]
-    slope_x = rise1 * edge2[..., 1] - rise2 * edge1[..., 1]
-    slope_y = rise2 * edge1[..., 0] - rise1 * edge2[..., 0]
-    slope = jnp.stack([slope_x, slope_y], axis=-1)
-    slope = jnp.where(
-        thick[..., None], slope / jnp.where(thick, area, 1.0)[..., None], 0.0
-    )
-    gradient = jnp.concatenate(
-        [-pull[..., None] * slope[..., None, :], -(pull * inverse**2)[..., None]], -1
-    )
-    return jnp.where(active, gradient, 0.0)
-
-
-def _sum_by_face(pull, index, face_count):
-    """(B, samples, 3) to (B, F, 3)."""
-    batch = index.shape[0]
-    rows = jnp.where(index >= 0, index, face_count)  # dropped
-    return (
-        jnp.zeros((batch, face_count, 3), pull.dtype)
-        .at[jnp.arange(batch)[:, None], rows]
-        .add(pull, mode="drop")
-    )
+    active = (pulls[0] != 0.0) | (pulls[1] != 0.0) | (pulls[2] != 0.0)
+    xs, ys, zs = ([jnp.where(active, v, 1.0) for v in q] for q in (xs, ys, zs))
+    inverse = [1.0 / z for z in zs]
+    x1, y1, rise1 = xs[1] - xs[0], ys[1] - ys[0], inverse[1] - inverse[0]
+    x2, y2, rise2 = xs[2] - xs[0], ys[2] - ys[0], inverse[2] - inverse[0]
+    area = x1 * y2 - y1 * x2
+    thick = active & (jnp.abs(area) > smallest_area(grid))
+    area = jnp.where(thick, area, 1.0)
+    slope_x = jnp.where(thick, (rise1 * y2 - rise2 * y1) / area, 0.0)
+    slope_y = jnp.where(thick, (rise2 * x1 - rise1 * x2) / area, 0.0)
+    return [
+        (-q * slope_x, -q * slope_y, -q * i * i)
+        for q, i in zip(pulls, inverse, strict=True)
+    ]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _mesh_depth(vertices, faces, index, grid):
-    return _depth_at(vertices, faces, index, grid)[0]
+    return _mesh_depth_fwd(vertices, faces, index, grid)[0]
 
 
 def _mesh_depth_fwd(vertices, faces, index, grid):
-    depth, weights = _depth_at(vertices, faces, index, grid)
+    batch, count, _ = vertices.shape
+    drawn = index >= 0
+    face = jnp.where(drawn, index, 0)
+    offset = (jnp.arange(batch, dtype=jnp.int32) * count)[:, None]
+    # A face that is drawn has its indices in range; face 0 may not.
+    known = jnp.clip(faces, 0, count - 1)
+    corner_ids = [known[:, k][face] + offset for k in range(3)]
+    planes = [vertices[..., k].reshape(-1) for k in range(3)]
+    depth, weights = _depth_at(planes, corner_ids, drawn, grid)
     return depth, (vertices, faces, index, depth, weights)
 
 
 def _mesh_depth_bwd(grid, residuals, cotangent):
     vertices, faces, index, depth, weights = residuals
-    pull = _face_pull(cotangent, depth, weights)
-    sums = _sum_by_face(pull, index, faces.shape[0])
-    corners = vertices[:, faces]
-    gradient = _corner_gradients(corners, sums, grid)
-    batch = vertices.shape[0]
-    return (
-        jnp.zeros_like(vertices)
-        .at[:, faces.reshape(-1)]
-        .add(gradient.reshape(batch, -1, 3)),
-        None,
-        None,
+    batch, count, _ = vertices.shape
+    face_count = faces.shape[0]
+    rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
+    target = jnp.where(index >= 0, index + rows * face_count, batch * face_count)
+    pulls = [
+        jnp.zeros(batch * face_count, p.dtype).at[target].add(p, mode="drop")
+        for p in jax.lax.optimization_barrier(_pulls(cotangent, depth, weights))
+    ]
+    ids = (jnp.clip(faces, 0, count - 1)[None] + rows[..., None] * count).reshape(-1, 3)
+    xs, ys, zs = (
+        [vertices[..., axis].reshape(-1)[ids[:, k]] for k in range(3)]
+        for axis in range(3)
     )
+    gradients = jax.lax.optimization_barrier(
+        _corner_gradients(xs, ys, zs, pulls, grid)
+    )
+    planes = []
+    for axis in range(3):
+        plane = jnp.zeros(batch * count, vertices.dtype)
+        for k in range(3):
+            plane = plane.at[ids[:, k]].add(gradients[k][axis])
+        planes.append(plane.reshape(batch, count))
+    return jnp.stack(planes, axis=-1), None, None
 
 
 _mesh_depth.defvjp(_mesh_depth_fwd, _mesh_depth_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _grid_depth(vertices, index, grid):
-    return _grid_depth_fwd(vertices, index, grid)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _grid_depth(vertices, index, boxes, grid):
+    return _grid_depth_fwd(vertices, index, boxes, grid)[0]
 
 
-def _grid_depth_fwd(vertices, index, grid):
+def _grid_depth_fwd(vertices, index, boxes, grid):
     batch, h, w, _ = vertices.shape
-    faces = jnp.asarray(mesh_lib.grid_faces(h, w))
-    depth, weights = _depth_at(vertices.reshape(batch, h * w, 3), faces, index, grid)
-    return depth, (vertices, index, depth, weights)
+    cells = (h - 1) * (w - 1)
+    drawn = index >= 0
+    face = jnp.where(drawn, index, 0)
+    lower = face >= cells
+    cell = jnp.where(lower, face - cells, face)
+    row = cell // (w - 1)
+    corner = cell + row + (jnp.arange(batch, dtype=jnp.int32) * (h * w))[:, None]
+    # (TL, BL, TR) or (TR, BL, BR).
+    corner_ids = jax.lax.optimization_barrier(
+        [
+            corner + jnp.where(lower, 1, 0),
+            corner + w,
+            corner + jnp.where(lower, w + 1, 1),
+        ]
+    )
+    planes = [vertices[..., k].reshape(-1) for k in range(3)]
+    depth, weights = _depth_at(planes, corner_ids, drawn, grid)
+    return depth, (vertices, index, boxes, depth, weights)
 
 
 def _grid_depth_bwd(grid, residuals, cotangent):
-    vertices, index, depth, weights = residuals
+    vertices, index, boxes, depth, weights = residuals
     batch, h, w, _ = vertices.shape
-    pull = _face_pull(cotangent, depth, weights)
-    sums = _sum_by_face(pull, index, 2 * (h - 1) * (w - 1))
-    sums = sums.reshape(batch, 2, h - 1, w - 1, 3)
-    tl, tr = vertices[:, :-1, :-1], vertices[:, :-1, 1:]
-    bl, br = vertices[:, 1:, :-1], vertices[:, 1:, 1:]
-    corners = jnp.stack(
-        [jnp.stack([tl, bl, tr], axis=-2), jnp.stack([tr, bl, br], axis=-2)], axis=1
+    pulls = grid_face_sums(
+        boxes, index, jnp.stack(_pulls(cotangent, depth, weights), axis=1), grid=grid
     )
-    gradient = _corner_gradients(corners, sums, grid)
+    pulls = pulls.reshape(batch, 2, 3, h - 1, w - 1)
+    planes = [vertices[..., k] for k in range(3)]
+    tl = [p[:, :-1, :-1] for p in planes]
+    tr = [p[:, :-1, 1:] for p in planes]
+    bl = [p[:, 1:, :-1] for p in planes]
+    br = [p[:, 1:, 1:] for p in planes]
+    upper = _corner_gradients(*zip(tl, bl, tr, strict=True), [pulls[:, 0, k] for k in range(3)], grid)
+    lower = _corner_gradients(*zip(tr, bl, br, strict=True), [pulls[:, 1, k] for k in range(3)], grid)
+    upper, lower = jax.lax.optimization_barrier((upper, lower))
 
     def place(cells, row, column):
-        return jnp.pad(cells, ((0, 0), (row, 1 - row), (column, 1 - column), (0, 0)))
+        return jnp.pad(cells, ((0, 0), (row, 1 - row), (column, 1 - column)))
 
     # Every vertex gathers from its at most six faces.
-    upper, lower = gradient[:, 0], gradient[:, 1]
-    return (
-        place(upper[..., 0, :], 0, 0)
-        + place(upper[..., 1, :] + lower[..., 1, :], 1, 0)
-        + place(upper[..., 2, :] + lower[..., 0, :], 0, 1)
-        + place(lower[..., 2, :], 1, 1),
-        None,
-    )
+    gradient = [
+        place(upper[0][k], 0, 0)
+        + place(upper[1][k] + lower[1][k], 1, 0)
+        + place(upper[2][k] + lower[0][k], 0, 1)
+        + place(lower[2][k], 1, 1)
+        for k in range(3)
+    ]
+    return jnp.stack(gradient, axis=-1), None, None
 
 
 _grid_depth.defvjp(_grid_depth_fwd, _grid_depth_bwd)

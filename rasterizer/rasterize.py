@@ -96,38 +96,38 @@ def barycentrics_at(
     # A face that is not drawn may hold NaN; keep it out of the arithmetic.
     corners = jnp.where(drawn[..., None, None], corners, 1.0)
     x, y = grid.positions(vertices.dtype)
-    weights, _ = screen_weights(
-        corners[..., 0] - x[:, None], corners[..., 1] - y[:, None, None], grid
+    weights = screen_weights(
+        [corners[..., k, 0] - x for k in range(3)],
+        [corners[..., k, 1] - y[:, None] for k in range(3)],
+        grid,
     )
-    over_z = weights / corners[..., 2]
+    over_z = jnp.stack(weights, axis=-1) / corners[..., 2]
     inverse = jnp.sum(over_z, axis=-1)
     depth = jnp.where(drawn, 1.0 / inverse, jnp.inf)
     barycentrics = jnp.where(drawn[..., None], over_z / inverse[..., None], 0.0)
     return barycentrics, depth
 
 
-def screen_weights(
-    x: jax.Array, y: jax.Array, grid: SampleGrid
-) -> tuple[jax.Array, jax.Array]:
+def screen_weights(xs, ys, grid: SampleGrid) -> tuple[jax.Array, ...]:
     """Screen-space barycentric weights of the origin in triangles.
 
     Args:
-        x, y: (..., 3) corners relative to the sample, pixels. Relative coordinates keep
-            float32 exact enough.
+        xs, ys: three arrays each, the corners relative to the sample, pixels. Relative
+            coordinates keep float32 exact enough.
 
     Returns:
-        Weights (..., 3), clipped to [0, 1] and renormalised, and twice the signed area
-        (...), with 1 for a triangle too thin to divide by (such a triangle is drawn
-        only where snapping thickened it); its weights are 1/3.
+        Three weights, clipped to [0, 1] and renormalised; 1/3 each for a triangle too
+        thin to divide by its area (it is drawn only where snapping thickened it).
     """
-    (xa, xb, xc), (ya, yb, yc) = jnp.moveaxis(x, -1, 0), jnp.moveaxis(y, -1, 0)
-    edges = jnp.stack([xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb], -1)
+    (xa, xb, xc), (ya, yb, yc) = xs, ys
+    edges = (xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb)
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
     thick = jnp.abs(area) > smallest_area(grid)
     area = jnp.where(thick, area, 1.0)
-    raw = jnp.where(thick[..., None], edges / area[..., None], 1.0 / 3.0)
-    clipped = jnp.clip(raw, 0.0, 1.0)
-    return clipped / jnp.sum(clipped, axis=-1, keepdims=True), area
+    raw = [jnp.where(thick, e / area, 1.0 / 3.0) for e in edges]
+    a, b, c = (jnp.clip(w, 0.0, 1.0) for w in raw)
+    total = a + b + c
+    return a / total, b / total, c / total
 
 
 def smallest_area(grid: SampleGrid) -> float:

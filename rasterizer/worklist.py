@@ -2,11 +2,16 @@
 
 A primitive is a triangle, or a grid cell of two triangles. The boxes give a count of
 candidate samples each, a prefix sum lays all pairs out in one flat list, and a chunk of
-that list at a time is tested in a while loop that runs until the list is done: static
-shapes, no capacity to overflow, every face drawn whatever its size.
+that list at a time is worked on in a while loop that runs until the list is done:
+static shapes, no capacity to overflow, every face drawn whatever its size.
+
+XLA's CPU compiler recomputes a cheap producer in each of its consumers, straight
+through `optimization_barrier`, which costs several times the work itself here. `apart`
+keeps a stage's results from being recomputed.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,6 +21,10 @@ from rasterizer import coverage
 from rasterizer.coverage import SampleGrid
 
 _INT32_MAX = 2**31 - 1
+
+Triangles = tuple[tuple[int, int, int], ...]
+MESH: Triangles = ((0, 1, 2),)
+CELL: Triangles = ((0, 1, 2), (2, 1, 3))  # of corners TL, BL, TR, BR
 
 
 class Primitives(NamedTuple):
@@ -32,18 +41,68 @@ class Primitives(NamedTuple):
 
 
 class Boxes(NamedTuple):
-    """The samples within each primitive's bounds, clipped to the image; all (N,) int32.
+    """The samples within each primitive's bounds, clipped to the image; all (N,).
 
     Attributes:
-        column, row: first sample.
-        width: columns; at least 1, so that it can divide.
-        count: samples; 0 for a primitive that cannot be drawn.
+        column, row: first sample, int32.
+        width: columns, int32; at least 1, so that it can divide.
+        count: samples, int32; 0 for a primitive that cannot be drawn.
+        large: bool; the span needs wide arithmetic.
     """
 
     column: jax.Array
     row: jax.Array
     width: jax.Array
     count: jax.Array
+    large: jax.Array
+
+
+class Items(NamedTuple):
+    """A chunk of the list; all (chunk,).
+
+    Attributes:
+        primitive: into the flattened primitives.
+        mesh: the batch member.
+        row, column: of the sample.
+        sample: into the flattened samples of the batch.
+        step: int32; how many items of the same primitive precede this one.
+        live: bool; False beyond the end of the list.
+    """
+
+    primitive: jax.Array
+    mesh: jax.Array
+    row: jax.Array
+    column: jax.Array
+    sample: jax.Array
+    step: jax.Array
+    live: jax.Array
+
+
+class Ranges(NamedTuple):
+    """Which items of a chunk belong to which primitive.
+
+    Attributes:
+        base: the first primitive of the block; the others follow.
+        begin, stop: (block,) int32; its items, clipped to [0, chunk].
+        longest: no primitive has more items than this in the chunk.
+    """
+
+    base: jax.Array
+    begin: jax.Array
+    stop: jax.Array
+    longest: jax.Array
+
+
+def apart(worthwhile: jax.Array, stage: Callable, *args):
+    """`stage(*args)` if `worthwhile`, else zeros: a conditional, which XLA does not fuse
+    across. `worthwhile` must depend on data, or it is folded away."""
+    shapes = jax.eval_shape(stage, *args)
+    return jax.lax.cond(
+        worthwhile,
+        stage,
+        lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+        *args,
+    )
 
 
 def snap_vertices(
@@ -52,21 +111,18 @@ def snap_vertices(
     """Snapped x, y and float32 inverse depth, 0 where a vertex cannot be drawn."""
     x, y, z = vertices[..., 0], vertices[..., 1], vertices[..., 2]
     limit = 2.0**29 / (grid.supersample * 2**grid.bits)  # int32 must not overflow
-    ok = jnp.isfinite(x) & jnp.isfinite(y) & jnp.isfinite(z) & (z > near)
-    ok &= (jnp.abs(x) < limit) & (jnp.abs(y) < limit)
+    ok = (z > near) & (z < jnp.inf) & (jnp.abs(x) < limit) & (jnp.abs(y) < limit)
     inverse = 1.0 / jnp.where(ok, z, 1.0).astype(jnp.float32)
-    ok &= jnp.isfinite(inverse) & (inverse > 0.0)
+    ok &= (inverse < jnp.inf) & (inverse > 0.0)
     (shift_x, shift_y), (centre_x, centre_y) = grid.shift, grid.centre
     xi = coverage.snap(jnp.where(ok, x, 0.0), shift_x, centre_x, grid)
     yi = coverage.snap(jnp.where(ok, y, 0.0), shift_y, centre_y, grid)
-    half = coverage.MAX_SPAN // 2
-    ok &= (jnp.abs(xi) <= half) & (jnp.abs(yi) <= half)
+    reach = (coverage.MAX_SPAN // 2) << grid.bits
+    ok &= (jnp.abs(xi) <= reach) & (jnp.abs(yi) <= reach)
     return jnp.where(ok, xi, 0), jnp.where(ok, yi, 0), jnp.where(ok, inverse, 0.0)
 
 
-def bound(
-    primitives: Primitives, triangles: tuple[tuple[int, int, int], ...], grid: SampleGrid
-) -> Boxes:
+def bound(primitives: Primitives, triangles: Triangles, grid: SampleGrid) -> Boxes:
     """Sample boxes of the drawable triangles of each primitive."""
     drawable = [
         (primitives.inverse_depth[a] > 0)
@@ -78,29 +134,150 @@ def bound(
     for k in range(len(primitives.x)):
         mine = [d for d, t in zip(drawable, triangles, strict=True) if k in t]
         used.append(mine[0] if len(mine) == 1 else mine[0] | mine[1])
+    any_used = drawable[0] if len(drawable) == 1 else drawable[0] | drawable[1]
 
-    def limits(values, centre, size):
+    def extent(values):
         low = high = None
         for value, use in zip(values, used, strict=True):
-            first = jnp.where(use, value, _INT32_MAX)
-            last = jnp.where(use, value, -_INT32_MAX)
+            first = jnp.where(use, value, _INT32_MAX // 2)
+            last = jnp.where(use, value, -_INT32_MAX // 2)
             low = first if low is None else jnp.minimum(low, first)
             high = last if high is None else jnp.maximum(high, last)
-        # ceil and floor to whole samples; the huge sentinels of an undrawable
-        # primitive give an empty range.
-        first = -((-low) >> grid.bits) + centre
-        last = (high >> grid.bits) + centre
+        return low, high
+
+    def limits(low, high, centre, size, margin):
+        first = -((-low) >> grid.bits) + centre - margin
+        last = (high >> grid.bits) + centre + margin
         first = jnp.clip(first, 0, size)
         return first, jnp.maximum(jnp.clip(last, -1, size - 1) - first + 1, 0)
 
-    column, width = limits(primitives.x, grid.centre[0], grid.columns)
-    row, height = limits(primitives.y, grid.centre[1], grid.rows)
-    return Boxes(column, row, jnp.maximum(width, 1), width * height)
+    low_x, high_x = extent(primitives.x)
+    low_y, high_y = extent(primitives.y)
+    span = jnp.maximum(high_x - low_x, high_y - low_y)
+    large = any_used & (span > coverage.SMALL_SPAN)
+    # A face snapped to a coarser grid may reach a sample beyond its box.
+    margin = large.astype(jnp.int32)
+    column, width = limits(low_x, high_x, grid.centre[0], grid.columns, margin)
+    row, height = limits(low_y, high_y, grid.centre[1], grid.rows, margin)
+    count = jnp.where(any_used, width * height, 0)
+    return Boxes(column, row, jnp.maximum(width, 1), count, large)
+
+
+def _for_each_chunk(
+    boxes: Boxes,
+    count: jax.Array,
+    state,
+    work: Callable,
+    *,
+    batch: int,
+    grid: SampleGrid,
+    chunk: int,
+):
+    """Runs `work(items, ranges, state) -> state` on all items, a chunk at a time.
+
+    A chunk's runs start anew: the first item of one may continue a primitive's run.
+    """
+    n = boxes.count.shape[0]
+    per_mesh = n // batch
+    # The list of one block must not overflow int32, whatever the boxes.
+    block = min(n, max(1, _INT32_MAX // 2 // grid.samples))
+
+    def run_block(first, state):
+        # The last block is moved back to end with the list; skip what is done already.
+        base = jnp.minimum(first, n - block)
+        mine = jax.lax.dynamic_slice(count, (base,), (block,))
+        mine = jnp.where(base + jnp.arange(block, dtype=jnp.int32) >= first, mine, 0)
+        end = jnp.cumsum(mine)
+        start = end - mine
+        start, end = jax.lax.optimization_barrier((start, end))
+        total = end[-1]
+        longest = jnp.minimum(jnp.max(mine), chunk)
+
+        def run_chunk(carry):
+            origin, state = carry
+            begin = jnp.clip(start - origin, 0, chunk)
+            stop = jnp.clip(end - origin, 0, chunk)
+            # Items find their primitive: scatter the start marks, running maximum.
+            slot = jnp.where(stop > begin, begin, chunk)
+            marks = jnp.zeros(chunk, jnp.int32)
+            marks = marks.at[slot].max(
+                jnp.arange(block, dtype=jnp.int32), mode="drop"
+            )
+            local = _running(
+                marks, longest, lambda here, back, _: jnp.maximum(here, back)
+            )
+            item = origin + jnp.arange(chunk, dtype=jnp.int32)
+            live = item < total
+            p = local + base
+            k = item - _take(start, local)
+            k, width, first_column, first_row = jax.lax.optimization_barrier(
+                (
+                    jnp.where(live, k, 0),
+                    _take(boxes.width, p),
+                    _take(boxes.column, p),
+                    _take(boxes.row, p),
+                )
+            )
+            row = _divide(k, width, grid)
+            column = first_column + (k - row * width)
+            row = first_row + row
+            mesh = p // per_mesh
+            sample = mesh * grid.samples + row * grid.columns + column
+            items = Items(p, mesh, row, column, sample, k, live)
+            items = jax.lax.optimization_barrier(items)
+            ranges = Ranges(base, begin, stop, longest)
+            return origin + chunk, work(items, ranges, state)
+
+        _, state = jax.lax.while_loop(
+            lambda carry: carry[0] < total, run_chunk, (jnp.int32(0), state)
+        )
+        return state
+
+    blocks = math.ceil(n / block)
+    if blocks == 1:
+        return run_block(jnp.int32(0), state)
+    return jax.lax.fori_loop(
+        0, blocks, lambda i, s: run_block((i * block).astype(jnp.int32), s), state
+    )
+
+
+def _running(x, longest, combine):
+    """Doubles the reach of each item, backwards along the last axis, until it spans the
+    longest run. A loop, not `associative_scan`, which takes seconds to compile."""
+    size = x.shape[-1]
+
+    def double(carry):
+        reach, x = carry
+        padded = jnp.concatenate([jnp.zeros_like(x), x], axis=-1)
+        back = jax.lax.dynamic_slice_in_dim(padded, size - reach, size, axis=-1)
+        return 2 * reach, combine(x, back, reach)
+
+    return jax.lax.while_loop(
+        lambda carry: carry[0] < longest, double, (jnp.int32(1), x)
+    )[1]
+
+
+def _take(values, index):
+    return values.at[index].get(mode="promise_in_bounds")
+
+
+def _divide(k, width, grid):
+    """k // width for 0 <= k < samples, width >= 1.
+
+    Integer division does not vectorise; the float quotient of numbers this small, with
+    the half that keeps it clear of whole numbers, floors to the same.
+    """
+    if grid.samples < 2**20:
+        return jnp.floor(
+            (k.astype(jnp.float32) + 0.5) / width.astype(jnp.float32)
+        ).astype(jnp.int32)
+    return k // width
 
 
 def visible_faces(
     primitives: Primitives,
-    triangles: tuple[tuple[int, int, int], ...],
+    boxes: Boxes,
+    triangles: Triangles,
     *,
     batch: int,
     grid: SampleGrid,
@@ -111,92 +288,157 @@ def visible_faces(
     primitives of one mesh.
     """
     n = primitives.x[0].shape[0]
-    samples = grid.samples
-    if n == 0 or batch * samples == 0:
-        return jnp.full((batch, samples), -1, jnp.int32)
+    samples = batch * grid.samples
+    if n == 0 or samples == 0:
+        return jnp.full((batch, grid.samples), -1, jnp.int32)
     per_mesh = n // batch
-    boxes = bound(primitives, triangles, grid)
-    boxes, primitives = jax.lax.optimization_barrier((boxes, primitives))
 
-    # The list of one block must not overflow int32, whatever the boxes.
-    block = min(n, max(1, _INT32_MAX // 2 // samples))
-    blocks = math.ceil(n / block)
-    chunk = max(1024, 128 * math.ceil(batch * samples * 0.5 / 128))
+    def draw(wide, items, ranges, state):
+        del ranges
+        near_buffer, primitive_buffer = state
+        corners = jax.lax.optimization_barrier(
+            Primitives(*(tuple(_take(v, items.primitive) for v in q) for q in primitives))
+        )
+        key = _test(corners, triangles, items, grid, wide)
+        hit = items.live & (key > 0)
+        where = jnp.where(hit, items.sample, samples)
+        key, where = jax.lax.optimization_barrier((key, where))
+        updated = near_buffer.at[where].max(key, mode="drop")
+        primitive_buffer = jnp.where(
+            updated > near_buffer, _INT32_MAX, primitive_buffer
+        )
+        best = _take(updated, jnp.minimum(where, samples - 1))
+        where = jnp.where(best == key, where, samples)
+        within = items.primitive - items.mesh * per_mesh
+        primitive_buffer = primitive_buffer.at[where].min(within, mode="drop")
+        return updated, primitive_buffer
 
-    state = (
-        jnp.zeros(batch * samples, jnp.int32),
-        jnp.full(batch * samples, _INT32_MAX, jnp.int32),
+    def run(count, wide, state):
+        return _for_each_chunk(
+            boxes,
+            count,
+            state,
+            lambda *a: draw(wide, *a),
+            batch=batch,
+            grid=grid,
+            chunk=max(1024, math.ceil(samples / 2)),
+        )
+
+    state = (jnp.zeros(samples, jnp.int32), jnp.full(samples, _INT32_MAX, jnp.int32))
+    state = run(jnp.where(boxes.large, 0, boxes.count), False, state)
+    large = jnp.where(boxes.large, boxes.count, 0)
+    near, primitive = jax.lax.cond(
+        jnp.any(large > 0), lambda s: run(large, True, s), lambda s: s, state
     )
+    # The lowest bit of the key says that triangle 0 won.
+    face = jnp.where(near & 1 == 1, primitive, primitive + per_mesh)
+    return jnp.where(near > 0, face, -1).reshape(batch, grid.samples)
 
-    def draw_block(first, state):
-        # The last block is moved back to end with the list; skip what is drawn already.
-        first_safe = jnp.minimum(first, n - block)
-        member = first_safe + jnp.arange(block, dtype=jnp.int32)
-        count = jax.lax.dynamic_slice(boxes.count, (first_safe,), (block,))
-        count = jnp.where(member >= first, count, 0)
-        end = jnp.cumsum(count)
-        start = end - count
-        start, end = jax.lax.optimization_barrier((start, end))
-        total = end[-1]
 
-        def draw_chunk(carry):
-            origin, near_buffer, face_buffer = carry
-            # Items find their primitive: scatter the start marks, running maximum.
-            inside = (start < origin + chunk) & (end > origin) & (count > 0)
-            slot = jnp.where(inside, jnp.maximum(start - origin, 0), chunk)
-            marks = jnp.zeros(chunk, jnp.int32).at[slot].max(
-                jnp.arange(block, dtype=jnp.int32), mode="drop"
-            )
-            local = jax.lax.cummax(marks)
-            local = jax.lax.optimization_barrier(local)
-            item = origin + jnp.arange(chunk, dtype=jnp.int32)
-            live = item < total
-            p = local + first_safe
-            k = item - start[local]
-            width = boxes.width[p]
-            row = k // width
-            column = boxes.column[p] + (k - row * width)
-            row = boxes.row[p] + row
-            mesh = p // per_mesh
-            sample = mesh * samples + row * grid.columns + column
-            px = (column - grid.centre[0]) << grid.bits
-            py = (row - grid.centre[1]) << grid.bits
-            xs = [v[p] for v in primitives.x]
-            ys = [v[p] for v in primitives.y]
-            inverse = [v[p] for v in primitives.inverse_depth]
+def _test(corners: Primitives, triangles, items: Items, grid: SampleGrid, wide: bool):
+    """The nearer triangle's nearness, with the lowest bit set for triangle 0, so that
+    it wins a tie; 0 where neither covers the sample.
 
-            best = jnp.zeros(chunk, jnp.int32)
-            face = jnp.zeros(chunk, jnp.int32)
-            within = p - mesh * per_mesh
-            for t, corners in enumerate(triangles):
-                a, b, c = corners
-                edges = [
-                    coverage.edge(xs[i], ys[i], xs[j], ys[j], px, py)
-                    for i, j in ((b, c), (c, a), (a, b))
-                ]
-                near = coverage.nearness(edges, [inverse[i] for i in corners])
-                face = jnp.where(near > best, t * per_mesh + within, face)
-                best = jnp.maximum(best, near)
-            hit = live & (best > 0)
-            where = jnp.where(hit, sample, batch * samples)
-            where, best, face = jax.lax.optimization_barrier((where, best, face))
-            updated = near_buffer.at[where].max(best, mode="drop")
-            face_buffer = jnp.where(updated > near_buffer, _INT32_MAX, face_buffer)
-            wins = hit & (updated[jnp.where(hit, sample, 0)] == best)
-            where = jnp.where(wins, sample, batch * samples)
-            face_buffer = face_buffer.at[where].min(face, mode="drop")
-            return origin + chunk, updated, face_buffer
+    One output: with two, XLA would compute everything twice.
+    """
+    column = items.column - grid.centre[0]
+    row = items.row - grid.centre[1]
+    best = None
+    for t, (a, b, c) in enumerate(triangles):
+        xs, ys = [corners.x[i] for i in (a, b, c)], [corners.y[i] for i in (a, b, c)]
+        inverse = [corners.inverse_depth[i] for i in (a, b, c)]
+        if wide:
+            shift = coarsening(xs + ys)
+            half = (1 << shift) >> 1
+            xs, ys = ([(v + half) >> shift for v in q] for q in (xs, ys))
+            unit = 1 << (grid.bits - shift)
+        else:
+            unit = 1 << grid.bits
+        px, py = column * unit, row * unit
+        edge = coverage.wide_edge if wide else coverage.edge
+        edges = [
+            edge(xs[i], ys[i], xs[j], ys[j], px, py) for i, j in ((1, 2), (2, 0), (0, 1))
+        ]
+        near = (coverage.wide_nearness if wide else coverage.nearness)(edges, inverse)
+        near = jnp.where(near > 0, near | (1 if t == 0 else 0), 0)
+        best = near if best is None else jnp.maximum(best, near)
+    return best
 
-        _, near_buffer, face_buffer = jax.lax.while_loop(
-            lambda carry: carry[0] < total, draw_chunk, (jnp.int32(0), *state)
+
+def coarsening(coordinates) -> jax.Array:
+    """By how many bits the snapped coordinates of a face must be rounded to keep to
+    +-MAX_SPAN / 2; 0 for nearly all."""
+    reach = jnp.abs(coordinates[0])
+    for value in coordinates[1:]:
+        reach = jnp.maximum(reach, jnp.abs(value))
+    shift = jnp.zeros_like(reach)
+    for s in range(coverage.MAX_SUBPIXEL_BITS):
+        shift += (reach > (coverage.MAX_SPAN // 2) << s).astype(jnp.int32)
+    return shift
+
+
+def sum_by_face(
+    boxes: Boxes,
+    face_index: jax.Array,
+    values: tuple[jax.Array, ...],
+    *,
+    triangle_count: int,
+    batch: int,
+    grid: SampleGrid,
+) -> jax.Array:
+    """Sums values over the samples that each face won, in a fixed order, by gathers.
+
+    The work list holds the samples of a primitive next to one another, so that a
+    segmented running sum ends with the primitive's total.
+
+    Args:
+        boxes: of the primitives that were drawn.
+        face_index: (batch, samples) int32.
+        values: each (batch, samples).
+
+    Returns:
+        (triangles of a primitive, values, N).
+    """
+    n = boxes.count.shape[0]
+    per_mesh = n // batch
+    face_index = face_index.reshape(-1)
+    values = tuple(v.reshape(-1) for v in values)
+    chunk = max(1024, math.ceil(batch * grid.samples / 2))
+
+    def add(items, ranges, totals):
+        face = jnp.where(items.live, _take(face_index, items.sample), -1)
+        within = items.primitive - items.mesh * per_mesh
+        terms = jax.lax.optimization_barrier(
+            (face - within, [_take(v, items.sample) for v in values])
         )
-        return near_buffer, face_buffer
-
-    if blocks == 1:
-        state = draw_block(jnp.int32(0), state)
-    else:
-        state = jax.lax.fori_loop(
-            0, blocks, lambda i, s: draw_block((i * block).astype(jnp.int32), s), state
+        terms = jnp.stack(
+            [
+                jnp.where(terms[0] == t * per_mesh, v, 0.0)
+                for t in range(triangle_count)
+                for v in terms[1]
+            ]
         )
-    face = jnp.where(state[0] > 0, state[1], -1)
-    return face.reshape(batch, samples)
+        sums = _running(
+            terms,
+            ranges.longest,
+            lambda here, back, reach: jnp.where(items.step >= reach, here + back, here),
+        )
+        owns = ranges.stop > ranges.begin
+        last = jnp.maximum(ranges.stop - 1, 0)
+        new = jnp.stack([jnp.where(owns, _take(s, last), 0.0) for s in sums])
+        old = jax.lax.dynamic_slice_in_dim(totals, ranges.base, owns.size, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(
+            totals, old + new, ranges.base, axis=1
+        )
+
+    count = len(values)
+    totals = _for_each_chunk(
+        boxes,
+        boxes.count,
+        jnp.zeros((triangle_count * count, n), values[0].dtype),
+        add,
+        batch=batch,
+        grid=grid,
+        chunk=chunk,
+    )
+    return totals.reshape(triangle_count, count, n)

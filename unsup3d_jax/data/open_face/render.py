@@ -190,7 +190,9 @@ def render_chunk(
     mask = centred.face_index >= 0
     normal = face_away(interpolate(inward, mesh.faces, centred))
     keypoints = screen[:, mesh.landmarks]
-    depth = jnp.where(mask, centred.depth, FAR)
+    # Poses are chosen by vertices, so a silhouette may graze the limit (by < 1 mm);
+    # below it, depth < FAR is the mask without exception.
+    depth = jnp.where(mask, jnp.minimum(centred.depth, FAR - 1e-4), FAR)
     return Pictures(
         image=jnp.clip(image, 0.0, 1.0),
         albedo=pool(albedo) / jnp.maximum(4 * coverage, 1.0),

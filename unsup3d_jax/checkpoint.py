@@ -290,6 +290,8 @@ class Checkpoints:
                 f"checkpoint {step} in {self._manager.directory} does not fit this "
                 f"config ({reason})."
             ) from error
+        # orbax fills numpy arrays of any shape without complaint.
+        check_shapes(loaded["state"], template, f"checkpoint {step}")
         return _unpacked(loaded["state"], like), loaded["data"]
 
     def wait(self) -> None:
@@ -307,6 +309,26 @@ def _unpacked(tree: Mapping, like: TrainState) -> TrainState:
         opt_state=tree["opt_state"],
         key=jax.random.wrap_key_data(jnp.asarray(tree["key"])),
     )
+
+
+def check_shapes(tree: Any, expected: Any, name: str) -> None:
+    """Checks that a tree has the arrays, and the shapes, of another.
+
+    Raises:
+        UserError: naming the first array that differs.
+    """
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+
+    found, wanted = shapes(tree), shapes(expected)
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            raise UserError(
+                f"{name} does not fit this config: {key} has shape "
+                f"{found.get(key, 'none')}, expected {wanted.get(key, 'none')}."
+            )
 
 
 def newest_step(workdir: Path) -> int | None:

@@ -331,11 +331,15 @@ def run_data(args: Arguments, interrupts: Interrupts) -> None:
 
 
 def _load_params(args: Arguments) -> tuple[Any, int]:
-    from unsup3d_jax import checkpoint
+    import jax
+
+    from unsup3d_jax import checkpoint, train
 
     place = args.checkpoint or args.workdir
     params, step = checkpoint.load_params(place)
     checkpoint.check_meaning(args.config, place)
+    expected = jax.eval_shape(lambda: train.initial_params(args.config))
+    checkpoint.check_shapes(params, expected, f"the checkpoint in {place}")
     return params, step
 
 

@@ -1,0 +1,119 @@
+"""Saving, restoring, keeping, refusing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_task
+
+from unsup3d_jax import checkpoint, train_state
+from unsup3d_jax.errors import UserError
+
+
+def _state(step=0, value=1.0):
+    optimizer = train_state.make_optimizer(tiny_task.config())
+    params = jax.tree.map(lambda x: x + value, tiny_task.init(jax.random.key(0)))
+    state = train_state.create(jax.random.key(7), params, optimizer)
+    return state.replace(step=jnp.int32(step))
+
+
+def test_everything_comes_back(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    state = _state(3)
+    checkpoints.save(state, {"step": 3, "digest": "ab"}, loss=None)
+    checkpoints.wait()
+    back, position = checkpoints.restore(_state(0, value=5.0), 3)
+    assert position == {"step": 3, "digest": "ab"}
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+    assert jax.tree.structure(state) == jax.tree.structure(back)
+    params, step = checkpoint.load_params(tmp_path)
+    assert step == 3
+    np.testing.assert_array_equal(params["view"]["w"], state.params["view"]["w"])
+    again, _ = checkpoint.load_params(tmp_path / "checkpoints" / "3")
+    assert again.keys() == params.keys()
+
+
+def test_the_copy_is_taken_at_once(tmp_path):
+    """The caller donates the state to the next step while the save goes on."""
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    state = _state(1)
+    expected = np.array(state.params["view"]["w"])
+    checkpoints.save(state, {}, loss=None)
+    overwrite = jax.jit(
+        lambda s: jax.tree.map(lambda x: x * 0 - 9.0, s), donate_argnums=0
+    )
+    overwrite(state.params)
+    checkpoints.wait()
+    params, _ = checkpoint.load_params(tmp_path)
+    np.testing.assert_array_equal(params["view"]["w"], expected)
+
+
+def test_a_state_that_is_not_finite_is_never_written(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    state = _state(1)
+    bad = jax.tree.map(lambda x: x * jnp.nan, state.params)
+    with pytest.raises(FloatingPointError):
+        checkpoints.save(state.replace(params=bad), {}, loss=None)
+    assert checkpoints.steps() == []
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    for step, loss in enumerate([0.3, 0.1, None, 0.2, None], start=1):
+        checkpoints.save(_state(step), {}, loss=loss)
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 4, 5]
+    assert checkpoint.newest_step(tmp_path) == 5
+
+
+def test_half_a_checkpoint_does_not_count(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    checkpoints.save(_state(1), {}, loss=None)
+    checkpoints.close()
+    whole = tmp_path / "checkpoints" / "1"
+    whole.rename(tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp")
+    assert checkpoint.newest_step(tmp_path) is None
+    assert checkpoint.Checkpoints(tmp_path, keep=2).steps() == []
+
+
+def test_another_model_is_refused(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    checkpoints.save(_state(1), {}, loss=None)
+    checkpoints.wait()
+    other = _state()
+    params = other.params | {"view": {"w": jnp.zeros(5), "b": jnp.zeros(3)}}
+    with pytest.raises(UserError, match="does not fit"):
+        checkpoints.restore(other.replace(params=params), 1)
+
+
+def test_meaning_of_parameters_is_checked(tmp_path):
+    config = tiny_task.config()
+    checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+    config.data.path = "elsewhere"  # other photos, same model
+    checkpoint.check_meaning(config, tmp_path)
+    config.view.rotation_max_deg = 30.0
+    with pytest.raises(UserError, match="view.rotation_max_deg"):
+        checkpoint.check_meaning(config, tmp_path)
+    with pytest.raises(UserError, match="view.rotation_max_deg"):
+        checkpoint.check_meaning(config, tmp_path / "checkpoints" / "5")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_checkpoint_is_said(tmp_path, exists):
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.load_params(tmp_path if exists else tmp_path / "nowhere")
+
+
+def test_differing_keys_are_named_and_harmless_ones_are_not():
+    old = tiny_task.config().to_dict()
+    config = tiny_task.config()
+    config.loss.flip, config.log.every, config.train.devices = 0.25, 7, 2
+    assert checkpoint.differing_keys(old, config.to_dict()) == [
+        "loss.flip (0.5 there, 0.25 now)"
+    ]
+    del old["loss"]["flip"]
+    (text,) = checkpoint.differing_keys(old, config.to_dict())
+    assert text == "loss.flip (absent there, 0.25 now)"

@@ -1,0 +1,135 @@
+"""The command line from outside: what it accepts, refuses, and prints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import default
+from unsup3d_jax import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = str(ROOT / "configs" / "folder.py")
+
+
+def _parse(*flags):
+    return cli.parse(["main.py", *flags], default.get_config())
+
+
+def test_overrides_take_the_type_of_the_key():
+    args = _parse(
+        f"--config={FOLDER}",
+        "--config.train.steps=1e3",
+        "--config.train.learning_rate=1",
+        "--config.data.flip=false",
+        "--config.data.crop=(1, 2,30,40)",
+        "--config.eval.baselines=constant,'average'",
+        "--config.data.path",
+        "a=b",
+    )
+    config = args.config
+    assert config.train.steps == 1000 and isinstance(config.train.steps, int)
+    assert config.train.learning_rate == 1.0
+    assert isinstance(config.train.learning_rate, float)
+    assert config.data.flip is False
+    assert config.data.crop == (1, 2, 30, 40)
+    assert config.eval.baselines == ("constant", "average")
+    assert config.data.path == "a=b"
+    assert config.is_locked
+    assert args.mode == "train" and args.workdir == Path("runs/folder")
+
+
+def test_an_empty_tuple_and_a_workdir():
+    args = _parse(
+        f"--config={FOLDER}", "--config.eval.baselines=()", "--workdir=/tmp/x"
+    )
+    assert args.config.eval.baselines == () and args.workdir == Path("/tmp/x")
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--mode=foo"], "expected one of train, eval"),
+        (["--mode=serve"], "not built yet"),
+        (["--mode=tables"], "not built yet"),
+        ([], "--config=configs/NAME.py is missing"),
+        (["--config=nowhere.py"], "no file nowhere.py"),
+        (["--config=x/folder.py"], "did you mean"),
+        ([f"--config={FOLDER}", "--config.train.stepz=3"], "'train.steps'"),
+        ([f"--config={FOLDER}", "--config.nothing=3"], "no such key"),
+        ([f"--config={FOLDER}", "--config.seed.x=3"], "no such key"),
+        ([f"--config={FOLDER}", "--config.train=3"], "is a section"),
+        ([f"--config={FOLDER}", "--config.train.steps=many"], "an integer"),
+        ([f"--config={FOLDER}", "--config.train.steps=1.5"], "an integer"),
+        ([f"--config={FOLDER}", "--config.train.steps=inf"], "an integer"),
+        ([f"--config={FOLDER}", "--config.train.learning_rate=x"], "a number"),
+        ([f"--config={FOLDER}", "--config.data.flip=maybe"], "true or false"),
+        ([f"--config={FOLDER}", "--config.data.crop=1,b"], "a tuple"),
+        ([f"--config={FOLDER}", "--config.train.steps"], "unknown argument"),
+        ([f"--config={FOLDER}", "--frobnicate"], "unknown argument"),
+        ([f"--config={FOLDER}"], "data.path"),
+        ([f"--config={FOLDER}", "--config.data.path=/no/such"], "/no/such"),
+        ([f"--config={FOLDER}", "--config.train.schedule=up"], "train.schedule"),
+        ([f"--config={FOLDER}", "--mode=eval", "--workdir=/no/such"], "no checkpoint"),
+        ([f"--config={FOLDER}", "--mode=reconstruct"], "--input"),
+        (
+            [f"--config={FOLDER}", "--mode=reconstruct", "--input=/no", "--output=x"],
+            "/no does not exist",
+        ),
+    ],
+)
+def test_whatever_is_wrong_is_one_line_and_status_2(flags, words, capsys):
+    status = cli.main(["main.py", *flags], default.get_config())
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert err.count("\n") == 1 and err.startswith("error: ")
+    assert words in err and out == ""
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def get_config(): return 3", "no ConfigDict"),
+        (
+            "from configs import default\n"
+            "def get_config():\n"
+            "    c = default.get_config()\n"
+            "    c.train.stepz = 3\n"
+            "    return c\n",
+            "unknown key 'train.stepz'",
+        ),
+    ],
+)
+def test_a_bad_config_file_is_one_line(tmp_path, text, words, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert cli.main(["main.py", f"--config={path}"], default.get_config()) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words in err and "mine.py" in err
+
+
+def test_nothing_is_written_for_a_run_that_cannot_start(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    flags = [f"--config={FOLDER}", "--config.data.path=/no/such"]
+    cli.main(["main.py", *flags, f"--workdir={workdir}"], default.get_config())
+    assert not workdir.exists()
+
+
+def test_main_prints_help_and_errors():
+    def run(*flags):
+        return subprocess.run(
+            [sys.executable, "main.py", *flags],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+
+    helped, wrong = run("--help"), run("--mode=fly")
+    assert helped.returncode == 0 and "Traceback" not in helped.stderr
+    for mode in cli.MODES:
+        assert f"  {mode} " in helped.stdout
+    assert "configs" in helped.stdout and "folder" in helped.stdout
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1

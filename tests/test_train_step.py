@@ -1,0 +1,181 @@
+"""One pmapped update: what it changes, donates, compiles, and on how many devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_task
+
+from unsup3d_jax import train, train_state
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _setup(config, devices, **changes):
+    task = tiny_task.task(config, **changes)
+    optimizer = train_state.make_optimizer(config)
+    state = train_state.create(
+        jax.random.key(1), task.init(jax.random.key(0)), optimizer
+    )
+    schedule = train_state.schedule_from_config(config)
+    placed = train.replicate((state, task.constants, schedule), devices)
+    step = train.parallel_step(task, optimizer, devices)
+    return step, task.make_source(devices), *placed
+
+
+def count_compilations(calls):
+    """Runs functions and returns how often XLA compiled during each."""
+    events = []
+
+    def listen(name, *_, **__):
+        if name.endswith("backend_compile_duration"):
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    counts = []
+    for call in calls:
+        before = len(events)
+        call()
+        counts.append(len(events) - before)
+    return counts
+
+
+def test_state_stays_float32_and_counts_steps():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(), jax.local_devices()[:1]
+    )
+    for expected in (1, 2):
+        state, metrics = step(state, next(source), constants, schedule)
+        assert int(state.step) == expected
+    dtypes = {x.dtype for x in jax.tree.leaves(state.params)}
+    assert dtypes == {jnp.dtype("float32")}
+    assert {"total", "fit", "grad_norm", "learning_rate", "finite"} <= set(metrics)
+    assert all(v.shape == () for v in metrics.values())
+
+
+def test_frozen_depth_does_not_move_while_the_others_do():
+    config = tiny_task.config(depth_start=2, depth_full=3, weight_decay=0.1)
+    step, source, state, constants, schedule = _setup(config, jax.local_devices()[:1])
+    before = jax.device_get(state.params)
+    for moves in (False, False, True):
+        state, _ = step(state, next(source), constants, schedule)
+        after = jax.device_get(state.params)
+        assert (after["depth"]["w"] != before["depth"]["w"]).any() == moves
+        assert (after["view"]["w"] != before["view"]["w"]).all()
+    assert np.asarray(jax.tree.leaves(state.opt_state)[0]) == 3
+
+
+def test_state_is_donated():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(), jax.local_devices()[:1]
+    )
+    for _ in range(3):
+        old = state
+        state, _ = step(state, next(source), constants, schedule)
+        assert all(x.is_deleted() for x in jax.tree.leaves(old))
+        assert not any(x.is_deleted() for x in jax.tree.leaves(constants))
+
+
+def test_no_schedule_compiles_the_step_again():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(warmup_steps=2, depth_start=1, depth_full=2),
+        jax.local_devices()[:1],
+    )
+    batches = [next(source) for _ in range(5)]
+    schedules = [schedule] * 4 + [schedule.replace(peak=schedule.peak * 2)]
+
+    def call(i):
+        nonlocal state
+        state, _ = step(state, batches[i], constants, schedules[i])
+
+    counts = count_compilations([lambda i=i: call(i) for i in range(5)])
+    assert counts[0] > 0 and counts[1:] == [0] * 4
+
+
+def test_not_finite_is_reported():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(),
+        jax.local_devices()[:1],
+        weights_at=lambda s: jnp.where(s == 1, jnp.nan, 1.0),
+    )
+    flags = []
+    for _ in range(2):
+        state, metrics = step(state, next(source), constants, schedule)
+        flags.append(float(metrics["finite"]))
+    assert flags == [1.0, 0.0]
+
+
+# Runs in a process of its own, since the number of devices is fixed at start.
+_MANY = """
+import json, sys
+import jax, numpy as np
+import tiny_task
+from test_train_step import _setup, count_compilations
+count, config = int(sys.argv[1]), tiny_task.config(batch_size=8)
+devices = jax.local_devices()[:count]
+step, source, state, constants, schedule = _setup(config, devices)
+lines, batches = [], [next(source) for _ in range(5)]
+
+def call(batch):
+    global state
+    old = state
+    state, metrics = step(state, batch, constants, schedule)
+    lines.append(metrics)
+    assert all(x.is_deleted() for x in jax.tree.leaves(old)), "not donated"
+
+compiled = count_compilations([lambda b=b: call(b) for b in batches])
+assert compiled[1:] == [0] * 4, compiled
+lines = [{k: float(v) for k, v in line.items()} for line in lines]
+copies = [
+    [np.asarray(s.data).tolist() for s in x.addressable_shards]
+    for x in jax.tree.leaves(state.params)
+]
+assert all(len(c) == count and all(d == c[0] for d in c) for c in copies)
+print(json.dumps({"lines": lines, "params": [c[0] for c in copies]}))
+"""
+
+
+def _run_on(*counts: int) -> list[dict]:
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _MANY, str(count)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for count in counts
+    ]
+    results = []
+    for process in running:
+        out, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error[-2000:]
+        results.append(json.loads(out))
+    return results
+
+
+def test_four_devices_take_the_step_of_one():
+    """To float32 rounding: only the order of sums differs.
+
+    Images mask different numbers of pixels, so a mean of per-device means
+    would be off by percents.
+    """
+    one, four = _run_on(1, 4)
+    for a, b in zip(one["lines"], four["lines"], strict=True):
+        assert a.keys() == b.keys()
+        for key in a:  # spreads of the viewpoint are differences of moments
+            tolerance = 1e-3 if key.startswith("view_std") else 2e-5
+            assert a[key] == pytest.approx(b[key], rel=tolerance, abs=1e-6), key
+    for a, b in zip(one["params"], four["params"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -137,6 +137,13 @@ def test_half_of_the_examples_are_mirrored(make_source):
     assert not mirrored.any()
 
 
+def test_mirroring_depends_on_step_and_seed(make_source):
+    _, one = identities(take(make_source(seed=1), 12))
+    _, two = identities(take(make_source(seed=2), 12))
+    assert len({tuple(row) for row in one.reshape(-1, BATCH)}) > 1
+    assert not np.array_equal(one, two)
+
+
 def test_an_example_is_not_mirrored_the_same_in_every_epoch(make_source):
     index, mirrored = identities(take(make_source(), 30))
     for i in range(COUNT):

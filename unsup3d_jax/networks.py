@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from unsup3d_jax.convolution import convolve
+
 DTYPE = jnp.dtype
 
 
@@ -26,58 +28,6 @@ def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
-
-
-def convolve(
-    x: Float[Array, "b h w i"],
-    kernel: Float[Array, "kh kw i o"],
-    *,
-    stride: int = 1,
-    padding: int = 0,
-) -> Float[Array, "b h2 w2 o"]:
-    """Cross-correlation, zero padded alike on all sides."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-@jax.custom_vjp
-def _convolve_pairs(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "2 2 i o"]
-) -> Float[Array, "b h+1 w+1 o"]:
-    """2 x 2 convolution, padding 1, with a fast exact weight gradient.
-
-    XLA:CPU computes the weight gradient of an even-sized kernel as a
-    convolution with an image-sized window: 839 ms for 64 -> 256 channels at
-    32 x 32, batch 8, on 2 cores, against 11 ms for the matrix product below
-    and 9 ms for a 3 x 3 kernel of its own.
-    """
-    return convolve(x, kernel, padding=1)
-
-
-def _convolve_pairs_forward(x, kernel):
-    return convolve(x, kernel, padding=1), (x, kernel)
-
-
-def _convolve_pairs_backward(residuals, cotangent):
-    x, kernel = residuals
-    _, pull_x = jax.vjp(lambda x: convolve(x, kernel, padding=1), x)
-    h, w = cotangent.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [padded[:, a : a + h, b : b + w] for a in (0, 1) for b in (0, 1)], axis=-1
-    )
-    kernel_bar = jnp.einsum(
-        "bhwi,bhwo->io", patches, cotangent, preferred_element_type=jnp.float32
-    )
-    return pull_x(cotangent)[0], kernel_bar.reshape(kernel.shape).astype(kernel.dtype)
-
-
-_convolve_pairs.defvjp(_convolve_pairs_forward, _convolve_pairs_backward)
 
 
 def _interleave_phases(
@@ -92,7 +42,7 @@ def _interleave_phases(
     b, h, w, i = x.shape
     o = phases.shape[-1]
     kernel = phases.transpose(2, 3, 4, 0, 1, 5).reshape(2, 2, i, 4 * o)
-    y = _convolve_pairs(x, kernel).reshape(b, h + 1, w + 1, 2, 2, o)
+    y = convolve(x, kernel, 1, 1).reshape(b, h + 1, w + 1, 2, 2, o)
     rows = [
         jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3)
         for a in (0, 1)
@@ -148,7 +98,7 @@ class Conv(nn.Module):
         if x.shape[1:3] == (self.size, self.size) and self.padding == 0:
             # One output pixel: a plain matrix product.
             return jnp.einsum("bhwi,hwio->bo", x, kernel)[:, None, None]
-        return convolve(x, kernel, stride=self.stride, padding=self.padding)
+        return convolve(x, kernel, self.stride, self.padding)
 
 
 class Deconv(nn.Module):

@@ -163,8 +163,8 @@ def _paint(
         "shading": _grey_to_rgb(canonical.shading),
     }
     if factors.conf_sigma is not None:
-        columns["1/(1+σ)"] = confidence_picture(factors.conf_sigma)
-        columns["1/(1+σ') flip"] = confidence_picture(factors.conf_sigma_flip)
+        columns["confidence"] = confidence_picture(factors.conf_sigma)
+        columns["conf. flipped"] = confidence_picture(factors.conf_sigma_flip)
     for degrees, image, valid in zip(TURNS_DEG, *turned, strict=True):
         columns[f"yaw {degrees:+d}°" if degrees else "canonical"] = masked_picture(
             image, valid

@@ -175,6 +175,19 @@ def test_resuming_on_another_data_set_is_refused(make_source):
             source.restore(source.state() | {key: value})
 
 
+def test_resuming_on_other_images_of_the_same_number_is_refused(photos, tmp_path):
+    config = make_config(photos, tmp_path)
+    dataset = pipeline.load_split(config, "train")
+    config.data.crop = (4,)
+    other = pipeline.load_split(config, "train")
+    one, two = (
+        pipeline.train_source(d, config, devices=jax.local_devices()[:1], seed=0)
+        for d in (dataset, other)
+    )
+    with pytest.raises(UserError, match="digest"):
+        two.restore(one.state())
+
+
 def test_a_file_lost_while_training_is_named(photos, tmp_path):
     root = tmp_path / "copy" / "train"
     root.mkdir(parents=True)

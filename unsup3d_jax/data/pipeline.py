@@ -208,7 +208,7 @@ class TrainSource:
         self._step = step
         self._ready: collections.deque[Batch] = collections.deque()
         self._reader: Iterator[dict[str, np.ndarray] | ds.Failure] = iter(())
-        if self._store is None:
+        if self._dataset.is_streamed:
             rows = self._order[step * self._batch_size :].map(self._dataset.example)
             ahead = _AHEAD * self._batch_size
             self._reader = ds.parallel(rows, self._dataset.workers, ahead=ahead)
@@ -244,17 +244,23 @@ class TrainSource:
             return np.zeros(self._batch_size, bool)
         return batch_flips(self._seed, step, self._batch_size)
 
-    def _from_store(self, step: int) -> Batch:
+    def _indices(self, step: int) -> Int[np.ndarray, "b"]:
         first = step * self._batch_size
-        index = np.array(
+        return np.array(
             [self._order[first + i] for i in range(self._batch_size)], np.int32
         )
+
+    def _from_store(self, step: int) -> Batch:
+        index = self._indices(step)
         plan = np.where(self._flips(step), ~index, index)
         return self._gather(self._store, plan.reshape(self._shape))
 
     def _from_host(self, step: int) -> Batch:
-        examples = [next(self._reader) for _ in range(self._batch_size)]
-        arrays = ds.stack(examples, self._fields)
+        if self._dataset.is_streamed:
+            examples = [next(self._reader) for _ in range(self._batch_size)]
+            arrays = ds.stack(examples, self._fields)
+        else:
+            arrays = self._dataset.take(self._indices(step), self._fields)
         arrays = {k: v.reshape(self._shape + v.shape[1:]) for k, v in arrays.items()}
         flips = self._flips(step).reshape(self._shape)
         return self._flip_some(*jax.device_put((arrays, flips), self._split))

@@ -521,7 +521,7 @@ def test_report_shows_depth_and_viewpoints(config, pairs, tmp_path):
     text = report.data_report(config, tmp_path / "out")
     assert "without a depth map: train/image/p/lonely_image.png" in text
     with Image.open(tmp_path / "out" / "train_depth.png") as sheet:
-        assert np.asarray(sheet)[0, 0, 0] == 255  # near is white
+        assert np.asarray(sheet)[0, [0, 7], 0].tolist() == [255, 0]  # near is white
     view = np.zeros((2, 6), np.float32)
     view[:, 1] = np.radians([-30, 30])
     dataset = ds.Dataset(
@@ -531,6 +531,14 @@ def test_report_shows_depth_and_viewpoints(config, pairs, tmp_path):
     )
     yaw = report.summarize(dataset)["view"]["rotation y (yaw)"]
     np.testing.assert_allclose([yaw["mean"], yaw["std"]], [0, 30], atol=1e-3)
+
+
+def test_contact_sheet_tiles_row_by_row():
+    tiles = [np.full((2, 3, 3), i, np.uint8) for i in range(3)]
+    sheet = report.contact_sheet(tiles, columns=2)
+    assert sheet.shape == (6, 8, 3)
+    assert sheet[[0, 0, 4, 4], [0, 5, 0, 5], 0].tolist() == [0, 1, 2, 255]
+    assert (sheet[2:4] == 255).all() and (sheet[:, 3:5] == 255).all()
 
 
 def test_odd_file_names_print_on_one_line():

@@ -46,6 +46,7 @@ def test_the_copy_is_taken_at_once(tmp_path):
         lambda s: jax.tree.map(lambda x: x * 0 - 9.0, s), donate_argnums=0
     )
     overwrite(state.params)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     checkpoints.wait()
     params, _ = checkpoint.load_params(tmp_path)
     np.testing.assert_array_equal(params["view"]["w"], expected)

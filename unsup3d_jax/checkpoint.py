@@ -4,6 +4,7 @@ Checkpoints are orbax's: `<workdir>/checkpoints/<step>/`, written beside their
 final name and renamed when complete, so a kill never leaves a half one.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -35,6 +36,7 @@ HARMLESS = (
     "train.devices",
     "data.workers",
     "data.cache_dir",
+    "data.device_memory_mib",
 )
 # Sections that give parameters their meaning: scoring or using a checkpoint
 # under other values would be wrong without a word.
@@ -193,8 +195,9 @@ def _packed(state: TrainState) -> dict:
 def to_host(state: TrainState) -> dict:
     """Copies a state to numpy arrays of its own.
 
-    On CPU `device_get` gives views of device memory, which the next step, to
-    which the state is donated, overwrites: hence the copy.
+    On CPU `device_get` gives views of device memory. While a view lives the
+    runtime refuses to donate that memory: the next step would hold the state
+    twice until the save is written. Hence the copy.
     """
     return jax.tree.map(lambda x: np.array(x), jax.device_get(_packed(state)))
 
@@ -303,7 +306,8 @@ class Checkpoints:
 
 
 def _unpacked(tree: Mapping, like: TrainState) -> TrainState:
-    return like.replace(
+    return dataclasses.replace(
+        like,
         step=jnp.asarray(tree["step"]),
         params=tree["params"],
         opt_state=tree["opt_state"],

@@ -259,13 +259,15 @@ def _joined(argv: list[str]) -> list[str]:
 
 def run_train(args: Arguments, interrupts: Interrupts) -> None:
     """Trains or resumes, then prints the table of the final scores."""
-    from unsup3d_jax import score, train
+    from unsup3d_jax import checkpoint, score, train
     from unsup3d_jax.log import say
 
     config, split = args.config, args.config.eval.split
     train.check_config(config)
+    checkpoint.check_workdir(args.workdir, config)  # before any data are loaded
     splits = train.lazy_splits(config)
-    score.check_baselines(config, splits)
+    if (checkpoint.newest_step(args.workdir) or 0) < config.train.steps:
+        score.check_baselines(config, splits)
     params, step = train.train(config, args.workdir, splits, interrupts=interrupts)
     if step < config.train.steps:
         say(

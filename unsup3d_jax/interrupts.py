@@ -1,9 +1,11 @@
 """Ctrl-C and SIGTERM: finish the step, save, leave with status 0."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -22,7 +24,7 @@ class Interrupts:
     def __init__(self):
         self.requested = False
         self._deferred = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
@@ -43,6 +45,8 @@ class Interrupts:
         self.requested = True
         if not self._deferred:
             raise Interrupted(signal.Signals(number).name)
+        # Not print: its buffer may be in use where the signal struck.
+        os.write(2, b"\nfinishing this step and saving; Ctrl-C aborts at once.\n")
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -159,7 +159,7 @@ class Progress:
         """
         self._total = metrics.get("total", math.nan)
         step_time = metrics["step_time"]
-        text = self._text(metrics["step"], 0.0 if compiled else step_time)
+        text = self._text(int(metrics["step"]), 0.0 if compiled else step_time)
         if compiled:
             text += f"  compiled in {step_time:.1f} s"
         if self._tty:

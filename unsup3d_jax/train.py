@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -309,17 +310,17 @@ def fit(
     def is_due(every: int, step: int) -> bool:
         return every > 0 and step > 0 and (step % every == 0 or step == last)
 
-    def evaluate_now(step: int) -> float | None:
+    def evaluate_now(validate: Callable, step: int) -> float | None:
         with interrupts.immediate():
-            scores = task.validate(one_copy(state.params), step)
+            scores = validate(one_copy(state.params), step)
         line = {"step": step, "split": "val", **scores}
         metrics_file.append(line)
         board.scalars(line)
         return scores.get("total")
 
-    def draw_now(step: int, path: Path) -> None:
+    def draw_now(picture: Callable, step: int, path: Path) -> None:
         with interrupts.immediate():
-            image = task.picture(one_copy(state.params))
+            image = picture(one_copy(state.params))
         _save_png(path, image)
         board.picture("panel", image, step)
 
@@ -328,20 +329,21 @@ def fit(
 
     def look_and_save(step: int, *, resumed: bool = False) -> None:
         """Evaluation, picture and checkpoint, whichever is due at a step."""
-        picture = workdir / "pictures" / f"{step}.png"
+        path = workdir / "pictures" / f"{step}.png"
         has_line = resumed and any(
             line["split"] == "val" and line["step"] == step for line in lines
         )
-        evaluates = task.validate and is_due(config.eval.every, step) and not has_line
-        draws = task.picture and is_due(config.log.picture_every, step)
-        draws = draws and not (resumed and picture.exists())
-        saves = evaluates or is_due(config.checkpoint.every, step)
-        if not (evaluates or draws or saves):
+        validate = task.validate if is_due(config.eval.every, step) else None
+        validate = None if has_line else validate
+        picture = task.picture if is_due(config.log.picture_every, step) else None
+        picture = None if resumed and path.exists() else picture
+        saves = validate or is_due(config.checkpoint.every, step)
+        if not (validate or picture or saves):
             return
         recorder.flush()
-        loss = evaluate_now(step) if evaluates else None
-        if draws:
-            draw_now(step, picture)
+        loss = evaluate_now(validate, step) if validate else None
+        if picture:
+            draw_now(picture, step, path)
         if saves:
             save_now(loss)
         recorder.restart_clock()
@@ -453,7 +455,9 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
     def picture(params: Any) -> UInt8[np.ndarray, "h w 3"]:
         count = min(config.log.picture_count, len(splits("val")))
         images = splits("val").take(range(count), ["image"])["image"]
-        return visualize.panel(params, images.astype(np.float32) / 255.0, options)
+        return visualize.panel(
+            params, jnp.asarray(images, jnp.float32) / 255.0, options
+        )
 
     return Task(
         init=functools.partial(model.init_params, options=options),

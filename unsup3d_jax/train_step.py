@@ -1,5 +1,6 @@
 """One update: gradients summed over devices, Adam, statistics. Pure."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,7 @@ def train_step(
     grads, loss, terms, moments = sums
 
     rates = train_state.network_rates(schedule, state.step)
+    updates: Any
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     # A rate of 0 leaves parameters bit-equal: p - 0 * u is p.
     params = {
@@ -80,5 +82,7 @@ def train_step(
         **{f"grad_norm_{name}": norm for name, norm in norms.items()},
         "finite": (jnp.isfinite(loss) & jnp.isfinite(grad_norm)).astype(jnp.float32),
     }
-    next_state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    next_state = dataclasses.replace(
+        state, step=state.step + 1, params=params, opt_state=opt_state
+    )
     return next_state, metrics

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from rasterizer import mesh as mesh_lib
+from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
 from rasterizer.types import DepthImage
 from rasterizer.visibility import grid_face_sums, grid_visibility, mesh_visibility
+from rasterizer.worklist import apart, take
 
 
 def render_depth(
@@ -50,9 +52,12 @@ def render_depth(
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
     lead = vertices.shape[:-2]
-    flat = vertices.reshape(-1, *vertices.shape[-2:])
+    flat = flatten_lead(vertices, 2)
     index = mesh_visibility(
-        jax.lax.stop_gradient(flat), faces[None], grid=grid, near=float(near)
+        jax.lax.stop_gradient(flat),
+        jnp.broadcast_to(faces, (flat.shape[0], *faces.shape)),
+        grid=grid,
+        near=float(near),
     )
     if faces.shape[0] == 0 or flat.shape[1] == 0:
         depth = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
@@ -92,7 +97,7 @@ def render_grid_depth(
         raise ValueError(f"vertices must be (..., h, w, 3), got {vertices.shape}.")
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
     lead = vertices.shape[:-3]
-    flat = vertices.reshape(-1, *vertices.shape[-3:])
+    flat = flatten_lead(vertices, 3)
     if min(flat.shape[1:3]) < 2:
         index = jnp.full((flat.shape[0], grid.samples), -1, jnp.int32)
         depth = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
@@ -127,17 +132,23 @@ def _depth_at(planes, corner_ids, drawn, grid: SampleGrid):
     Returns:
         (B, samples) depth, 0 where not drawn, and three weights, 0 where not drawn.
     """
-    xs, ys, zs = jax.lax.optimization_barrier(
-        [[p.at[i].get(mode="promise_in_bounds") for i in corner_ids] for p in planes]
-    )
-    # A face that is not drawn may hold NaN; keep it out of the arithmetic.
-    xs, ys, zs = ([jnp.where(drawn, v, 1.0) for v in q] for q in (xs, ys, zs))
-    x, y = grid.positions(planes[0].dtype)
-    x, y = jnp.tile(x, grid.rows), jnp.repeat(y, grid.columns)
-    weights = screen_weights([v - x for v in xs], [v - y for v in ys], grid)
-    inverse = sum(w / z for w, z in zip(weights, zs, strict=True))
-    depth = jnp.where(drawn, 1.0 / inverse, 0.0)
-    return depth, tuple(jnp.where(drawn, w, 0.0) for w in weights)
+
+    def gather(*planes):
+        return [[take(p, i) for i in corner_ids] for p in planes]
+
+    def weigh(corners):
+        # A face that is not drawn may hold NaN; keep it out of the arithmetic.
+        xs, ys, zs = ([jnp.where(drawn, v, 1.0) for v in q] for q in corners)
+        x, y = grid.positions(planes[0].dtype)
+        x, y = jnp.tile(x, grid.rows), jnp.repeat(y, grid.columns)
+        weights = screen_weights([v - x for v in xs], [v - y for v in ys], grid)
+        inverse = sum(w / z for w, z in zip(weights, zs, strict=True))
+        depth = jnp.where(drawn, 1.0 / inverse, 0.0)
+        return depth, *(jnp.where(drawn, w, 0.0) for w in weights)
+
+    some = jnp.any(drawn)
+    depth, *weights = apart(some, weigh, apart(some, gather, *planes))
+    return depth, weights
 
 
 def _pulls(cotangent, depth, weights):
@@ -254,17 +265,16 @@ def _grid_depth_fwd(vertices, index, boxes, grid):
 def _grid_depth_bwd(grid, residuals, cotangent):
     vertices, index, boxes, depth, weights = residuals
     batch, h, w, _ = vertices.shape
-    pulls = grid_face_sums(
-        boxes, index, jnp.stack(_pulls(cotangent, depth, weights), axis=1), grid=grid
-    )
-    pulls = pulls.reshape(batch, 2, 3, h - 1, w - 1)
+    pulls = apart(jnp.any(index >= 0), _pulls, cotangent, depth, weights)
+    sums = grid_face_sums(boxes, index, tuple(pulls), grid=grid)
+    upper, lower = ([v.reshape(batch, h - 1, w - 1) for v in t] for t in sums)
     planes = [vertices[..., k] for k in range(3)]
     tl = [p[:, :-1, :-1] for p in planes]
     tr = [p[:, :-1, 1:] for p in planes]
     bl = [p[:, 1:, :-1] for p in planes]
     br = [p[:, 1:, 1:] for p in planes]
-    upper = _corner_gradients(*zip(tl, bl, tr, strict=True), [pulls[:, 0, k] for k in range(3)], grid)
-    lower = _corner_gradients(*zip(tr, bl, br, strict=True), [pulls[:, 1, k] for k in range(3)], grid)
+    upper = _corner_gradients(*zip(tl, bl, tr, strict=True), upper, grid)
+    lower = _corner_gradients(*zip(tr, bl, br, strict=True), lower, grid)
     upper, lower = jax.lax.optimization_barrier((upper, lower))
 
     def place(cells, row, column):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from rasterizer import mesh as mesh_lib
+from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.types import Fragments
 from rasterizer.visibility import mesh_visibility
@@ -49,9 +50,12 @@ def rasterize(
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, 1, pixel_offset)
     lead = vertices.shape[:-2]
-    flat = vertices.reshape(-1, *vertices.shape[-2:])
+    flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
     index = mesh_visibility(
-        jax.lax.stop_gradient(flat), faces[None], grid=grid, near=float(near)
+        flat,
+        jnp.broadcast_to(faces, (flat.shape[0], *faces.shape)),
+        grid=grid,
+        near=float(near),
     )
     index = index.reshape(*lead, grid.rows, grid.columns)
     barycentrics, depth = barycentrics_at(
@@ -90,7 +94,7 @@ def barycentrics_at(
         )
     vertices = jnp.broadcast_to(vertices, (*lead, *vertices.shape[-2:]))
     drawn = face_index >= 0
-    corner_ids = faces[jnp.where(drawn, face_index, 0)].reshape(*lead, -1)
+    corner_ids = faces[jnp.where(drawn, face_index, 0)].reshape(*lead, height * width * 3)
     corners = jnp.take_along_axis(vertices, corner_ids[..., None], axis=-2)
     corners = corners.reshape(*face_index.shape, 3, 3)
     # A face that is not drawn may hold NaN; keep it out of the arithmetic.

@@ -1,8 +1,4 @@
-"""Face indices of batches: the integer half of the rasterizer, without gradient.
-
-A while loop under `jax.vmap` runs every member to the length of the longest and selects
-at each step; here vmap instead folds the mapped axis into the batch.
-"""
+"""Face indices of batches: the integer half of the rasterizer, without gradient."""
 
 from functools import partial
 
@@ -10,8 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from rasterizer import worklist
+from rasterizer.batching import fold_vmap
 from rasterizer.coverage import SampleGrid
 from rasterizer.worklist import Boxes, Primitives
+
 
 @partial(jax.jit, static_argnames=("grid", "near"))
 def mesh_visibility(
@@ -21,33 +19,18 @@ def mesh_visibility(
 
     Args:
         vertices: (B, V, 3).
-        faces: (1, F, 3) for all of the batch, or (B, F, 3); a face with an index out of
-            range draws nothing.
+        faces: (B, F, 3); a face with an index out of range draws nothing.
 
     Returns:
         (B, rows * columns) int32, -1 where empty.
     """
 
-    @jax.custom_batching.custom_vmap
+    @fold_vmap
     def visible(vertices, faces):
         primitives, boxes = mesh_primitives(vertices, faces, grid=grid, near=near)
         return worklist.visible_faces(
             primitives, boxes, worklist.MESH, batch=vertices.shape[0], grid=grid
         )
-
-    @visible.def_vmap
-    def _(axis_size, in_batched, vertices, faces):
-        vertices_batched, faces_batched = in_batched
-        if not vertices_batched:
-            vertices = jnp.broadcast_to(vertices, (axis_size, *vertices.shape))
-        batch = vertices.shape[1]
-        if faces_batched:
-            faces = jnp.broadcast_to(faces, (axis_size, batch, *faces.shape[2:]))
-            faces = faces.reshape(axis_size * batch, *faces.shape[2:])
-        elif faces.shape[0] != 1:
-            faces = jnp.tile(faces, (axis_size, 1, 1))
-        out = visible(vertices.reshape(axis_size * batch, *vertices.shape[2:]), faces)
-        return out.reshape(axis_size, batch, -1), True
 
     return visible(vertices, faces)
 
@@ -66,63 +49,48 @@ def grid_visibility(
         (B, cells), for `grid_face_sums`.
     """
 
-    @jax.custom_batching.custom_vmap
+    @fold_vmap
     def visible(vertices):
-        batch = vertices.shape[0]
+        batch, h, w, _ = vertices.shape
         primitives, boxes = grid_primitives(vertices, grid=grid, near=near)
         index = worklist.visible_faces(
             primitives, boxes, worklist.CELL, batch=batch, grid=grid
         )
-        return index, Boxes(*(v.reshape(batch, -1) for v in boxes))
-
-    @visible.def_vmap
-    def _(axis_size, in_batched, vertices):
-        del in_batched
-        out = visible(vertices.reshape(-1, *vertices.shape[2:]))
-        return jax.tree.map(
-            lambda v: v.reshape(axis_size, -1, v.shape[-1]), out
-        ), jax.tree.map(lambda _: True, out)
+        return index, Boxes(*(v.reshape(batch, (h - 1) * (w - 1)) for v in boxes))
 
     return visible(vertices)
 
 
 @partial(jax.jit, static_argnames=("grid",))
 def grid_face_sums(
-    boxes: Boxes, face_index: jax.Array, values: jax.Array, *, grid: SampleGrid
-) -> jax.Array:
+    boxes: Boxes,
+    face_index: jax.Array,
+    values: tuple[jax.Array, ...],
+    *,
+    grid: SampleGrid,
+) -> list[list[jax.Array]]:
     """Sums of values over the samples that each face of a grid won, in a fixed order.
 
     Args:
         boxes: each (B, cells), from `grid_visibility`.
         face_index: (B, samples), likewise.
-        values: (B, C, samples).
+        values: each (B, samples).
 
     Returns:
-        (B, 2, C, cells): of both triangles of each cell.
+        For each of the two triangles of a cell, one (B, cells) array for each value.
     """
 
-    @jax.custom_batching.custom_vmap
+    @fold_vmap
     def sums(boxes, face_index, values):
-        batch, channels, _ = values.shape
         totals = worklist.sum_by_face(
             Boxes(*(v.reshape(-1) for v in boxes)),
             face_index,
-            tuple(values[:, c] for c in range(channels)),
+            values,
             triangle_count=2,
-            batch=batch,
+            batch=face_index.shape[0],
             grid=grid,
         )
-        return jnp.moveaxis(totals.reshape(2, channels, batch, -1), 2, 0)
-
-    @sums.def_vmap
-    def _(axis_size, in_batched, boxes, face_index, values):
-        args = jax.tree.map(
-            lambda v, batched: v if batched else jnp.broadcast_to(v, (axis_size, *v.shape)),
-            (boxes, face_index, values),
-            tuple(in_batched),
-        )
-        out = sums(*jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), args))
-        return out.reshape(axis_size, -1, *out.shape[1:]), True
+        return [[v.reshape(boxes.count.shape) for v in t] for t in totals]
 
     return sums(boxes, face_index, values)
 
@@ -147,11 +115,16 @@ def grid_primitives(
 
 
 def mesh_primitives(
-    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, near: float
+    vertices: jax.Array,
+    faces: jax.Array,
+    *,
+    grid: SampleGrid,
+    near: float,
+    margin: int = 0,
 ) -> tuple[Primitives, Boxes]:
-    """The triangles of (B, V, 3) vertices and (1 or B, F, 3) faces; and their boxes."""
+    """The triangles of (B, V, 3) vertices and (B, F, 3) faces; and their boxes,
+    wider by `margin` samples on every side."""
     batch, count = vertices.shape[:2]
-    faces = jnp.broadcast_to(faces, (batch, *faces.shape[1:]))
     if count == 0:
         faces = faces[:, :0]
     known = jnp.all((faces >= 0) & (faces < count), axis=-1).reshape(-1)
@@ -165,10 +138,10 @@ def mesh_primitives(
         )
         return Primitives(x, y, tuple(jnp.where(known, v, 0.0) for v in inverse))
 
-    return _in_stages(vertices, corners, worklist.MESH, grid, near)
+    return _in_stages(vertices, corners, worklist.MESH, grid, near, margin)
 
 
-def _in_stages(vertices, corners, triangles, grid: SampleGrid, near: float):
+def _in_stages(vertices, corners, triangles, grid: SampleGrid, near, margin=0):
     snapped = worklist.apart(
         jnp.any(vertices[..., 2] > near),
         lambda v: worklist.snap_vertices(v, grid, near),
@@ -177,7 +150,7 @@ def _in_stages(vertices, corners, triangles, grid: SampleGrid, near: float):
     drawable = jnp.any(snapped[2] > 0)
     primitives = worklist.apart(drawable, corners, snapped)
     boxes = worklist.apart(
-        drawable, lambda p: worklist.bound(p, triangles, grid), primitives
+        drawable, lambda p: worklist.bound(p, triangles, grid, margin), primitives
     )
     # Zeros from a stage that was skipped must not divide.
     return primitives, boxes._replace(width=jnp.maximum(boxes.width, 1))

@@ -122,8 +122,10 @@ def snap_vertices(
     return jnp.where(ok, xi, 0), jnp.where(ok, yi, 0), jnp.where(ok, inverse, 0.0)
 
 
-def bound(primitives: Primitives, triangles: Triangles, grid: SampleGrid) -> Boxes:
-    """Sample boxes of the drawable triangles of each primitive."""
+def bound(
+    primitives: Primitives, triangles: Triangles, grid: SampleGrid, margin: int = 0
+) -> Boxes:
+    """Sample boxes of the drawable triangles of each primitive, and a margin, samples."""
     drawable = [
         (primitives.inverse_depth[a] > 0)
         & (primitives.inverse_depth[b] > 0)
@@ -145,9 +147,9 @@ def bound(primitives: Primitives, triangles: Triangles, grid: SampleGrid) -> Box
             high = last if high is None else jnp.maximum(high, last)
         return low, high
 
-    def limits(low, high, centre, size, margin):
-        first = -((-low) >> grid.bits) + centre - margin
-        last = (high >> grid.bits) + centre + margin
+    def limits(low, high, centre, size, extra):
+        first = -((-low) >> grid.bits) + centre - extra
+        last = (high >> grid.bits) + centre + extra
         first = jnp.clip(first, 0, size)
         return first, jnp.maximum(jnp.clip(last, -1, size - 1) - first + 1, 0)
 
@@ -156,14 +158,14 @@ def bound(primitives: Primitives, triangles: Triangles, grid: SampleGrid) -> Box
     span = jnp.maximum(high_x - low_x, high_y - low_y)
     large = any_used & (span > coverage.SMALL_SPAN)
     # A face snapped to a coarser grid may reach a sample beyond its box.
-    margin = large.astype(jnp.int32)
-    column, width = limits(low_x, high_x, grid.centre[0], grid.columns, margin)
-    row, height = limits(low_y, high_y, grid.centre[1], grid.rows, margin)
+    extra = margin + large.astype(jnp.int32)
+    column, width = limits(low_x, high_x, grid.centre[0], grid.columns, extra)
+    row, height = limits(low_y, high_y, grid.centre[1], grid.rows, extra)
     count = jnp.where(any_used, width * height, 0)
     return Boxes(column, row, jnp.maximum(width, 1), count, large)
 
 
-def _for_each_chunk(
+def for_each_chunk(
     boxes: Boxes,
     count: jax.Array,
     state,
@@ -203,19 +205,19 @@ def _for_each_chunk(
             marks = marks.at[slot].max(
                 jnp.arange(block, dtype=jnp.int32), mode="drop"
             )
-            local = _running(
-                marks, longest, lambda here, back, _: jnp.maximum(here, back)
+            (local,) = running(
+                [marks], longest, lambda here, back, _: jnp.maximum(here, back)
             )
             item = origin + jnp.arange(chunk, dtype=jnp.int32)
             live = item < total
             p = local + base
-            k = item - _take(start, local)
+            k = item - take(start, local)
             k, width, first_column, first_row = jax.lax.optimization_barrier(
                 (
                     jnp.where(live, k, 0),
-                    _take(boxes.width, p),
-                    _take(boxes.column, p),
-                    _take(boxes.row, p),
+                    take(boxes.width, p),
+                    take(boxes.column, p),
+                    take(boxes.row, p),
                 )
             )
             row = _divide(k, width, grid)
@@ -241,23 +243,23 @@ def _for_each_chunk(
     )
 
 
-def _running(x, longest, combine):
-    """Doubles the reach of each item, backwards along the last axis, until it spans the
-    longest run. A loop, not `associative_scan`, which takes seconds to compile."""
-    size = x.shape[-1]
+def running(x, longest, combine):
+    """Doubles the backward reach of each item of each array until it spans the longest
+    run. A loop, not `associative_scan`, which takes seconds to compile."""
+    size = x[0].size
 
     def double(carry):
         reach, x = carry
-        padded = jnp.concatenate([jnp.zeros_like(x), x], axis=-1)
-        back = jax.lax.dynamic_slice_in_dim(padded, size - reach, size, axis=-1)
-        return 2 * reach, combine(x, back, reach)
+        padded = [jnp.concatenate([jnp.zeros_like(v), v]) for v in x]
+        back = [jax.lax.dynamic_slice(v, (size - reach,), (size,)) for v in padded]
+        return 2 * reach, [combine(v, b, reach) for v, b in zip(x, back, strict=True)]
 
     return jax.lax.while_loop(
         lambda carry: carry[0] < longest, double, (jnp.int32(1), x)
     )[1]
 
 
-def _take(values, index):
+def take(values, index):
     return values.at[index].get(mode="promise_in_bounds")
 
 
@@ -297,7 +299,7 @@ def visible_faces(
         del ranges
         near_buffer, primitive_buffer = state
         corners = jax.lax.optimization_barrier(
-            Primitives(*(tuple(_take(v, items.primitive) for v in q) for q in primitives))
+            Primitives(*(tuple(take(v, items.primitive) for v in q) for q in primitives))
         )
         key = _test(corners, triangles, items, grid, wide)
         hit = items.live & (key > 0)
@@ -307,14 +309,14 @@ def visible_faces(
         primitive_buffer = jnp.where(
             updated > near_buffer, _INT32_MAX, primitive_buffer
         )
-        best = _take(updated, jnp.minimum(where, samples - 1))
+        best = take(updated, jnp.minimum(where, samples - 1))
         where = jnp.where(best == key, where, samples)
         within = items.primitive - items.mesh * per_mesh
         primitive_buffer = primitive_buffer.at[where].min(within, mode="drop")
         return updated, primitive_buffer
 
     def run(count, wide, state):
-        return _for_each_chunk(
+        return for_each_chunk(
             boxes,
             count,
             state,
@@ -385,7 +387,7 @@ def sum_by_face(
     triangle_count: int,
     batch: int,
     grid: SampleGrid,
-) -> jax.Array:
+) -> list[list[jax.Array]]:
     """Sums values over the samples that each face won, in a fixed order, by gathers.
 
     The work list holds the samples of a primitive next to one another, so that a
@@ -397,7 +399,7 @@ def sum_by_face(
         values: each (batch, samples).
 
     Returns:
-        (triangles of a primitive, values, N).
+        One list for each triangle of a primitive, of one (N,) array for each value.
     """
     n = boxes.count.shape[0]
     per_mesh = n // batch
@@ -406,39 +408,38 @@ def sum_by_face(
     chunk = max(1024, math.ceil(batch * grid.samples / 2))
 
     def add(items, ranges, totals):
-        face = jnp.where(items.live, _take(face_index, items.sample), -1)
+        face = jnp.where(items.live, take(face_index, items.sample), -1)
         within = items.primitive - items.mesh * per_mesh
-        terms = jax.lax.optimization_barrier(
-            (face - within, [_take(v, items.sample) for v in values])
-        )
-        terms = jnp.stack(
-            [
-                jnp.where(terms[0] == t * per_mesh, v, 0.0)
-                for t in range(triangle_count)
-                for v in terms[1]
-            ]
-        )
-        sums = _running(
+        terms = [
+            jnp.where(face == within + t * per_mesh, take(v, items.sample), 0.0)
+            for t in range(triangle_count)
+            for v in values
+        ]
+        sums = running(
             terms,
             ranges.longest,
             lambda here, back, reach: jnp.where(items.step >= reach, here + back, here),
         )
         owns = ranges.stop > ranges.begin
         last = jnp.maximum(ranges.stop - 1, 0)
-        new = jnp.stack([jnp.where(owns, _take(s, last), 0.0) for s in sums])
-        old = jax.lax.dynamic_slice_in_dim(totals, ranges.base, owns.size, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(
-            totals, old + new, ranges.base, axis=1
-        )
+        return [
+            jax.lax.dynamic_update_slice(
+                total,
+                jax.lax.dynamic_slice(total, (ranges.base,), owns.shape)
+                + jnp.where(owns, take(new, last), 0.0),
+                (ranges.base,),
+            )
+            for total, new in zip(totals, sums, strict=True)
+        ]
 
     count = len(values)
-    totals = _for_each_chunk(
+    totals = for_each_chunk(
         boxes,
         boxes.count,
-        jnp.zeros((triangle_count * count, n), values[0].dtype),
+        [jnp.zeros(n, values[0].dtype) for _ in range(triangle_count * count)],
         add,
         batch=batch,
         grid=grid,
         chunk=chunk,
     )
-    return totals.reshape(triangle_count, count, n)
+    return [totals[t * count : (t + 1) * count] for t in range(triangle_count)]

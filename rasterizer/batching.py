@@ -1,0 +1,38 @@
+"""vmap that folds the mapped axis into the batch."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def fold_vmap(function: Callable) -> Callable:
+    """`function`, whose arguments and results all lead with one batch axis, such that
+    vmap adds to the batch.
+
+    A while loop under plain vmap carries every member until the slowest is done, and
+    selects at every step. Not differentiable: use inside a custom_vjp, or on integers.
+    """
+    folded = jax.custom_batching.custom_vmap(function)
+
+    @folded.def_vmap
+    def _(axis_size, in_batched, *args):
+        def fold(value, batched):
+            if not batched:
+                value = jnp.broadcast_to(value, (axis_size, *value.shape))
+            return value.reshape(axis_size * value.shape[1], *value.shape[2:])
+
+        args = jax.tree.map(fold, args, tuple(in_batched))
+        batch = jax.tree.leaves(args)[0].shape[0] // max(axis_size, 1)
+        out = folded(*args)
+        out = jax.tree.map(lambda v: v.reshape(axis_size, batch, *v.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return folded
+
+
+def flatten_lead(values: jax.Array, keep: int) -> jax.Array:
+    """All but the last `keep` axes as one; reshape(-1) cannot where an axis is 0."""
+    lead = values.shape[: values.ndim - keep]
+    return values.reshape(math.prod(lead), *values.shape[values.ndim - keep :])

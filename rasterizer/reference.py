@@ -1,0 +1,157 @@
+"""The slow, obvious oracle: numpy, one face at a time, whole image at once.
+
+Coverage is exact in int64 on snapped vertices; nearness is the documented float32
+recipe of `coverage`, step by step; depth is float64 from the unsnapped vertices. It
+shares no code with the fast path.
+"""
+
+import numpy as np
+
+from rasterizer.types import DepthImage, Fragments
+
+_MAX_SPAN = 2**20 - 2**12
+
+
+def _round_mantissa(x: np.ndarray, bits: int) -> np.ndarray:
+    """float32 rounded to nearest, ties to even, with `bits` of mantissa."""
+    drop = 23 - bits
+    word = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    word += (1 << (drop - 1)) - 1 + ((word >> drop) & 1)
+    word &= ~np.uint64((1 << drop) - 1)
+    return word.astype(np.uint32).view(np.float32)
+
+
+def _snap(xy, size, supersample, offset):
+    """Units of 2**-bits samples from the middle sample; and bits."""
+    rows, columns = size[0] * supersample, size[1] * supersample
+    bits = max(0, min(8, int(np.log2(_MAX_SPAN / (3 * max(rows, columns))))))
+    scale = 2**bits
+    half = (supersample - 1) / 2
+    out = []
+    for k, count in ((0, columns), (1, rows)):
+        shift = round((half - supersample * offset[k]) * scale)
+        value = np.where(np.abs(xy[:, k]) < 2**29 / (supersample * scale), xy[:, k], 0)
+        units = np.round(value * scale).astype(np.int64)
+        out.append(units * supersample + shift - (count // 2) * scale)
+    return np.stack(out, axis=-1), bits
+
+
+def _screen(corners, px, py):
+    """Clipped and renormalised screen weights (3, ...), float64."""
+    (xa, ya), (xb, yb), (xc, yc) = corners[:, :2]
+    area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
+    if area == 0.0:
+        return np.full((3, *px.shape), 1.0 / 3.0)
+    w = np.stack(
+        [
+            (xb - px) * (yc - py) - (yb - py) * (xc - px),
+            (xc - px) * (ya - py) - (yc - py) * (xa - px),
+            (xa - px) * (yb - py) - (ya - py) * (xb - px),
+        ]
+    )
+    w = np.clip(w / area, 0.0, 1.0)
+    return w / w.sum(axis=0)
+
+
+def rasterize(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: tuple[int, int],
+    *,
+    supersample: int = 1,
+    near: float = 0.0,
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> Fragments:
+    """`rasterizer.rasterize` of one mesh, at every sample of a supersampled image.
+
+    Args:
+        vertices: (V, 3).
+        faces: (F, 3) integers.
+        size: (height, width), pixels.
+
+    Returns:
+        Fragments of numpy arrays (height * supersample, width * supersample), float64.
+    """
+    vertices = np.asarray(vertices)
+    faces = np.asarray(faces, np.int64).reshape(-1, 3)
+    rows, columns = size[0] * supersample, size[1] * supersample
+    face_index = np.full((rows, columns), -1, np.int32)
+    nearest = np.zeros((rows, columns), np.float32)
+    barycentrics = np.zeros((rows, columns, 3))
+    depth = np.full((rows, columns), np.inf)
+    if not len(vertices):
+        return Fragments(face_index, barycentrics, depth)
+
+    with np.errstate(all="ignore"):
+        snapped, bits = _snap(vertices[:, :2], size, supersample, pixel_offset)
+        inverse = 1.0 / vertices[:, 2].astype(np.float32)
+        limit = 2**29 / (supersample * 2**bits)
+        good = np.isfinite(vertices).all(-1) & (vertices[:, 2] > near)
+        good &= np.isfinite(inverse) & (inverse > 0)
+        good &= (np.abs(vertices[:, :2]) < limit).all(-1)
+        good &= (np.abs(snapped) <= (_MAX_SPAN // 2) << bits).all(-1)
+    row, column = np.mgrid[:rows, :columns]
+    y = (row - (supersample - 1) / 2) / supersample + pixel_offset[1]
+    x = (column - (supersample - 1) / 2) / supersample + pixel_offset[0]
+
+    for number, face in enumerate(faces):
+        if (face < 0).any() or (face >= len(vertices)).any() or not good[face].all():
+            continue
+        corners = snapped[face]
+        shift = 0
+        # Only a face that spans far is rounded to a coarser grid.
+        if np.ptp(corners, axis=0).max() > 2**15 - 1:
+            while np.abs(corners).max() > (_MAX_SPAN // 2) << shift:
+                shift += 1
+        corners = (corners + ((1 << shift) >> 1)) >> shift
+        px = (column - columns // 2) << (bits - shift)
+        py = (row - rows // 2) << (bits - shift)
+        edges = []
+        for i, j in ((1, 2), (2, 0), (0, 1)):
+            (ax, ay), (bx, by) = corners[i], corners[j]
+            edges.append((bx - ax) * (py - ay) - (by - ay) * (px - ax))
+        edges = np.stack(edges)
+        area = edges.sum(axis=0)
+        covers = (edges >= 0).all(axis=0) | (edges <= 0).all(axis=0)
+        covers &= area != 0
+        if not covers.any():
+            continue
+        weight = edges[:, covers].astype(np.float32) / area[covers].astype(np.float32)
+        products = _round_mantissa(weight * inverse[face][:, None], 22)
+        near_here = _round_mantissa(products[0] + products[1] + products[2], 20)
+        wins = np.zeros_like(covers)
+        wins[covers] = near_here > nearest[covers]
+        nearest[wins] = near_here[wins[covers]]
+        face_index[wins] = number
+        corners = vertices[face].astype(np.float64)
+        over_z = _screen(corners, x[wins], y[wins]) / corners[:, 2:]
+        barycentrics[wins] = (over_z / over_z.sum(axis=0)).T
+        depth[wins] = 1.0 / over_z.sum(axis=0)
+    return Fragments(face_index, barycentrics, depth)
+
+
+def render_depth(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: tuple[int, int],
+    *,
+    background: float,
+    supersample: int = 1,
+    near: float = 0.0,
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> DepthImage:
+    """`rasterizer.render_depth`, hard, of one mesh; float64."""
+    fragments = rasterize(
+        vertices,
+        faces,
+        size,
+        supersample=supersample,
+        near=near,
+        pixel_offset=pixel_offset,
+    )
+    shape = (size[0], supersample, size[1], supersample)
+    drawn = fragments.face_index >= 0
+    depth = np.where(drawn, fragments.depth, background)
+    return DepthImage(
+        depth.reshape(shape).mean(axis=(1, 3)), drawn.reshape(shape).all(axis=(1, 3))
+    )

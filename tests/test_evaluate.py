@@ -224,6 +224,16 @@ def test_average_depth_is_taken_on_the_object_only(arrays):
     assert got.max() <= expected[count > 0].max() + 1e-6 and got.min() > 0.9
 
 
+def test_average_with_background_is_the_plain_mean(arrays):
+    got = evaluate.average_depth(dataset_of(arrays), on_object=False)
+    np.testing.assert_allclose(got, arrays["depth"].mean(0), rtol=1e-6)
+
+
+def test_unknown_baseline_is_an_error(arrays, options):
+    with pytest.raises(ValueError, match="oracle"):
+        evaluate.baselines(dataset_of(arrays), options, names=("oracle",))
+
+
 def test_average_beats_constant_and_untrained_is_the_model(
     row, params, arrays, options
 ):

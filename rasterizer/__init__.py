@@ -1,6 +1,6 @@
 """A differentiable triangle rasterizer for JAX."""
 
-from rasterizer.depth import render_depth, render_grid_depth
+from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
 from rasterizer.interpolate import interpolate
 from rasterizer.mesh import grid_faces
 from rasterizer.rasterize import barycentrics_at, rasterize
@@ -15,4 +15,5 @@ __all__ = [
     "rasterize",
     "render_depth",
     "render_grid_depth",
+    "render_silhouette",
 ]

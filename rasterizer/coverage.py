@@ -148,9 +148,9 @@ def wide_nearness(edges, inverse_depths):
     hi = edges[0][0] + edges[1][0] + edges[2][0] + (lo >> _LOW_BITS)
     lo = lo & _LOW_MASK
     positive = negative = (hi | lo) != 0
-    for h, l in edges:
-        positive &= h >= 0
-        negative &= (h < 0) | ((h | l) == 0)
+    for high, low in edges:
+        positive &= high >= 0
+        negative &= (high < 0) | ((high | low) == 0)
 
     def to_float(hi, lo):
         return hi.astype(jnp.float32) * 2.0**_LOW_BITS + lo.astype(jnp.float32)

@@ -9,6 +9,7 @@ from rasterizer import mesh as mesh_lib
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
+from rasterizer.soft import soft_coverage, soft_depth
 from rasterizer.types import DepthImage
 from rasterizer.visibility import grid_face_sums, grid_visibility, mesh_visibility
 from rasterizer.worklist import apart, take
@@ -21,15 +22,24 @@ def render_depth(
     *,
     background: float,
     supersample: int = 1,
+    sigma: float = 0.0,
+    gamma: float = 0.0,
     near: float = 0.0,
     pixel_offset: tuple[float, float] = (0.0, 0.0),
 ) -> DepthImage:
-    """Camera depth of the nearest face, averaged over the samples of each pixel.
+    """Camera depth, averaged over the samples of each pixel; hard or soft.
 
-    The gradient is exact for the visible face: with respect to its vertices' z, and to
-    their x and y through the slope of its depth. It is zero where the visible face
-    changes (silhouettes, occlusions), and for uncovered samples. Which faces are drawn
-    is as in `rasterize`.
+    Hard (sigma = gamma = 0): the nearest face's depth, the gradient exact for the
+    visible face: with respect to its vertices' z, and to their x and y through the
+    slope of its depth. It is zero where the visible face changes (silhouettes,
+    occlusions), for uncovered samples, and for a face thinner than the snapping unit.
+
+    Soft: the blend of `rasterizer.soft`, with its exact gradient, faces beyond the
+    reach of sigma left out. Tends to the hard depth as sigma and gamma go to 0, except
+    within a few sigma of edges: there two faces that meet each count half, so keep
+    sigma well below the size of a triangle.
+
+    Which faces are drawn is as in `rasterize`.
 
     Args:
         vertices: (..., V, 3) float32 or float64: x, y in pixels, centres on integers;
@@ -39,11 +49,14 @@ def render_depth(
         background: depth of a sample that nothing covers; enters the mean.
         supersample: samples a side of each pixel, spread evenly about the pixel centre:
             at j - 1/4 and j + 1/4 for 2; static.
+        sigma: softness of edges, pixels; 0 for hard; static.
+        gamma: how far behind the nearest a face still shows, in units of depth; 0 for
+            hard; static. Both are 0 or neither.
         near: faces with a vertex at z <= near are dropped; static.
         pixel_offset: (x, y) shift of all samples, pixels; static.
 
     Returns:
-        DepthImage with leading axes (..., height, width).
+        DepthImage with leading axes (..., height, width); `covered` is hard.
 
     Raises:
         ValueError: naming the argument of a wrong shape, dtype or range.
@@ -51,19 +64,86 @@ def render_depth(
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
+    sigma, gamma = _check_softness(sigma, "sigma"), _check_softness(gamma, "gamma")
+    if (sigma > 0.0) != (gamma > 0.0):
+        raise ValueError(f"sigma and gamma go together, got {sigma=}, {gamma=}.")
+    background = jnp.asarray(background, vertices.dtype)
+    return _render_mesh(vertices, faces, background, grid, float(near), sigma, gamma)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _render_mesh(vertices, faces, background, grid, near, sigma, gamma):
     lead = vertices.shape[:-2]
     flat = flatten_lead(vertices, 2)
-    index = mesh_visibility(
-        jax.lax.stop_gradient(flat),
-        jnp.broadcast_to(faces, (flat.shape[0], *faces.shape)),
-        grid=grid,
-        near=float(near),
-    )
-    if faces.shape[0] == 0 or flat.shape[1] == 0:
-        depth = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
+    shared = jnp.broadcast_to(faces, (flat.shape[0], *faces.shape))
+    index = mesh_visibility(jax.lax.stop_gradient(flat), shared, grid=grid, near=near)
+    drawn = index >= 0
+    if faces.shape[0] == 0 or flat.shape[1] == 0 or flat.shape[0] == 0:
+        depth = jnp.broadcast_to(background, index.shape)
+    elif sigma > 0.0:
+        depth = soft_depth(flat, shared, background, grid, near, sigma, gamma)
     else:
-        depth = _mesh_depth(flat, faces, index, grid)
-    return _to_pixels(depth, index, lead, grid, background)
+        depth = jnp.where(drawn, _mesh_depth(flat, faces, index, grid), background)
+    return _to_pixels(depth, drawn, lead, grid)
+
+
+def render_silhouette(
+    vertices: jax.Array,
+    faces: jax.Array,
+    size: tuple[int, int],
+    *,
+    sigma: float,
+    supersample: int = 1,
+    near: float = 0.0,
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> jax.Array:
+    """How much of each pixel a mesh covers, softly: 1 - prod (1 - D) over its faces.
+
+    D = sigmoid(signed distance to the face's outline / sigma). The gradient is exact,
+    faces farther than 10 sigma left out; with sigma = 0 it is zero.
+
+    Args:
+        vertices, faces, size, supersample, near, pixel_offset: as for `render_depth`.
+        sigma: softness of edges, pixels; 0 for hard coverage; static.
+
+    Returns:
+        (..., height, width) in [0, 1], of the vertices' dtype.
+
+    Raises:
+        ValueError: naming the argument of a wrong shape, dtype or range.
+    """
+    vertices = mesh_lib.check_vertices(vertices)
+    faces = mesh_lib.check_faces(faces, vertices.shape[-2])
+    grid = mesh_lib.make_grid(size, supersample, pixel_offset)
+    sigma = _check_softness(sigma, "sigma")
+    return _render_silhouette(vertices, faces, grid, float(near), sigma)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _render_silhouette(vertices, faces, grid, near, sigma):
+    lead = vertices.shape[:-2]
+    flat = flatten_lead(vertices, 2)
+    shared = jnp.broadcast_to(faces, (flat.shape[0], *faces.shape))
+    if faces.shape[0] == 0 or flat.shape[1] == 0 or flat.shape[0] == 0:
+        cover = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
+    elif sigma > 0.0:
+        cover = soft_coverage(flat, shared, grid, near, sigma)
+    else:
+        index = mesh_visibility(
+            jax.lax.stop_gradient(flat), shared, grid=grid, near=near
+        )
+        cover = (index >= 0).astype(flat.dtype)
+    return _to_pixels(cover, cover > 0, lead, grid).depth
+
+
+def _check_softness(value, name) -> float:
+    try:
+        value = float(value)
+    except TypeError as error:
+        raise ValueError(f"{name} must be a Python number, got {value!r}.") from error
+    if not 0.0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and >= 0, got {value}.")
+    return value
 
 
 def render_grid_depth(
@@ -96,25 +176,30 @@ def render_grid_depth(
     if vertices.ndim < 3:
         raise ValueError(f"vertices must be (..., h, w, 3), got {vertices.shape}.")
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
+    background = jnp.asarray(background, vertices.dtype)
+    return _render_grid(vertices, background, grid, float(near))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _render_grid(vertices, background, grid, near):
     lead = vertices.shape[:-3]
     flat = flatten_lead(vertices, 3)
-    if min(flat.shape[1:3]) < 2:
-        index = jnp.full((flat.shape[0], grid.samples), -1, jnp.int32)
-        depth = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
+    if min(flat.shape[:1] + flat.shape[1:3]) < 1 or min(flat.shape[1:3]) < 2:
+        drawn = jnp.zeros((flat.shape[0], grid.samples), bool)
+        depth = jnp.broadcast_to(background, drawn.shape)
     else:
         index, boxes = grid_visibility(
-            jax.lax.stop_gradient(flat), grid=grid, near=float(near)
+            jax.lax.stop_gradient(flat), grid=grid, near=near
         )
-        depth = _grid_depth(flat, index, boxes, grid)
-    return _to_pixels(depth, index, lead, grid, background)
+        drawn = index >= 0
+        depth = jnp.where(drawn, _grid_depth(flat, index, boxes, grid), background)
+    return _to_pixels(depth, drawn, lead, grid)
 
 
-def _to_pixels(depth, index, lead, grid: SampleGrid, background) -> DepthImage:
-    """(B, samples) to (..., height, width): background, then the mean over samples."""
+def _to_pixels(depth, drawn, lead, grid: SampleGrid) -> DepthImage:
+    """(B, samples) to (..., height, width): the mean, and all, over samples."""
     s = grid.supersample
     shape = (*lead, grid.height, s, grid.width, s)
-    drawn = index >= 0
-    depth = jnp.where(drawn, depth, jnp.asarray(background, depth.dtype))
     return DepthImage(
         depth.reshape(shape).mean(axis=(-3, -1)),
         drawn.reshape(shape).all(axis=(-3, -1)),
@@ -220,9 +305,7 @@ def _mesh_depth_bwd(grid, residuals, cotangent):
         [vertices[..., axis].reshape(-1)[ids[:, k]] for k in range(3)]
         for axis in range(3)
     )
-    gradients = jax.lax.optimization_barrier(
-        _corner_gradients(xs, ys, zs, pulls, grid)
-    )
+    gradients = jax.lax.optimization_barrier(_corner_gradients(xs, ys, zs, pulls, grid))
     planes = []
     for axis in range(3):
         plane = jnp.zeros(batch * count, vertices.dtype)

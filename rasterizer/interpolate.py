@@ -55,7 +55,9 @@ def interpolate(
     index = jnp.broadcast_to(index, (*lead, *pixels))
     barycentrics = jnp.broadcast_to(barycentrics, (*index.shape, 3))
     drawn = index >= 0
-    corner_ids = faces[jnp.where(drawn, index, 0)].reshape(*lead, 3 * pixels[0] * pixels[1], 1)
+    corner_ids = faces[jnp.where(drawn, index, 0)].reshape(
+        *lead, 3 * pixels[0] * pixels[1], 1
+    )
     corners = jnp.take_along_axis(attributes, corner_ids, axis=-2)
     corners = corners.reshape(*index.shape, 3, channels)
     # Vertex 0 may hold NaN where nothing is drawn, and 0 * NaN is NaN.

@@ -1,9 +1,8 @@
 """Meshes as the rasterizer takes them: checks, batching, the depth-map mesh."""
 
-import numpy as np
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rasterizer.coverage import SampleGrid
 
@@ -59,7 +58,9 @@ def make_grid(size, supersample: int, pixel_offset) -> SampleGrid:
     try:
         dx, dy = (float(v) for v in pixel_offset)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"pixel_offset must be (x, y), got {pixel_offset!r}.") from error
+        raise ValueError(
+            f"pixel_offset must be (x, y), got {pixel_offset!r}."
+        ) from error
     if not max(abs(dx), abs(dy)) <= 1e3:
         raise ValueError(f"pixel_offset must be within 1000 px, got {pixel_offset!r}.")
     if max(height, width) * int(supersample) > 2**15:

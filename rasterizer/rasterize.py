@@ -1,5 +1,7 @@
 """Meshes to fragments."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -49,17 +51,22 @@ def rasterize(
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, 1, pixel_offset)
+    return _rasterize(vertices, faces, grid, float(near))
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _rasterize(vertices, faces, grid: SampleGrid, near: float) -> Fragments:
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
     index = mesh_visibility(
         flat,
         jnp.broadcast_to(faces, (flat.shape[0], *faces.shape)),
         grid=grid,
-        near=float(near),
+        near=near,
     )
     index = index.reshape(*lead, grid.rows, grid.columns)
     barycentrics, depth = barycentrics_at(
-        vertices, faces, index, pixel_offset=pixel_offset
+        vertices, faces, index, pixel_offset=grid.offset
     )
     return Fragments(index, barycentrics, depth)
 
@@ -94,7 +101,9 @@ def barycentrics_at(
         )
     vertices = jnp.broadcast_to(vertices, (*lead, *vertices.shape[-2:]))
     drawn = face_index >= 0
-    corner_ids = faces[jnp.where(drawn, face_index, 0)].reshape(*lead, height * width * 3)
+    corner_ids = faces[jnp.where(drawn, face_index, 0)].reshape(
+        *lead, height * width * 3
+    )
     corners = jnp.take_along_axis(vertices, corner_ids[..., None], axis=-2)
     corners = corners.reshape(*face_index.shape, 3, 3)
     # A face that is not drawn may hold NaN; keep it out of the arithmetic.

@@ -94,8 +94,11 @@ class Ranges(NamedTuple):
 
 
 def apart(worthwhile: jax.Array, stage: Callable, *args):
-    """`stage(*args)` if `worthwhile`, else zeros: a conditional, which XLA does not fuse
-    across. `worthwhile` must depend on data, or it is folded away."""
+    """`stage(*args)` if `worthwhile`, else zeros.
+
+    A conditional, which XLA does not fuse across, unless `worthwhile` is known to the
+    compiler.
+    """
     shapes = jax.eval_shape(stage, *args)
     return jax.lax.cond(
         worthwhile,
@@ -125,7 +128,7 @@ def snap_vertices(
 def bound(
     primitives: Primitives, triangles: Triangles, grid: SampleGrid, margin: int = 0
 ) -> Boxes:
-    """Sample boxes of the drawable triangles of each primitive, and a margin, samples."""
+    """Sample boxes of the drawable triangles of each primitive, widened by `margin`."""
     drawable = [
         (primitives.inverse_depth[a] > 0)
         & (primitives.inverse_depth[b] > 0)
@@ -202,9 +205,7 @@ def for_each_chunk(
             # Items find their primitive: scatter the start marks, running maximum.
             slot = jnp.where(stop > begin, begin, chunk)
             marks = jnp.zeros(chunk, jnp.int32)
-            marks = marks.at[slot].max(
-                jnp.arange(block, dtype=jnp.int32), mode="drop"
-            )
+            marks = marks.at[slot].max(jnp.arange(block, dtype=jnp.int32), mode="drop")
             (local,) = running(
                 [marks], longest, lambda here, back, _: jnp.maximum(here, back)
             )
@@ -299,7 +300,9 @@ def visible_faces(
         del ranges
         near_buffer, primitive_buffer = state
         corners = jax.lax.optimization_barrier(
-            Primitives(*(tuple(take(v, items.primitive) for v in q) for q in primitives))
+            Primitives(
+                *(tuple(take(v, items.primitive) for v in q) for q in primitives)
+            )
         )
         key = _test(corners, triangles, items, grid, wide)
         hit = items.live & (key > 0)
@@ -359,7 +362,8 @@ def _test(corners: Primitives, triangles, items: Items, grid: SampleGrid, wide: 
         px, py = column * unit, row * unit
         edge = coverage.wide_edge if wide else coverage.edge
         edges = [
-            edge(xs[i], ys[i], xs[j], ys[j], px, py) for i, j in ((1, 2), (2, 0), (0, 1))
+            edge(xs[i], ys[i], xs[j], ys[j], px, py)
+            for i, j in ((1, 2), (2, 0), (0, 1))
         ]
         near = (coverage.wide_nearness if wide else coverage.nearness)(edges, inverse)
         near = jnp.where(near > 0, near | (1 if t == 0 else 0), 0)
@@ -377,6 +381,31 @@ def coarsening(coordinates) -> jax.Array:
     for s in range(coverage.MAX_SUBPIXEL_BITS):
         shift += (reach > (coverage.MAX_SPAN // 2) << s).astype(jnp.int32)
     return shift
+
+
+def add_runs(terms, items: Items, ranges: Ranges, totals):
+    """Adds the sum of each primitive's items to its total, in a fixed order.
+
+    Args:
+        terms: arrays (chunk,), 0 where an item does not count.
+        totals: as many arrays (N,).
+    """
+    sums = running(
+        terms,
+        ranges.longest,
+        lambda here, back, reach: jnp.where(items.step >= reach, here + back, here),
+    )
+    owns = ranges.stop > ranges.begin
+    last = jnp.maximum(ranges.stop - 1, 0)
+    return [
+        jax.lax.dynamic_update_slice(
+            total,
+            jax.lax.dynamic_slice(total, (ranges.base,), owns.shape)
+            + jnp.where(owns, take(new, last), 0.0),
+            (ranges.base,),
+        )
+        for total, new in zip(totals, sums, strict=True)
+    ]
 
 
 def sum_by_face(
@@ -415,22 +444,7 @@ def sum_by_face(
             for t in range(triangle_count)
             for v in values
         ]
-        sums = running(
-            terms,
-            ranges.longest,
-            lambda here, back, reach: jnp.where(items.step >= reach, here + back, here),
-        )
-        owns = ranges.stop > ranges.begin
-        last = jnp.maximum(ranges.stop - 1, 0)
-        return [
-            jax.lax.dynamic_update_slice(
-                total,
-                jax.lax.dynamic_slice(total, (ranges.base,), owns.shape)
-                + jnp.where(owns, take(new, last), 0.0),
-                (ranges.base,),
-            )
-            for total, new in zip(totals, sums, strict=True)
-        ]
+        return add_runs(terms, items, ranges, totals)
 
     count = len(values)
     totals = for_each_chunk(

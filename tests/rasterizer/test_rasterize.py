@@ -79,7 +79,9 @@ def test_shared_edges_leave_no_crack():
     rim = np.stack([20.3 + 60 * np.cos(angle), 19.7 + 60 * np.sin(angle)], -1)
     xy = np.concatenate([[[20.3, 19.7]], rim])
     vertices = np.concatenate([xy, np.ones((38, 1))], -1).astype(np.float32)
-    faces = np.stack([np.zeros(37), np.arange(37) + 1, (np.arange(37) + 1) % 37 + 1], -1)
+    faces = np.stack(
+        [np.zeros(37), np.arange(37) + 1, (np.arange(37) + 1) % 37 + 1], -1
+    )
     fragments = rasterizer.rasterize(vertices, faces.astype(np.int32), (40, 40))
     assert (fragments.face_index >= 0).all()
 
@@ -174,7 +176,9 @@ def test_near_plane_and_negative_depth_reject_the_face():
     vertices = np.array([[0, 0, 1], [8, 0, 1], [0, 8, 1], [9, 9, -1]], np.float32)
     faces = np.array([[0, 1, 2], [1, 2, 3]], np.int32)
     assert rasterizer.rasterize(vertices, faces, (8, 8)).face_index.max() == 0
-    assert rasterizer.rasterize(vertices, faces, (8, 8), near=1.0).face_index.max() == -1
+    assert (
+        rasterizer.rasterize(vertices, faces, (8, 8), near=1.0).face_index.max() == -1
+    )
     vertices[3, 2] = 0.0
     assert rasterizer.rasterize(vertices, faces, (8, 8)).face_index.max() == 0
 
@@ -296,7 +300,8 @@ coordinate = st.one_of(
     st.sampled_from([np.nan, np.inf, -np.inf, 1e9, -3e5, 2.5e3, 5.0, 5.0]),
 )
 depth = st.one_of(
-    st.floats(0.25, 4.0, width=32), st.sampled_from([1.0, 1.0, 0.0, -1.0, np.nan, 1e-38])
+    st.floats(0.25, 4.0, width=32),
+    st.sampled_from([1.0, 1.0, 0.0, -1.0, np.nan, 1e-38]),
 )
 
 
@@ -356,7 +361,10 @@ FACES = np.array([[0, 1, 2]], np.int32)
         (lambda: rasterizer.rasterize(VERTICES, FACES[0], (4, 4)), "(3,)"),
         (lambda: rasterizer.rasterize(VERTICES, FACES + 2, (4, 4)), "2 to 4"),
         (lambda: rasterizer.rasterize(VERTICES, FACES * 1.0, (4, 4)), "float"),
-        (lambda: rasterizer.rasterize(VERTICES.astype(np.int32), FACES, (4, 4)), "int32"),
+        (
+            lambda: rasterizer.rasterize(VERTICES.astype(np.int32), FACES, (4, 4)),
+            "int32",
+        ),
         (lambda: rasterizer.rasterize(VERTICES, FACES, (4,)), "(4,)"),
         (lambda: rasterizer.rasterize(VERTICES, FACES, (0, 4)), "(0, 4)"),
         (

@@ -1,0 +1,325 @@
+"""Hand-written gradients against float64 finite differences, and their laws."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rasterizer
+from rasterizer import reference
+from tests.rasterizer import scenes
+
+SIZE = (7, 8)
+
+
+def numeric_gradient(function, vertices, step=1e-6):
+    """Central differences in float64."""
+    out = np.zeros(vertices.shape)
+    for i in np.ndindex(*vertices.shape):
+        there, back = vertices.copy(), vertices.copy()
+        there[i] += step
+        back[i] -= step
+        out[i] = (float(function(there)) - float(function(back))) / (2 * step)
+    return out
+
+
+def safe_scene(seed):
+    """Vertices whose face indices survive the steps of a finite difference."""
+    rng = np.random.default_rng(seed)
+    vertices = scenes.warped_grid(seed, 5, 5)[:, :4].astype(np.float64)
+    # Off the boundaries of the snapping grid, so that no step snaps elsewhere.
+    vertices[..., :2] = np.floor(vertices[..., :2] * 256) / 256 + 0.3 / 256
+    return vertices, rng.normal(size=SIZE)
+
+
+@pytest.mark.parametrize("supersample", [1, 2])
+def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
+    vertices, weight = safe_scene(supersample)
+    flat, faces = scenes.flatten(vertices)
+    options = {"background": 3.0, "supersample": supersample}
+
+    def slow(v):
+        return np.sum(weight * reference.render_depth(v, faces, SIZE, **options).depth)
+
+    expected = numeric_gradient(slow, flat)
+    assert np.abs(expected).max() > 0.1
+
+    def general(v):
+        return jnp.sum(
+            weight * rasterizer.render_depth(v, faces, SIZE, **options).depth
+        )
+
+    def grid(v):
+        return jnp.sum(weight * rasterizer.render_grid_depth(v, SIZE, **options).depth)
+
+    def fragments(v):
+        found = rasterizer.rasterize(v, faces, SIZE)
+        depth = jnp.where(found.face_index >= 0, found.depth, 3.0)
+        return jnp.sum(weight * depth)
+
+    with jax.enable_x64(True):
+        scale = np.abs(expected).max()
+        exact = [jax.grad(general)(flat), jax.grad(grid)(vertices).reshape(-1, 3)]
+        if supersample == 1:
+            exact.append(jax.grad(fragments)(flat))
+        for gradient in exact:
+            assert gradient.dtype == np.float64
+            np.testing.assert_allclose(gradient, expected, atol=1e-6 * scale)
+    single = [
+        jax.grad(general)(flat.astype(np.float32)),
+        jax.grad(grid)(vertices.astype(np.float32)).reshape(-1, 3),
+    ]
+    for gradient in single:
+        np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale)
+
+
+def test_interpolation_matches_finite_differences():
+    vertices, weight = safe_scene(5)
+    flat, faces = scenes.flatten(vertices)
+    attributes = np.random.default_rng(0).normal(size=(len(flat), 2))
+
+    def loss(v, a):
+        values = rasterizer.interpolate(a, faces, rasterizer.rasterize(v, faces, SIZE))
+        return jnp.sum(weight[..., None] * values * jnp.array([1.0, -0.5]))
+
+    with jax.enable_x64(True):
+        by_vertex, by_attribute = jax.jit(jax.grad(loss, argnums=(0, 1)))(
+            flat, attributes
+        )
+        compiled = jax.jit(loss)
+        numeric = numeric_gradient(lambda v: compiled(v, attributes), flat)
+        np.testing.assert_allclose(by_vertex, numeric, atol=1e-5)
+        numeric = numeric_gradient(lambda a: compiled(flat, a), attributes)
+        np.testing.assert_allclose(by_attribute, numeric, atol=1e-6)
+
+
+def test_at_the_identity_view_only_the_pixels_own_vertex_moves_its_depth_in_z():
+    vertices = scenes.grid(4, 5)
+    vertices[..., 2] += np.random.default_rng(0).random((4, 5), np.float32)
+    jacobian = jax.jacrev(
+        lambda v: rasterizer.render_grid_depth(v, (4, 5), background=1.0).depth
+    )(vertices)[..., 2]
+    np.testing.assert_allclose(jacobian.reshape(20, 20), np.eye(20), atol=1e-5)
+
+
+def test_moving_the_mesh_sideways_moves_the_image():
+    # For a plane of 1/z, d depth/d(translation x) = -d depth/dx.
+    x, y = np.meshgrid(np.linspace(-3, 12, 6), np.linspace(-3, 12, 6))
+    inverse = 1.0 + 0.02 * x - 0.03 * y
+    vertices = np.stack([x, y, 1 / inverse], -1).astype(np.float32)
+
+    def depth(shift):
+        return rasterizer.render_grid_depth(
+            vertices + jnp.array([1.0, 0.0, 0.0]) * shift, (8, 8), background=0.0
+        ).depth
+
+    # Forward mode does not pass a custom_vjp; one pixel at a time.
+    for pixel in ((2, 3), (5, 6)):
+        gradient = jax.grad(lambda s, p=pixel: depth(s)[p])(0.0)
+        expected = 0.02 / (1.0 + 0.02 * pixel[1] - 0.03 * pixel[0]) ** 2
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3)
+
+
+def test_gradients_are_bit_equal_from_run_to_run_and_whatever_the_batch():
+    vertices = np.stack([scenes.warped_grid(s, 10, 9) for s in range(3)])
+    weight = np.random.default_rng(0).normal(size=(3, 12, 11)).astype(np.float32)
+
+    def loss(v, w):
+        image = rasterizer.render_grid_depth(v, (12, 11), background=1.0, supersample=2)
+        return jnp.sum(image.depth * w)
+
+    gradient = jax.jit(jax.grad(loss))
+    first = np.asarray(gradient(vertices, weight))
+    assert np.abs(first).max() > 0
+    for _ in range(3):
+        np.testing.assert_array_equal(first, gradient(vertices, weight))
+    mapped = jax.vmap(jax.grad(loss))(vertices, weight)
+    np.testing.assert_allclose(first, mapped, rtol=1e-5, atol=1e-6)
+    parallel = jax.pmap(jax.vmap(jax.grad(loss)))(vertices[None], weight[None])[0]
+    np.testing.assert_allclose(first, parallel, rtol=1e-5, atol=1e-6)
+
+
+def test_the_grid_backward_pass_adds_by_gathering():
+    vertices = scenes.warped_grid(0, 6, 6)
+
+    def loss(v):
+        return rasterizer.render_grid_depth(v, (6, 6), background=1.0).depth.sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(vertices))
+    assert "scatter-add" not in text and "scatter_add" not in text
+
+
+def test_uncovered_pixels_pull_on_nothing():
+    vertices = scenes.grid(4, 4)
+    vertices[..., :2] += 2.0
+
+    def outside(v):
+        image = rasterizer.render_grid_depth(v, (8, 8), background=1.0)
+        return jnp.sum(jnp.where(image.covered, 0.0, image.depth * 3.0))
+
+    np.testing.assert_array_equal(jax.grad(outside)(vertices), 0.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -1.0, 0.0])
+def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad):
+    vertices = scenes.warped_grid(1, 6, 6)
+    vertices[2, 3, 2] = bad
+    if bad == 1e30:
+        vertices[2, 3, 0] = bad
+    flat, faces = scenes.flatten(vertices)
+
+    def grid(v):
+        return rasterizer.render_grid_depth(v, (6, 6), background=1.0).depth.sum()
+
+    def general(v):
+        return rasterizer.render_depth(v, faces, (6, 6), background=1.0).depth.sum()
+
+    def fragments(v):
+        found = rasterizer.rasterize(v, faces, (6, 6))
+        values = rasterizer.interpolate(v, faces, found)
+        return jnp.sum(jnp.where(found.face_index >= 0, found.depth, 0)) + values.sum()
+
+    gradients = [
+        jax.grad(grid)(vertices).reshape(-1, 3),
+        jax.grad(general)(flat),
+        jax.grad(fragments)(flat),
+    ]
+    for gradient in gradients:
+        assert np.isfinite(gradient).all()
+        np.testing.assert_array_equal(gradient[2 * 6 + 3], 0.0)
+        assert np.abs(gradient).max() > 0
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_background_is_differentiable():
+    vertices, faces = scenes.soup(0, count=3, size=(6, 6))
+
+    def total(background):
+        return jnp.sum(
+            rasterizer.render_depth(
+                vertices, faces, (6, 6), background=background
+            ).depth
+        )
+
+    covered = rasterizer.render_depth(vertices, faces, (6, 6), background=0.0).covered
+    assert jax.grad(total)(2.0) == 36 - covered.sum()
+
+
+def soft_scene():
+    vertices = np.array(
+        [
+            [1.2, 0.7, 1.0], [6.4, 1.3, 1.3], [2.1, 5.6, 0.9],
+            [0.3, 3.1, 1.2], [7.1, 2.2, 1.1], [5.2, 6.3, 1.4],
+        ]
+    )  # fmt: skip
+    return vertices, np.array([[0, 1, 2], [3, 5, 4]], np.int32)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_soft_gradients_match_finite_differences(sigma):
+    vertices, faces = soft_scene()
+    weight = np.random.default_rng(0).normal(size=SIZE)
+
+    @jax.jit
+    def depth(v, background):
+        image = rasterizer.render_depth(
+            v, faces, SIZE, background=background, sigma=sigma, gamma=0.1
+        )
+        return jnp.sum(weight * image.depth)
+
+    @jax.jit
+    def silhouette(v):
+        return jnp.sum(
+            weight * rasterizer.render_silhouette(v, faces, SIZE, sigma=sigma)
+        )
+
+    with jax.enable_x64(True):
+        gradient, by_background = jax.grad(depth, argnums=(0, 1))(vertices, 2.0)
+        numeric = numeric_gradient(lambda v: depth(v, 2.0), vertices)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-4)
+        np.testing.assert_allclose(
+            by_background, depth(vertices, 3.0) - depth(vertices, 2.0), rtol=1e-6
+        )
+        numeric = numeric_gradient(silhouette, vertices)
+        np.testing.assert_allclose(
+            jax.grad(silhouette)(vertices), numeric, rtol=1e-5, atol=2e-4
+        )
+        assert np.abs(numeric[:, :2]).max() > 0.05
+        np.testing.assert_allclose(numeric[:, 2], 0.0, atol=1e-9)
+
+
+def test_soft_sees_across_silhouettes_where_hard_does_not():
+    # A flat square: growing it changes no covered pixel's depth, only the outline.
+    vertices = np.array([[2.1, 2.1, 1], [6.2, 2.1, 1], [2.1, 6.2, 1], [6.2, 6.2, 1]])
+    vertices = vertices.astype(np.float32)
+    faces = rasterizer.grid_faces(2, 2)
+
+    def total(v, **softness):
+        image = rasterizer.render_depth(v, faces, (9, 9), background=2.0, **softness)
+        return jnp.sum(image.depth)
+
+    np.testing.assert_array_equal(jax.grad(total)(vertices)[:, :2], 0.0)
+    soft = jax.grad(partial(total, sigma=0.2, gamma=0.05))(vertices)
+    # Pulling any corner outwards covers more, so the sum of depths falls.
+    outwards = np.sign(vertices[:, :2] - 4.15)
+    assert (np.asarray(soft)[:, :2] * outwards < 0).all()
+
+
+def test_soft_tends_to_hard():
+    vertices, faces = scenes.soup(4, count=8, size=(12, 12))
+    hard = rasterizer.render_depth(vertices, faces, (12, 12), background=4.0)
+    cover = rasterizer.render_silhouette(vertices, faces, (12, 12), sigma=0.0)
+    np.testing.assert_array_equal(cover, hard.covered)
+    errors = []
+    for sigma in (0.3, 0.03, 0.003):
+        soft = rasterizer.render_depth(
+            vertices, faces, (12, 12), background=4.0, sigma=sigma, gamma=sigma / 3
+        )
+        silhouette = rasterizer.render_silhouette(
+            vertices, faces, (12, 12), sigma=sigma
+        )
+        np.testing.assert_array_equal(soft.covered, hard.covered)
+        errors.append(
+            (
+                np.abs(soft.depth - hard.depth).mean(),
+                np.abs(silhouette - cover).mean(),
+            )
+        )
+    errors = np.array(errors)
+    assert (errors[1:] < 0.5 * errors[:-1]).all()
+    assert (errors[-1] < 5e-3).all()
+
+
+def test_soft_handles_bad_faces_empty_meshes_and_vmap():
+    vertices, faces = scenes.soup(2, count=4, size=(8, 8))
+    bad = np.concatenate([vertices, [[np.nan, 1, 1], [1, np.inf, 1], [3, 3, -1]]])
+    bad = bad.astype(np.float32)
+    worse = np.concatenate([faces, [[0, 1, 12], [13, 2, 3], [4, 14, 5], [0, 0, 1]]])
+
+    def render(v, f):
+        return rasterizer.render_depth(
+            v, f, (8, 8), background=2.0, sigma=0.2, gamma=0.1
+        ).depth
+
+    def loss(v, f):
+        return jnp.sum(render(v, f) ** 2)
+
+    np.testing.assert_allclose(render(bad, worse), render(vertices, faces), rtol=1e-6)
+    value = jax.grad(loss)(bad, worse)
+    np.testing.assert_array_equal(value[12:], 0.0)
+    np.testing.assert_allclose(value[:12], jax.grad(loss)(vertices, faces), rtol=1e-5)
+    two = jnp.stack([vertices, vertices + 0.5])
+    mapped = jax.vmap(jax.grad(partial(loss, f=faces)))(two)
+    np.testing.assert_allclose(mapped[0], value[:12], rtol=1e-4, atol=1e-5)
+    none = np.zeros((0, 3), np.int32)
+    assert (render(vertices, none) == 2.0).all()
+    np.testing.assert_array_equal(jax.grad(loss)(vertices, none), 0.0)
+
+
+def test_softness_errors():
+    vertices, faces = soft_scene()
+    for options in ({"sigma": 1.0}, {"gamma": 1.0}, {"sigma": -1.0, "gamma": 0.1}):
+        with pytest.raises(ValueError, match="sigma"):
+            rasterizer.render_depth(vertices, faces, SIZE, background=1.0, **options)

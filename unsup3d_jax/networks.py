@@ -9,6 +9,7 @@ same numbers with no multiplication by inserted or repeated pixels.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -136,11 +137,67 @@ class UpsampledConv(nn.Module):
         return upsampled_convolve(x, kernel)
 
 
-class GroupNorm(nn.Module):
+def _group_mean(per_channel: Array, groups: int, count: int) -> Array:
+    """Sums over pixels (b, c) -> mean over each channel's group, (b, 1, 1, c)."""
+    b, c = per_channel.shape
+    total = per_channel.reshape(b, groups, c // groups).sum(-1, keepdims=True)
+    full = jnp.broadcast_to(total / count, (b, groups, c // groups))
+    return full.reshape(b, 1, 1, c)
+
+
+def _group_statistics(x: Array, groups: int) -> tuple[Array, Array, Array, int]:
+    """float32 x, mean and 1/deviation as (b, 1, 1, c), numbers in a group."""
+    _, h, w, c = x.shape
+    count = h * w * (c // groups)
+    wide = x.astype(jnp.float32)
+    mean = _group_mean(wide.sum((1, 2)), groups, count)
+    # Two passes, not E[x^2] - mean^2, which cancels for large means.
+    variance = _group_mean(jnp.square(wide - mean).sum((1, 2)), groups, count)
+    return wide, mean, jax.lax.rsqrt(variance + 1e-5), count
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def group_normalise(
+    x: Float[Array, "b h w c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    groups: int,
+) -> Float[Array, "b h w c"]:
     """Group normalisation over contiguous channel blocks, epsilon 1e-5.
 
-    Sums per channel first, then per group: one pass over the image, and an
-    order of magnitude faster on CPU than a reshape to (..., group, channel).
+    Sums per channel first, then per group: an order of magnitude faster on
+    CPU than a reshape to (..., group, channel). The exact derivative is
+    written out (reverse mode only), because it needs just two sums over
+    pixels and one pass: XLA's takes four times as long on CPU.
+    """
+    wide, mean, inverse, _ = _group_statistics(x, groups)
+    return ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
+
+
+def _group_normalise_forward(x, scale, bias, groups):
+    # The statistics are cheap; keeping x alone saves memory traffic.
+    return group_normalise(x, scale, bias, groups), (x, scale)
+
+
+def _group_normalise_backward(groups, residuals, cotangent):
+    x, scale = residuals
+    wide, mean, inverse, count = _group_statistics(x, groups)
+    g = cotangent.astype(jnp.float32)
+    g_sum = g.sum((1, 2))  # (b, c)
+    g_normal = (g * ((wide - mean) * inverse)).sum((1, 2))
+    mean_g = _group_mean(scale * g_sum, groups, count)
+    mean_g_normal = _group_mean(scale * g_normal, groups, count)
+    slope = inverse * mean_g_normal
+    x_bar = inverse * (scale * g - mean_g - (wide - mean) * slope)
+    return x_bar.astype(x.dtype), g_normal.sum(0), g_sum.sum(0)
+
+
+group_normalise.defvjp(_group_normalise_forward, _group_normalise_backward)
+
+
+class GroupNorm(nn.Module):
+    """`group_normalise` with a learnt scale and shift per channel.
+
     Statistics are float32 whatever the input.
     """
 
@@ -148,24 +205,12 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
+        c = x.shape[-1]
         if c % self.groups:
             raise ValueError(f"{c} channels do not divide into {self.groups} groups.")
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        wide = x.astype(jnp.float32)
-        count = h * w * (c // self.groups)
-
-        def group_mean(per_channel):
-            grouped = per_channel.reshape(b, self.groups, -1).sum(-1, keepdims=True)
-            full = (b, self.groups, c // self.groups)
-            return jnp.broadcast_to(grouped / count, full).reshape(b, 1, 1, c)
-
-        mean = group_mean(wide.sum((1, 2)))
-        # Two passes, not E[x^2] - mean^2, which cancels for large means.
-        variance = group_mean(jnp.square(wide - mean).sum((1, 2)))
-        gain = scale * jax.lax.rsqrt(variance + 1e-5)
-        return ((wide - mean) * gain + bias).astype(x.dtype)
+        return group_normalise(x, scale, bias, self.groups)
 
 
 def _leaky(x: Array) -> Array:

@@ -108,8 +108,8 @@ def test_a_killed_run_leaves_no_line_twice(tmp_path, straight):
     assert _timeless(_lines(tmp_path / "cut")) == _timeless(straight[1])
 
 
-@pytest.mark.parametrize("resident", [True, False])
-def test_resuming_is_bit_equal_through_the_real_pipeline(tmp_path, resident):
+def test_resuming_is_bit_equal_through_the_real_pipeline(tmp_path):
+    """Cut with the set in device memory, resumed with files read on the way."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -122,27 +122,33 @@ def test_resuming_is_bit_equal_through_the_real_pipeline(tmp_path, resident):
     config.data.split, config.data.hash_split_percent = "hash", (100, 0, 0)
     config.data.image_size, config.data.workers = tiny_task.SIZE, 1
     config.data.cache_dir = str(tmp_path / "cache")
-    config.data.device_memory_mib = 64 if resident else 0
-    data = pipeline.load_split(config, "train")
 
-    def make_source(devices, stop_at=None):
-        source = pipeline.train_source(data, config, devices=devices, seed=config.seed)
-        assert source.resident == resident
+    def fit(workdir, *, resident, stop_at=None):
+        config.data.device_memory_mib = 64 if resident else 0
+        data = pipeline.load_split(config, "train")
 
-        class Counting:
-            state, restore = source.state, source.restore
+        def make_source(devices):
+            source = pipeline.train_source(
+                data, config, devices=devices, seed=config.seed
+            )
+            assert source.resident == resident
 
-            def __next__(self):
-                if source.state()["step"] == stop_at:
-                    signal.raise_signal(signal.SIGTERM)
-                return next(source)
+            class Counting:
+                state, restore = source.state, source.restore
 
-        return Counting()
+                def __next__(self):
+                    if source.state()["step"] == stop_at:
+                        signal.raise_signal(signal.SIGTERM)
+                    return next(source)
 
-    straight = _fit(tmp_path / "a", config, make_source=make_source)
-    cut = _fit(tmp_path / "b", config, make_source=lambda d: make_source(d, 6))
+            return Counting()
+
+        return _fit(workdir, config, make_source=make_source)
+
+    straight = fit(tmp_path / "a", resident=True)
+    cut = fit(tmp_path / "b", resident=True, stop_at=6)
     assert int(cut.step) == 7
-    resumed = _fit(tmp_path / "b", config, make_source=make_source)
+    resumed = fit(tmp_path / "b", resident=False)
     _assert_same_state(straight, resumed)
 
 
@@ -221,7 +227,24 @@ def test_a_second_ctrl_c_aborts(tmp_path):
     assert Checkpoints(tmp_path, keep=2).steps() == [4]
 
 
-def test_handlers_are_put_back(tmp_path):
+def test_only_the_first_step_compiles(tmp_path):
+    events, seen = [], []
+
+    def listen(name, *_, **__):
+        if name.endswith("backend_compile_duration"):
+            events.append(name)
+
+    class Watching(tiny_task.Source):
+        def __next__(self):
+            seen.append(len(events))
+            return super().__next__()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    _fit(tmp_path, make_source=lambda devices: Watching(devices, 8))
+    assert seen[1] > seen[0] and set(seen[1:]) == {seen[1]}
+
+
+def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGINT)
     with Interrupts():
         assert signal.getsignal(signal.SIGINT) != before

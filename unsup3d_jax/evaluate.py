@@ -418,20 +418,20 @@ def _score_model(
     # The compiled forward pass is the same whatever else the data set knows.
     seen = Batch(image=batch.image)
     if options.oracle_view or options.oracle_light:
-        seen = seen.replace(view=batch.view, light=batch.light)
+        seen = dataclasses.replace(seen, view=batch.view, light=batch.light)
     if options.supervised:
-        seen = seen.replace(depth=batch.depth, mask=batch.mask)
+        seen = dataclasses.replace(seen, depth=batch.depth, mask=batch.mask)
     view, reconstruction, losses = _forward(params, constants, seen, weights, options)
     scores = ImageScores(losses=losses)
     if not options.supervised:  # which has neither a viewpoint nor a picture
         errors = _reconstruction_errors(reconstruction, batch.image)
-        scores = scores.replace(**errors, view=view, true_view=batch.view)
+        scores = dataclasses.replace(scores, **errors, view=view, true_view=batch.view)
     if batch.depth is None:
         return scores
     plain = reconstruction.plain
     fov_deg = options.scene.fov_deg
-    return scores.replace(
-        depth=_depth_scores(plain.depth, batch, plain.valid, fov_deg=fov_deg)
+    return dataclasses.replace(
+        scores, depth=_depth_scores(plain.depth, batch, plain.valid, fov_deg=fov_deg)
     )
 
 
@@ -470,7 +470,8 @@ def _depth_scores(
     depth: Array, batch: Batch, valid: Array, *, fov_deg: float
 ) -> metrics.DepthScores:
     score = functools.partial(metrics.depth_scores, fov_deg=fov_deg)
-    return jax.vmap(score)(depth, batch.depth, valid, _true_mask(batch))
+    true_depth: Any = batch.depth  # callers have checked that there is one
+    return jax.vmap(score)(depth, true_depth, valid, _true_mask(batch))
 
 
 def _collect(

@@ -10,14 +10,17 @@ import functools
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import jax
 import jax.numpy as jnp
 import numpy as np
-import trimesh
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image, ImageDraw
+from trimesh import Trimesh
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 import rasterizer
 from unsup3d_jax import geometry, model, sampling, visualize
@@ -59,11 +62,11 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     factors, reconstruction = jax.device_get((factors, reconstruction))
     arrays = named_arrays(image, factors, reconstruction)
-    np.savez_compressed(folder / "factors.npz", **arrays)
+    np.savez_compressed(folder / "factors.npz", **arrays)  # pyright: ignore
     for name, picture in pictures(arrays, options).items():
         Image.fromarray(visualize.to_bytes(picture)).save(folder / f"{name}.png")
     one = jax.tree.map(lambda a: jnp.asarray(a)[None], factors)
-    panel = visualize.panel_of_factors(one, np.asarray(image)[None], options)
+    panel = visualize.panel_of_factors(one, jnp.asarray(image)[None], options)
     Image.fromarray(panel).save(folder / "panel.png")
     symmetry = symmetry_picture(arrays, options)
     Image.fromarray(symmetry).save(folder / "symmetry.png")
@@ -183,7 +186,8 @@ def surface_of(
     # grid_faces runs top left, bottom left, top right: counter-clockwise seen
     # from the camera, which is outside.
     faces = np.asarray(rasterizer.grid_faces(h, w - 2 * cut))
-    return Surface(*(a.astype(np.float32) for a in kept), faces.astype(np.int32))
+    points, outward, uv = (a.astype(np.float32) for a in kept)
+    return Surface(points, outward, uv, faces.astype(np.int32))
 
 
 def _border(options: model.ModelOptions) -> int:
@@ -203,20 +207,21 @@ def write_glb(
 
     The texture is the albedo, because a glTF viewer brings its own light.
     """
-    material = trimesh.visual.material.PBRMaterial(
+    material = PBRMaterial(
         baseColorTexture=_texture(albedo),
         metallicFactor=0.0,
         roughnessFactor=1.0,
         doubleSided=True,
     )
-    mesh = trimesh.Trimesh(
+    mesh = Trimesh(
         vertices=surface.vertices,
         faces=surface.faces,
         vertex_normals=surface.normals,
-        visual=trimesh.visual.TextureVisuals(uv=surface.uv, material=material),
+        visual=TextureVisuals(uv=surface.uv, material=material),
         process=False,
     )
-    Path(path).write_bytes(mesh.export(file_type="glb", include_normals=True))
+    data: Any = mesh.export(file_type="glb", include_normals=True)
+    Path(path).write_bytes(data)
 
 
 def write_obj(
@@ -278,7 +283,7 @@ def render(
     points = geometry.transform(points, view, centre_depth=scene.centre_depth)
     pixels = geometry.project(points, (size, size), fov_deg=scene.fov_deg)
     vertices = jnp.concatenate([pixels, points[..., 2:]], axis=-1)
-    faces = rasterizer.grid_faces(h, w - 2 * cut)
+    faces = jnp.asarray(rasterizer.grid_faces(h, w - 2 * cut))
     fragments = rasterizer.rasterize(
         vertices[:, cut : w - cut].reshape(-1, 3), faces, (size, size)
     )

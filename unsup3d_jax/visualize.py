@@ -6,7 +6,7 @@ rest is numpy and PIL on the host.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from unsup3d_jax import formation, model
 from unsup3d_jax.types import Factors, Reconstruction
 
-TURNS_DEG = (-40, -20, 0, 20, 40)
+TURNS_DEG = (-40, -20, 20, 40)  # with the unturned image in the middle
+
+# Pictures are made on the host, of arrays from either side.
+AnyArray = Array | np.ndarray
 
 _CELL = 96  # pixels: smaller maps are enlarged by a whole factor to at least this
 _GAP = 2
@@ -26,25 +29,25 @@ _BACKGROUND = 28  # grey level between the cells
 _INK = 225
 
 
-def to_bytes(picture: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def to_bytes(picture: Float[AnyArray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Colours in [0, 1] to 8 bits, rounded; clipped; NaN is black."""
     finite = np.nan_to_num(np.asarray(picture, np.float32), nan=0.0)
     return np.round(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def _grey_to_rgb(picture: np.ndarray) -> np.ndarray:
+def _grey_to_rgb(picture: AnyArray) -> np.ndarray:
     return np.repeat(np.asarray(picture)[..., None], 3, axis=-1)
 
 
 def depth_picture(
-    depth: Float[np.ndarray, "*b h w"], *, near: float, far: float
+    depth: Float[AnyArray, "*b h w"], *, near: float, far: float
 ) -> Float[np.ndarray, "*b h w 3"]:
     """Grey, near = bright: 1 at `near`, 0 at `far`, on a fixed scale."""
     return _grey_to_rgb(np.clip((far - np.asarray(depth)) / (far - near), 0.0, 1.0))
 
 
 def normal_picture(
-    normal: Float[np.ndarray, "*b h w 3"],
+    normal: Float[AnyArray, "*b h w 3"],
 ) -> Float[np.ndarray, "*b h w 3"]:
     """The usual colours of a normal map: facing the viewer is light blue.
 
@@ -55,14 +58,14 @@ def normal_picture(
 
 
 def confidence_picture(
-    conf_sigma: Float[np.ndarray, "*b h w"],
+    conf_sigma: Float[AnyArray, "*b h w"],
 ) -> Float[np.ndarray, "*b h w 3"]:
     """1 / (1 + sigma): bright where the model trusts its reconstruction."""
     return _grey_to_rgb(1.0 / (1.0 + np.asarray(conf_sigma)))
 
 
 def masked_picture(
-    image: Float[np.ndarray, "*b h w 3"], valid: np.ndarray
+    image: Float[AnyArray, "*b h w 3"], valid: AnyArray
 ) -> Float[np.ndarray, "*b h w 3"]:
     """The image where it is valid, black elsewhere."""
     return np.where(np.asarray(valid)[..., None], np.asarray(image), 0.0)
@@ -111,7 +114,8 @@ def panel(
     Returns:
         The picture, with a header that names the columns.
     """
-    return _paint(*_maps(params, jnp.asarray(images), options), images, options)
+    factors, reconstruction, turned = _maps(params, jnp.asarray(images), options)
+    return _paint(factors, reconstruction, turned, images, options)
 
 
 def panel_of_factors(
@@ -120,7 +124,8 @@ def panel_of_factors(
     options: model.ModelOptions,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """`panel` for factors that are already known, whatever made them."""
-    return _paint(factors, *_maps_of_factors(factors, options), images, options)
+    reconstruction, turned = _maps_of_factors(factors, options)
+    return _paint(factors, reconstruction, turned, images, options)
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -162,18 +167,19 @@ def _paint(
         "albedo": factors.canon_albedo,
         "shading": _grey_to_rgb(canonical.shading),
     }
-    if factors.conf_sigma is not None:
+    if factors.conf_sigma is not None and factors.conf_sigma_flip is not None:
         columns["confidence"] = confidence_picture(factors.conf_sigma)
         columns["conf. flipped"] = confidence_picture(factors.conf_sigma_flip)
-    for degrees, image, valid in zip(TURNS_DEG, *turned, strict=True):
-        columns[f"yaw {degrees:+d}°" if degrees else "canonical"] = masked_picture(
-            image, valid
-        )
+    seen = [masked_picture(*pair) for pair in zip(*turned, strict=True)]
+    for degrees, picture in zip(TURNS_DEG, seen, strict=True):
+        if degrees > 0:
+            columns.setdefault("canonical", canonical.image)
+        columns[f"yaw {degrees:+d}°"] = picture
     return labelled_rows(columns)
 
 
 def labelled_rows(
-    columns: dict[str, Float[np.ndarray, "b h w 3"]],
+    columns: Mapping[str, Float[AnyArray, "b h w 3"]],
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draws columns of equally large pictures in [0, 1] under their names."""
     cells = np.stack([to_bytes(c) for c in columns.values()], axis=1)
@@ -193,7 +199,7 @@ def labelled_rows(
 
 
 def grid_of_images(
-    images: Sequence[np.ndarray] | np.ndarray,
+    images: Sequence[AnyArray] | AnyArray,
     *,
     columns: int | None = None,
     scale: int = 1,

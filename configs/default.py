@@ -19,8 +19,12 @@ def get_config() -> ConfigDict:
 
     # --- data -------------------------------------------------------------
     c.data = data = ConfigDict()
-    data.name = "folder"  # folder | open_faces | synface
-    data.path = ""  # folder, synface: root that holds the images
+    data.name = "folder"  # folder | open_faces | synface | tfds
+    # folder, synface: root that holds the images; tfds: the data_dir.
+    data.path = ""
+    # tfds only: a set of TensorFlow Datasets with a feature "image", prepared
+    # as array records, such as celeb_a.
+    data.tfds_name = ""
     data.image_size = 64  # pixels, square: 32, 64, 128 or 256
     # Pixels cut from each image before resizing: () keeps everything,
     # (s,) cuts a centred s x s square, (0,) the largest one that fits,

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, synface
+from unsup3d_jax.data import folder, synface, tfds_images
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.data.prepare import cache_root
 from unsup3d_jax.errors import UserError
@@ -52,8 +52,11 @@ def load_split(config: ConfigDict, split: str) -> Dataset:
         return synface.load(config, split)
     if config.data.name == "open_faces":
         return _load_open_faces(config, split)
+    if config.data.name == "tfds":
+        return tfds_images.load(config, split)
     raise UserError(
-        f"data.name: expected folder, open_faces or synface, got '{config.data.name}'."
+        "data.name: expected folder, open_faces, synface or tfds, got "
+        f"'{config.data.name}'."
     )
 
 

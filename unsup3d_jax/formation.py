@@ -26,9 +26,11 @@ class Scene:
         depth_min, depth_max: range of the canonical depth, scene units. Warped
             depth is clamped to the range plus half its size on both sides.
         supersample: depth samples per pixel and axis in the forward warp.
-        sigma, gamma: softness of the rasterizer; 0 is a hard z-buffer.
+        sigma, gamma: softness of the rasterizer (pixels, scene units); both 0
+            is a hard z-buffer.
         half_pixel_depth: sample depth half a pixel right and down, as the
             authors' renderer does.
+        normal_epsilon: see `geometry.depth_to_normals`; the authors have 1e-7.
     """
 
     fov_deg: float = 10.0
@@ -39,6 +41,7 @@ class Scene:
     sigma: float = 0.0
     gamma: float = 0.0
     half_pixel_depth: bool = False
+    normal_epsilon: float = 0.0
 
     @property
     def clamp(self) -> tuple[float, float]:
@@ -54,9 +57,11 @@ def shade_canonical(
     scene: Scene,
 ) -> Canonical:
     """The lighting function of Eq. (1): J = Lambda(a, d, l)."""
-    normal = jax.vmap(lambda d: geometry.depth_to_normals(d, fov_deg=scene.fov_deg))(
-        depth
-    )
+    normal = jax.vmap(
+        lambda d: geometry.depth_to_normals(
+            d, fov_deg=scene.fov_deg, norm_epsilon=scene.normal_epsilon
+        )
+    )(depth)
     image, shading = jax.vmap(lighting.shade)(albedo, normal, light)
     return Canonical(normal=normal, shading=shading, image=image)
 
@@ -86,14 +91,24 @@ def warp_depth(
         pixels = geometry.project(points, size, fov_deg=scene.fov_deg)
         return jnp.concatenate([pixels, points[..., 2:]], axis=-1)
 
+    vertices = jax.vmap(to_screen)(depth, view)
     offset = 0.5 if scene.half_pixel_depth else 0.0
-    drawn = rasterizer.render_grid_depth(
-        jax.vmap(to_screen)(depth, view),
-        size,
-        background=far,
-        supersample=scene.supersample,
-        pixel_offset=(offset, offset),
-    )
+    samples = {
+        "background": far,
+        "supersample": scene.supersample,
+        "pixel_offset": (offset, offset),
+    }
+    if scene.sigma > 0.0 or scene.gamma > 0.0:
+        drawn = rasterizer.render_depth(
+            vertices.reshape(len(depth), -1, 3),
+            rasterizer.grid_faces(*size),
+            size,
+            sigma=scene.sigma,
+            gamma=scene.gamma,
+            **samples,
+        )
+    else:
+        drawn = rasterizer.render_grid_depth(vertices, size, **samples)
     warped = jnp.clip(drawn.depth, near, far)
     return warped, drawn.covered & (warped < far)
 

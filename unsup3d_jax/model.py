@@ -144,6 +144,7 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
             sigma=config.raster.sigma,
             gamma=config.raster.gamma,
             half_pixel_depth=compat.half_pixel_depth,
+            normal_epsilon=1e-7 if compat.short_normals else 0.0,
         ),
         loss=LossOptions(
             perceptual=config.loss.perceptual,

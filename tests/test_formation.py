@@ -144,3 +144,16 @@ def test_view_gradient_matches_finite_differences(index):
     scale = float(jnp.abs(jax.grad(total)(view)[0, :3]).max())
     scale = scale if index < 3 else scale * 20
     assert abs(float(numeric - analytic)) < 0.06 * scale
+
+
+def test_the_soft_warp_tends_to_the_hard_one():
+    view = _view(rx=0.1, ry=0.3)
+    hard, valid = formation.warp_depth(_bump(), view, SCENE)
+    errors = []
+    for sigma in (0.05, 0.002):
+        soft = formation.Scene(supersample=1, sigma=sigma, gamma=1e-4)
+        warped, _ = formation.warp_depth(_bump(), view, soft)
+        error = np.abs(np.asarray(warped - hard))[0, 4:-4, 4:-4]
+        errors.append(np.mean(error[np.asarray(valid[0, 4:-4, 4:-4])]))
+    # What is left: pixels that lie on an edge, where two faces count half each.
+    assert errors[1] < 0.2 * errors[0] and errors[1] < 2e-3

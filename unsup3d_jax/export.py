@@ -178,6 +178,8 @@ def surface_of(
     )
     points = (points - [0.0, 0.0, scene.centre_depth]) * [1.0, -1.0, -1.0]
     outward = np.asarray(normal) * [-1.0, 1.0, 1.0]
+    # glTF wants unit length; those of compat.short_normals are a little short.
+    outward = outward / np.linalg.norm(outward, axis=-1, keepdims=True)
     u, v = np.meshgrid((np.arange(w) + 0.5) / w, 1.0 - (np.arange(h) + 0.5) / h)
     kept = [
         a[:, cut : w - cut].reshape(-1, a.shape[-1])

@@ -71,7 +71,10 @@ def reconstruct_folder(
                     file, crop=crop, image_size=options.networks.image_size
                 )
             except Exception as error:  # PIL raises nearly anything on broken bytes
-                reason = " ".join((str(error) or type(error).__name__).split())
+                reason = str(error) or type(error).__name__
+                # PIL repeats the path, which the message names already.
+                reason = reason.replace(repr(str(file)), "file")
+                reason = " ".join(reason.split())
                 broken.append((file, reason))
                 say(f"skipped {file}: {reason}")
                 continue
@@ -90,6 +93,7 @@ def reconstruct_folder(
             _export(target, pixels[i], one(factors), one(reconstruction), options)
             written.append((file, target))
             say(f"{file} -> {target}")
+    say(f"{len(written)} of {len(files)} photos reconstructed, in {output}")
     if not written:
         file, reason = broken[0]
         raise UserError(

@@ -19,7 +19,10 @@ enters by itself rather than squared, since the squared distance has no gradient
 very outline, where the samples of a depth-map mesh lie; and the background takes what A
 leaves over, so that no weight for it needs tuning.
 
-Faces farther than REACH * sigma count as D = 0 (5e-5 is lost). Memory is that of a
+Faces farther than REACH * sigma count as D = 0 (5e-5 is lost). A face that is nearer by
+dz than what it lies beside shows min(REACH, dz / gamma) * sigma pixels beyond its own
+outline: that goes to 0 with sigma, but for a gradient at an occlusion choose gamma no
+smaller than a tenth of the step in depth. Memory is that of a
 chunk of the work list, never pixels x faces; the sums use log weights shifted by their
 maximum at the sample.
 """
@@ -75,19 +78,21 @@ def signed_distance(xs, ys) -> jax.Array:
 
 
 def _item(xs, ys, zs, sigma, gamma, grid):
-    """log weight, depth and log(1 - D) of a face at a sample at the origin."""
+    """log weight, depth and log(1 - D) of a face at a sample at the origin, and whether
+    the face reaches that far."""
     distance = signed_distance(xs, ys) / sigma
     weights = screen_weights(xs, ys, grid)
     depth = 1.0 / sum(w / z for w, z in zip(weights, zs, strict=True))
     miss = -jax.nn.softplus(distance)
+    reaches = distance > -REACH
     if gamma is None:
-        return jnp.zeros_like(depth), depth, miss
-    return -jax.nn.softplus(-distance) - depth / gamma, depth, miss
+        return (jnp.zeros_like(depth), depth, miss), reaches
+    return (-jax.nn.softplus(-distance) - depth / gamma, depth, miss), reaches
 
 
 def _lay_out(vertices, faces, grid, near, sigma):
     """Boxes widened by the reach of sigma, and the corner planes of the faces."""
-    margin = math.ceil(REACH * sigma * grid.supersample) + 1
+    margin = math.ceil(REACH * sigma * grid.supersample)
     _, boxes = visibility.mesh_primitives(
         vertices, faces, grid=grid, near=near, margin=margin
     )
@@ -138,20 +143,20 @@ def _forward(vertices, faces, grid, near, sigma, gamma):
         options = {"batch": batch, "grid": grid, "chunk": _chunk(batch, grid)}
         dtype = vertices.dtype
 
-        def where(items):
-            return jnp.where(items.live, items.sample, samples)
+        def evaluate(items):
+            values, reaches = _item(
+                *_relative(items, corners, grid), sigma, gamma, grid
+            )
+            return values, jnp.where(items.live & reaches, items.sample, samples)
 
         def find_maximum(items, _, highest):
-            weight, _, _ = _item(*_relative(items, corners, grid), sigma, gamma, grid)
-            return highest.at[where(items)].max(weight, mode="drop")
+            (log_weight, _, _), at = evaluate(items)
+            return highest.at[at].max(log_weight, mode="drop")
 
         def accumulate(items, _, sums):
             total, weighted, miss = sums
-            log_weight, depth, log_miss = _item(
-                *_relative(items, corners, grid), sigma, gamma, grid
-            )
+            (log_weight, depth, log_miss), at = evaluate(items)
             weight = jnp.exp(log_weight - take(highest, items.sample))
-            at = where(items)
             return (
                 total.at[at].add(weight, mode="drop"),
                 weighted.at[at].add(weight * depth, mode="drop"),
@@ -189,13 +194,15 @@ def _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls):
 
         def pull_back(items, ranges, totals):
             corner_values = _relative(items, corners, grid)
-            (log_weight, depth, _), vjp = jax.vjp(
-                lambda *c: _item(*c, sigma, gamma, grid), *corner_values
+            (log_weight, depth, _), vjp, reaches = jax.vjp(
+                lambda *c: _item(*c, sigma, gamma, grid), *corner_values, has_aux=True
             )
             top, a, b, c = (take(v, items.sample) for v in flat)
             weight = jnp.exp(jnp.minimum(log_weight - top, 0.0))
             cotangents = (weight * (a + b * depth), weight * b, c)
-            gradients = vjp(tuple(jnp.where(items.live, v, 0.0) for v in cotangents))
+            gradients = vjp(
+                tuple(jnp.where(items.live & reaches, v, 0.0) for v in cotangents)
+            )
             return worklist.add_runs(
                 [v for axis in gradients for v in axis], items, ranges, totals
             )

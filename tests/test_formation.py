@@ -108,7 +108,9 @@ def test_mirrored_factors_give_the_mirrored_image():
     view = _view(rx=0.1, ry=0.3, rz=0.1, tx=0.01, ty=0.01)
     mirrored_view = view * jnp.array([1, -1, -1, -1, 1, 1.0])
     out = formation.reproject(image, depth, view, SCENE)
-    twin = formation.reproject(image[:, :, ::-1], depth[:, :, ::-1], mirrored_view, SCENE)
+    twin = formation.reproject(
+        image[:, :, ::-1], depth[:, :, ::-1], mirrored_view, SCENE
+    )
     # Cells split along one diagonal, which mirroring exchanges: noise of the
     # depth inside a cell may differ, smooth parts agree.
     close = np.abs(twin.image[:, :, ::-1] - out.image) < 0.05

@@ -59,7 +59,9 @@ def test_rotation_applies_x_first_then_y_then_z():
 def test_positive_yaw_moves_the_near_side_left_and_positive_pitch_down():
     nose = jnp.array([0.0, 0.0, 0.9])
     yaw = geometry.transform(nose, jnp.array([0, 0.3, 0, 0, 0, 0.0]), centre_depth=1.0)
-    pitch = geometry.transform(nose, jnp.array([0.3, 0, 0, 0, 0, 0.0]), centre_depth=1.0)
+    pitch = geometry.transform(
+        nose, jnp.array([0.3, 0, 0, 0, 0, 0.0]), centre_depth=1.0
+    )
     assert yaw[0] < -0.02 and abs(yaw[1]) < 1e-6
     assert pitch[1] > 0.02 and abs(pitch[0]) < 1e-6
 

@@ -33,10 +33,14 @@ def test_photometric_is_the_laplacian_likelihood(drop):
 def test_photometric_without_confidence_is_plain_l1():
     recon, image, mask, _ = _data()
     got = losses.photometric(recon, image, jnp.ones_like(mask), None)
-    assert float(got) == pytest.approx(float(2 * jnp.abs(recon - image).mean()), rel=1e-5)
+    assert float(got) == pytest.approx(
+        float(2 * jnp.abs(recon - image).mean()), rel=1e-5
+    )
 
 
-@pytest.mark.parametrize("drop, squared", [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize(
+    "drop, squared", [(True, False), (False, False), (False, True)]
+)
 def test_perceptual_is_the_gaussian_likelihood(drop, squared):
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, 2, 2, 2, 5))
@@ -100,5 +104,7 @@ def test_smoothness_by_the_definition():
     depth = jnp.asarray(np.random.default_rng(0).uniform(0.9, 1.1, (2, 4, 5)))
     got = losses.depth_smoothness(depth, depth_range=0.2)
     d = np.asarray(depth)
-    expected = (np.abs(np.diff(d, axis=1)).mean() + np.abs(np.diff(d, axis=2)).mean()) / 0.2
+    expected = (
+        np.abs(np.diff(d, axis=1)).mean() + np.abs(np.diff(d, axis=2)).mean()
+    ) / 0.2
     assert float(got) == pytest.approx(expected, rel=1e-5)

@@ -53,7 +53,9 @@ def test_factors_lie_in_their_ranges(setup, images):
     factors = model.decompose(params, images, options)
     assert (factors.canon_depth >= 0.9).all() and (factors.canon_depth <= 1.1).all()
     assert (factors.canon_albedo >= 0).all() and (factors.canon_albedo <= 1).all()
-    np.testing.assert_allclose(jnp.linalg.norm(factors.light[:, 2:], axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(factors.light[:, 2:], axis=1), 1, atol=1e-6
+    )
     assert (factors.light[:, 4] > 0.57).all()
     assert (jnp.abs(factors.view[:, :3]) <= np.pi / 3).all()
     assert (factors.view[:, 5] == 0).all()  # translation_z_max is 0
@@ -172,7 +174,9 @@ def test_supervision_trains_the_depth_net_alone(images):
     (total, out), _ = _run(params, batch, config, options)
     error = np.abs(np.asarray(out.factors.canon_depth) - 0.95)[:, 8:]
     assert float(total) == pytest.approx(error.mean(), rel=1e-5)
-    np.testing.assert_array_equal(out.reconstruction.plain.depth, out.factors.canon_depth)
+    np.testing.assert_array_equal(
+        out.reconstruction.plain.depth, out.factors.canon_depth
+    )
 
 
 def test_without_confidence_there_is_no_network_for_it(images):
@@ -183,7 +187,9 @@ def test_without_confidence_there_is_no_network_for_it(images):
     (_, out), _ = _run(params, Batch(image=images), config, options)
     error = 2 * np.abs(np.asarray(out.reconstruction.plain.image - images)).mean(-1)
     mask = np.asarray(out.reconstruction.plain.valid & out.reconstruction.flip.valid)
-    assert float(out.terms["photometric"]) == pytest.approx(error[mask].mean(), rel=1e-4)
+    assert float(out.terms["photometric"]) == pytest.approx(
+        error[mask].mean(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

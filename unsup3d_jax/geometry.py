@@ -25,7 +25,9 @@ def focal_length(width: int, *, fov_deg: float) -> float:
         ValueError: if width < 2 or fov_deg lies outside (0, 180).
     """
     if width < 2 or not 0.0 < fov_deg < 180.0:
-        raise ValueError(f"need width >= 2, 0 < fov_deg < 180; got {width=}, {fov_deg=}.")
+        raise ValueError(
+            f"need width >= 2, 0 < fov_deg < 180; got {width=}, {fov_deg=}."
+        )
     return (width - 1) / (2.0 * math.tan(math.radians(fov_deg) / 2.0))
 
 

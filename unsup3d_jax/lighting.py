@@ -28,7 +28,9 @@ def shade(
     return albedo * (ambient + diffuse * shading)[..., None], shading
 
 
-def to_canonical(light: Float[Array, "5"], view: Float[Array, "6"]) -> Float[Array, "5"]:
+def to_canonical(
+    light: Float[Array, "5"], view: Float[Array, "6"]
+) -> Float[Array, "5"]:
     """Turns a light given in the input's camera frame to the canonical frame."""
     rotation = geometry.rotation_matrix(view[:3])
     direction = jnp.sum(rotation * light[2:, None], axis=0)  # R^T l

@@ -258,7 +258,9 @@ def decompose(
     """
     size = options.networks.image_size
     if image.shape[1:] != (size, size, 3):
-        raise ValueError(f"need images of shape (b, {size}, {size}, 3), got {image.shape}.")
+        raise ValueError(
+            f"need images of shape (b, {size}, {size}, 3), got {image.shape}."
+        )
     nets, limits = _networks(options), options.factors
     x = 2.0 * image - 1.0
 
@@ -408,7 +410,9 @@ def objective(
 
     terms = {}
     names = ("photometric", "photometric_flip")
-    for name, warped, mask, sigma in zip(names, (plain, flip), masks, sigmas, strict=True):
+    for name, warped, mask, sigma in zip(
+        names, (plain, flip), masks, sigmas, strict=True
+    ):
         terms[name] = losses.photometric(
             warped.image,
             batch.image,
@@ -421,7 +425,13 @@ def objective(
 
     if loss.perceptual > 0:
         terms |= _perceptual_terms(
-            constants["vgg"], batch.image, (plain, flip), masks, factors, loss, axis_name
+            constants["vgg"],
+            batch.image,
+            (plain, flip),
+            masks,
+            factors,
+            loss,
+            axis_name,
         )
         both = terms["perceptual"] + weights.flip * terms["perceptual_flip"]
         total = total + loss.perceptual * both

@@ -1,6 +1,15 @@
-"""Ten minutes on a laptop: open synthetic faces at 32 px, narrow networks.
+"""A quarter of an hour on a laptop: open synthetic faces at 32 px, narrow nets.
 
 Run: python main.py --config=configs/quickstart.py      (2 CPU cores, no download)
+
+Not the paper's recipe but the fastest found that learns faces turned to the
+front within ten minutes of two cores. What differs, and why:
+- a smooth bump as initial depth with a quiet network on top: from the paper's
+  rough start, shading is noise for the first thousands of steps, and flat or
+  hollow faces are frequent;
+- the depth net waits until the viewpoint net has found left and right;
+- no perceptual loss, which would cost two thirds of the time;
+- natural poses: most faces nearly frontal, as in photo collections.
 """
 
 from ml_collections import ConfigDict
@@ -13,29 +22,31 @@ def get_config() -> ConfigDict:
     config.name = "quickstart"
     config.data.name = "open_faces"
     config.data.image_size = 32
-    config.data.count_train = 4500
-    config.data.count_val = 500
+    config.data.pose = "natural"
+    config.data.count_train = 4000
+    config.data.count_val = 300
     config.data.count_test = 500
     config.model.width = 16
-    config.model.encoder_width = 16
     config.depth.bump_height = 0.8
-    config.depth.output_gain = 0.15
+    config.depth.output_gain = 0.03
+    config.raster.supersample = 1
     config.loss.flip = 1.0
     config.loss.perceptual = 0.0
-    config.train.steps = 3000
+    config.train.steps = 3200
     config.train.batch_size = 32
     config.train.learning_rate = 1e-3
     config.train.schedule = "cosine"
+    config.train.constant_fraction = 0.5
     config.train.warmup_steps = 100
     config.train.weight_decay = 0.0
     config.train.clip_norm = 1.0
     config.train.lr_scale.view = 2.0
-    config.train.lr_scale.depth = 0.1
-    config.train.depth_start = 400
-    config.train.depth_full = 1000
+    config.train.depth_start = 300
+    config.train.depth_full = 800
     config.eval.every = 0
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
-    config.eval.baseline_steps = 800
-    config.checkpoint.every = 500
-    config.log.picture_every = 1000
+    config.eval.baseline_steps = 600
+    config.checkpoint.every = 800
+    config.log.every = 50
+    config.log.picture_every = 1600
     return config

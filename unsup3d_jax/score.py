@@ -37,6 +37,7 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
         if name == "supervised":
             result.model.supervision = "depth"
             # No viewpoint has to be learnt first, and no relief held back.
+            result.depth.bump_height, result.depth.output_gain = 0.0, 1.0
             result.train.lr_scale.depth = 1.0
             result.train.depth_start = result.train.depth_full = 0
         elif name == "oracle":

@@ -1,5 +1,7 @@
 """Saving, restoring, keeping, refusing."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,11 @@ def test_meaning_of_parameters_is_checked(tmp_path):
     config = tiny_task.config()
     checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
     config.data.path = "elsewhere"  # other photos, same model
+    checkpoint.check_meaning(config, tmp_path)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["compat"]["joint_mask"]  # as if the option were new
+    path.write_text(json.dumps(record))
     checkpoint.check_meaning(config, tmp_path)
     config.view.rotation_max_deg = 30.0
     with pytest.raises(UserError, match="view.rotation_max_deg"):

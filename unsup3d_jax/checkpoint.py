@@ -85,11 +85,10 @@ def check_meaning(config: ConfigDict, checkpoint: Path) -> None:
         path = folder / "config.json"
         if path.is_file():
             old = json.loads(path.read_text())["config"]
-            keys = [
-                k
-                for k in differing_keys(old, _json_of(config))
-                if k.startswith(MEANING)
-            ]
+            # Options younger than the checkpoint keep its meaning by default.
+            known = flatten(old)
+            new = {k: v for k, v in flatten(_json_of(config)).items() if k in known}
+            keys = [k for k in differing_keys(known, new) if k.startswith(MEANING)]
             if keys:
                 raise UserError(
                     f"the checkpoint in {checkpoint} is of another model; these keys "

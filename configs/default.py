@@ -166,8 +166,10 @@ def get_config() -> ConfigDict:
     ev.split = "test"  # of mode eval and of the end of training
     ev.batch_size = 64
     ev.max_images = 0  # 0: all
-    # Rows of the final table beside "ours": any of constant, average,
-    # untrained, supervised (trains one with the same loop), oracle (trains).
+    # Rows of the final table beside "ours": any of constant, average (true
+    # depth averaged over the object; hard to beat), average_background (with
+    # the background's depth, as the paper reads), untrained, supervised
+    # (trains one with the same loop), oracle (trains).
     ev.baselines = ("constant", "average", "untrained")
     # Training steps of the supervised and oracle rows.
     ev.baseline_steps = 0  # 0: as many as train.steps

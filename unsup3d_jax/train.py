@@ -42,7 +42,7 @@ AXIS = "devices"
 # work, yet a NaN or a signal is noticed soon and batches do not pile up.
 IN_FLIGHT = 8
 TRAINED_BASELINES = ("supervised", "oracle")
-BASELINES = ("constant", "average", "untrained", *TRAINED_BASELINES)
+BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
 HISTORY = 20  # log lines that the gradient's yardstick looks back
 # Share of a run before the watch speaks: every start looks collapsed.
 WATCH_FROM = 0.02

@@ -82,7 +82,7 @@ def warp_depth(
         Depth in the input's view, clamped to `scene.clamp`, and whether the
         mesh covers the pixel (all its samples) within the clamp.
     """
-    size = depth.shape[1:]
+    size = depth.shape[1], depth.shape[2]
     near, far = scene.clamp
 
     def to_screen(depth: Array, view: Array) -> Array:
@@ -138,7 +138,8 @@ def reproject(
         points = geometry.inverse_transform(
             points, view, centre_depth=scene.centre_depth
         )
-        return geometry.project(points, depth.shape, fov_deg=scene.fov_deg)
+        h, w = depth.shape
+        return geometry.project(points, (h, w), fov_deg=scene.fov_deg)
 
     grid = jax.vmap(source)(warped, view)
     sampled = sampling.sample_bilinear(image - 0.5, grid) + 0.5

@@ -5,6 +5,7 @@ parameters, arrays and a static `ModelOptions`.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -264,7 +265,7 @@ def decompose(
     nets, limits = _networks(options), options.factors
     x = 2.0 * image - 1.0
 
-    def run(name: str):
+    def run(name: str) -> Any:
         return nets[name].apply({"params": params[name]}, x)
 
     raw_depth = depth_from_raw(run("depth")[..., 0], options)
@@ -305,7 +306,8 @@ def decompose(
     if not options.networks.use_confidence:
         return factors
     fine, coarse = run("conf")
-    return factors.replace(
+    return dataclasses.replace(
+        factors,
         conf_sigma=fine[..., 0],
         conf_sigma_flip=fine[..., 1],
         conf_sigma_perceptual=coarse[..., 0],
@@ -322,12 +324,12 @@ def apply_oracle(factors: Factors, batch: Batch, options: ModelOptions) -> Facto
     if options.oracle_view:
         if batch.view is None:
             raise ValueError("model.oracle_view needs a data set with true viewpoints.")
-        factors = factors.replace(view=batch.view)
+        factors = dataclasses.replace(factors, view=batch.view)
     if options.oracle_light:
         if batch.light is None or batch.view is None:
             raise ValueError("model.oracle_light needs a data set with true light.")
-        factors = factors.replace(
-            light=jax.vmap(lighting.to_canonical)(batch.light, batch.view)
+        factors = dataclasses.replace(
+            factors, light=jax.vmap(lighting.to_canonical)(batch.light, batch.view)
         )
     return factors
 

@@ -43,7 +43,8 @@ def _interleave_phases(
     b, h, w, i = x.shape
     o = phases.shape[-1]
     kernel = phases.transpose(2, 3, 4, 0, 1, 5).reshape(2, 2, i, 4 * o)
-    y = convolve(x, kernel, 1, 1).reshape(b, h + 1, w + 1, 2, 2, o)
+    y: Array = convolve(x, kernel, 1, 1)
+    y = y.reshape(b, h + 1, w + 1, 2, 2, o)
     rows = [
         jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3)
         for a in (0, 1)

@@ -204,7 +204,7 @@ def _inert_class(name: str) -> type:
     def drop(self, *args, **kwargs):
         return None
 
-    members = dict.fromkeys(
+    members: dict[str, Any] = dict.fromkeys(
         ("__init__", "__setstate__", "__setitem__", "append", "extend"), drop
     )
     members["__new__"] = lambda cls, *args, **kwargs: object.__new__(cls)
@@ -223,7 +223,7 @@ def _rebuild_tensor(storage: _Storage, offset: int, size: Any, stride: Any, *_: 
 def _reconstruct_object(cls: type, base: type, state: Any) -> Any:
     if not isinstance(cls, _InertType):
         raise UserError(f"asks for an object of {cls!r}; refused.")
-    return cls.__new__(cls)
+    return object.__new__(cls)
 
 
 _TORCH_NAMES = {

@@ -35,6 +35,7 @@ import numpy as np
 from PIL import Image
 
 from unsup3d_jax.data.open_face import appearance, model, render
+from unsup3d_jax.data.open_face.appearance import Numbers
 from unsup3d_jax.data.open_face.render import FAR, FOV_DEG
 from unsup3d_jax.data.open_face.scene import POSES
 
@@ -167,7 +168,7 @@ def _generate_compact(
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
-def _byte(color: np.ndarray) -> np.ndarray:
+def _byte(color: Numbers) -> np.ndarray:
     return np.floor(255 * color + 0.5).astype(np.uint8)
 
 
@@ -234,7 +235,8 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     handle, partial = tempfile.mkstemp(suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            # The stubs take any array for `allow_pickle`.
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -271,7 +273,7 @@ def contact_sheet(faces: dict[str, np.ndarray], *, columns: int = 10) -> Image.I
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--contact_sheet", type=Path, required=True)
     parser.add_argument("--split", choices=SPLITS, default="train")
     parser.add_argument("--image_size", type=int, default=64)

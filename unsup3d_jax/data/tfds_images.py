@@ -6,6 +6,7 @@ The set must lie prepared as array records under `data.path`, as
 
 import os
 from functools import partial
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -32,7 +33,8 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
     import tensorflow_datasets as tfds  # 2 s; only those who need it wait
 
     try:
-        builder = tfds.builder(data.tfds_name, data_dir=data.path or None)
+        # Its decorators hide the parameters of its methods from type checkers.
+        builder: Any = tfds.builder(data.tfds_name, data_dir=data.path or None)
         available = builder.info.splits
         name = next((s for s in _ALIASES[split] if s in available), None)
         if name is None:
@@ -83,4 +85,3 @@ def _read(
     image = images.to_rgb(Image.fromarray(pixels[..., 0] if grey else pixels))
     small = images.crop_and_resize(image, crop=crop, image_size=image_size)
     return {"image": np.asarray(small)}, image.size
-

@@ -19,47 +19,55 @@ from jaxtyping import Array, Float, Int
 from unsup3d_jax.data.open_face.model import Attributes, Draws, FaceModel
 
 # Skin in linear RGB: SKIN * exp(-melanin * MELANIN - haemoglobin * HAEMOGLOBIN).
-SKIN = np.float32([0.90, 0.82, 0.66])
-MELANIN = np.float32([0.82, 1.10, 1.42])
-HAEMOGLOBIN = np.float32([0.08, 0.70, 0.50])
+SKIN = np.asarray([0.90, 0.82, 0.66], np.float32)
+MELANIN = np.asarray([0.82, 1.10, 1.42], np.float32)
+HAEMOGLOBIN = np.asarray([0.08, 0.70, 0.50], np.float32)
 
-HAIR = np.float32(
+HAIR = np.asarray(
     [
         *((0.09, 0.075, 0.07), (0.17, 0.12, 0.09)),  # black, dark
         *((0.30, 0.20, 0.13), (0.45, 0.32, 0.20)),  # brown, light
         *((0.68, 0.53, 0.34), (0.50, 0.24, 0.12)),  # blond, red
         *((0.58, 0.57, 0.55), (0.80, 0.79, 0.77)),  # grey, white
-    ]
+    ],
+    np.float32,
 )
-IRIS = np.float32(
+IRIS = np.asarray(
     [
         *((0.16, 0.09, 0.05), (0.24, 0.14, 0.07), (0.34, 0.21, 0.10)),
         *((0.38, 0.30, 0.14), (0.30, 0.36, 0.22), (0.28, 0.40, 0.52)),
         (0.42, 0.47, 0.50),
-    ]
+    ],
+    np.float32,
 )
-LIPSTICK = np.float32(
+LIPSTICK = np.asarray(
     [
         *((0.62, 0.08, 0.10), (0.74, 0.22, 0.22), (0.48, 0.08, 0.16)),
         *((0.78, 0.36, 0.36), (0.60, 0.26, 0.22)),
-    ]
+    ],
+    np.float32,
 )
-EYE_SHADOW = np.float32(
-    [(0.32, 0.24, 0.22), (0.36, 0.26, 0.36), (0.24, 0.28, 0.38), (0.46, 0.32, 0.22)]
+EYE_SHADOW = np.asarray(
+    [(0.32, 0.24, 0.22), (0.36, 0.26, 0.36), (0.24, 0.28, 0.38), (0.46, 0.32, 0.22)],
+    np.float32,
 )
-SCLERA = np.float32([0.88, 0.86, 0.83])
-MOUTH = np.float32([0.20, 0.06, 0.06])
-TEETH = np.float32([0.80, 0.76, 0.68])
+SCLERA = np.asarray([0.88, 0.86, 0.83], np.float32)
+MOUTH = np.asarray([0.20, 0.06, 0.06], np.float32)
+TEETH = np.asarray([0.80, 0.76, 0.68], np.float32)
 
 # Height of the hairline over the angle from the front about the vertical, degrees.
-HAIRLINE = np.float32(
+HAIRLINE = np.asarray(
     [
         *((0, 8.02), (20, 8.00), (40, 7.93), (55, 7.82), (65, 7.66), (75, 7.42)),
         *((82, 7.22), (92, 7.20), (102, 6.95), (115, 6.75), (140, 6.50), (180, 6.40)),
-    ]
+    ],
+    np.float32,
 ).reshape(-1, 2)
 NUM_MOLES = 4
 NOISE_PERIOD = 32
+
+
+Numbers = Array | np.ndarray  # drawn by numpy, painted by JAX
 
 
 class Appearance(NamedTuple):
@@ -68,48 +76,48 @@ class Appearance(NamedTuple):
     Lengths in decimetres of `rest` unless said; opacities in [0, 1].
     """
 
-    melanin: Array
-    haemoglobin: Array
-    blush: Array
-    under_eye: Array  # darkness below the eyes
-    freckles: Array
-    texture: Array  # amplitude of fine brightness noise
-    noise_offset: Array  # (3,) where in the noise table this face lies
-    mirror_noise: Array  # 1 to fold noise over x = 0
-    hair_color: Array  # (3,)
-    scalp: Array  # opacity of the hair
-    hair_volume: Array  # metres
-    hairline_front: Array  # raise of the hairline
-    hairline_temples: Array
-    hairline_peak: Array
-    hairline_shift: Array  # of its centre, along x
-    parting: Array  # opacity
-    parting_x: Array
-    brow_color: Array  # (3,)
-    brow_strength: Array
-    brow_width: Array
-    brow_height: Array
-    brow_arch: Array
-    beard: Array
-    beard_top: Array
-    moustache: Array
-    lips: Array  # haemoglobin
-    lipstick: Array  # opacity
-    lipstick_color: Array  # (3,)
-    eye_shadow: Array  # opacity
-    eye_shadow_color: Array  # (3,)
-    lashes: Array
-    iris_color: Array  # (3,)
-    iris_radius: Array  # metres
-    pupil_radius: Array  # metres
-    gaze: Array  # (2,) metres along x and y on the eye's surface
-    mole_position: Array  # (NUM_MOLES, 3)
-    mole_radius: Array
-    mole_strength: Array
-    birthmark_position: Array  # (3,)
-    birthmark_radius: Array
-    birthmark: Array
-    occlusion_power: Array
+    melanin: Numbers
+    haemoglobin: Numbers
+    blush: Numbers
+    under_eye: Numbers  # darkness below the eyes
+    freckles: Numbers
+    texture: Numbers  # amplitude of fine brightness noise
+    noise_offset: Numbers  # (3,) where in the noise table this face lies
+    mirror_noise: Numbers  # 1 to fold noise over x = 0
+    hair_color: Numbers  # (3,)
+    scalp: Numbers  # opacity of the hair
+    hair_volume: Numbers  # metres
+    hairline_front: Numbers  # raise of the hairline
+    hairline_temples: Numbers
+    hairline_peak: Numbers
+    hairline_shift: Numbers  # of its centre, along x
+    parting: Numbers  # opacity
+    parting_x: Numbers
+    brow_color: Numbers  # (3,)
+    brow_strength: Numbers
+    brow_width: Numbers
+    brow_height: Numbers
+    brow_arch: Numbers
+    beard: Numbers
+    beard_top: Numbers
+    moustache: Numbers
+    lips: Numbers  # haemoglobin
+    lipstick: Numbers  # opacity
+    lipstick_color: Numbers  # (3,)
+    eye_shadow: Numbers  # opacity
+    eye_shadow_color: Numbers  # (3,)
+    lashes: Numbers
+    iris_color: Numbers  # (3,)
+    iris_radius: Numbers  # metres
+    pupil_radius: Numbers  # metres
+    gaze: Numbers  # (2,) metres along x and y on the eye's surface
+    mole_position: Numbers  # (NUM_MOLES, 3)
+    mole_radius: Numbers
+    mole_strength: Numbers
+    birthmark_position: Numbers  # (3,)
+    birthmark_radius: Numbers
+    birthmark: Numbers
+    occlusion_power: Numbers
 
 
 class Surface(NamedTuple):
@@ -250,7 +258,7 @@ def noise_table() -> np.ndarray:
     return np.stack(corners, axis=-1).reshape(-1, 8).astype(np.float32)
 
 
-def value_noise(points: Float[Array, "*p 3"]) -> Float[Array, "*p"]:
+def value_noise(points: Float[Numbers, "*p 3"]) -> Float[Array, "*p"]:
     """Smoothly interpolated noise in [-1, 1] with lattice spacing 1."""
     floor = jnp.floor(points)
     t = points - floor
@@ -273,7 +281,7 @@ def noise_points(look: Appearance, rest: Float[Array, "p 3"]) -> Float[Array, "p
 def broad_noise(look: Appearance, rest: Float[Array, "v 3"]) -> Float[Array, "v"]:
     """Noise coarser than the mesh, to be evaluated at vertices and interpolated."""
     points = noise_points(look, rest)
-    scale = np.float32([2.2, 5.0])[:, None, None]
+    scale = np.asarray([2.2, 5.0], np.float32)[:, None, None]
     low, high = value_noise(scale * points + look.noise_offset)
     return 0.6 * low + 0.4 * high
 
@@ -322,7 +330,7 @@ def paint(look: Appearance, at: Surface) -> Float[Array, "p 3"]:
     points = noise_points(look, at.rest)
     n1 = at.broad_noise
     # Blotches, spots, and streaks that run down the scalp: one lookup for all.
-    scale = np.float32([[14, 14, 14], [36, 36, 36], [16, 4, 16]])[:, None]
+    scale = np.asarray([[14, 14, 14], [36, 36, 36], [16, 4, 16]], np.float32)[:, None]
     n2, spots, streak = value_noise(scale * points + look.noise_offset)
 
     # Skin: two pigments.
@@ -424,7 +432,7 @@ def _eyes(look, at):
     radius = jnp.sqrt((offset**2).sum(-1) + 1e-12)[..., None]
     soft = 0.0004  # metres; about the width of a limbus
     corner = smoothstep(0.007, 0.0135, jnp.abs(at.eye_offset[..., 0]))[..., None]
-    white = SCLERA + corner * (np.float32([0.80, 0.60, 0.56]) - SCLERA)
+    white = SCLERA + corner * (np.asarray([0.80, 0.60, 0.56], np.float32) - SCLERA)
     white = white * (0.62 + 0.38 * smoothstep(0.0, 0.3, at.membrane))[..., None]
     t = radius / look.iris_radius
     iris = look.iris_color * (0.70 + 0.45 * smoothstep(0.35, 0.75, t))

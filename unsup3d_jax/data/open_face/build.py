@@ -197,7 +197,7 @@ def flood(quads: np.ndarray, rim: list[int], seed: int) -> np.ndarray:
             by_edge.setdefault(edge, []).append(i)
     if not walls <= by_edge.keys():
         raise ValueError(f"the rim starting at {rim[0]} is no edge loop of the mesh.")
-    todo = list(np.nonzero((quads == seed).any(1))[0])
+    todo = np.nonzero((quads == seed).any(1))[0].tolist()
     inside = np.zeros(len(quads), bool)
     inside[todo] = True
     while todo:
@@ -657,7 +657,7 @@ def build(wheel: Path, *, seed: int = 2026) -> dict[str, np.ndarray]:
     mean = shapes.mean(0, dtype=np.float64)
     mean = 0.5 * (mean + mean[mirror] * [-1, 1, 1])
     shapes -= mean.astype(np.float32)
-    flipped = shapes[:, mirror] * np.float32([-1, 1, 1])
+    flipped = shapes[:, mirror] * np.asarray([-1, 1, 1], np.float32)
     weights = np.append(0.25 + 0.75 * masks["face"].clip(0, 1), [1.0, 1.0])
     components, coefficients = [], []
     halves = (("symmetric", NUM_SYM, 1.0), ("antisymmetric", NUM_ANTI, -1.0))
@@ -717,17 +717,18 @@ def build(wheel: Path, *, seed: int = 2026) -> dict[str, np.ndarray]:
         "occlusion": smooth_once(occlusion, faces).astype(np.float16),
         "lash": topology.lash.astype(np.float16),
         "membrane": topology.membrane.astype(np.float16),
-        "num_core": np.int32(topology.num_core),
+        "num_core": np.asarray(topology.num_core, np.int32),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=FOLDER / "open_face.npz")
     args = parser.parse_args()
     arrays = build(args.wheel)
-    np.savez_compressed(args.output, **arrays)
+    # The stubs take any array for `allow_pickle`.
+    np.savez_compressed(args.output, **arrays)  # pyright: ignore[reportArgumentType]
     credits = FOLDER / "LICENSE-CC0.md"
     credits.write_text(CREDITS + Source(args.wheel).text("LICENSE.md"))
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB")

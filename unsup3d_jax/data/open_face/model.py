@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def load_model() -> FaceModel:
     scalar = {"num_core": int(arrays["num_core"])}
     names = {"unit_names": tuple(str(n) for n in arrays["unit_names"])}
     labels = {"labels": arrays["labels"].astype(np.int32)}
-    done = integer | scalar | names | labels
+    done: dict[str, Any] = {**integer, **scalar, **names, **labels}
     rest = {k: v.astype(np.float32) for k, v in arrays.items() if k not in done}
     return FaceModel(**rest, **done)
 
@@ -136,7 +137,7 @@ def basis(model: FaceModel, *, asymmetry: float) -> np.ndarray:
     The antisymmetric part of the expression scales with `asymmetry`; at 0 every
     component but the antisymmetric identities is mirror-symmetric exactly.
     """
-    flipped = model.expression[:, model.mirror] * np.float32([-1, 1, 1])
+    flipped = model.expression[:, model.mirror] * np.asarray([-1, 1, 1], np.float32)
     even, odd = model.expression + flipped, model.expression - flipped
     return np.concatenate([model.identity, (even + np.float32(asymmetry) * odd) / 2])
 

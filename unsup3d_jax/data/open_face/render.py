@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from rasterizer import interpolate, rasterize
 from unsup3d_jax.data.open_face import appearance, scene
-from unsup3d_jax.data.open_face.appearance import Appearance, Surface
+from unsup3d_jax.data.open_face.appearance import Appearance, Numbers, Surface
 from unsup3d_jax.data.open_face.model import FaceModel
 from unsup3d_jax.data.open_face.scene import Backdrop, Scene
 
@@ -27,13 +27,13 @@ LANDMARK_TOLERANCE = 0.004  # metres behind the depth map and still visible
 class Pictures(NamedTuple):
     """n renderings, h = w."""
 
-    image: Array  # (n, h, w, 3) [0, 1]
-    albedo: Array  # (n, h, w, 3) [0, 1], mean over the face's samples; else 0
-    depth: Array  # (n, h, w) metres, FAR off the face
-    mask: Array  # (n, h, w) bool
-    normal: Array  # (n, h, w, 3) unit, z > 0: away from the camera; else 0
-    keypoints: Array  # (n, 68, 3) u, v in pixels, depth
-    keypoints_visible: Array  # (n, 68) bool
+    image: Numbers  # (n, h, w, 3) [0, 1]
+    albedo: Numbers  # (n, h, w, 3) [0, 1], mean over the face's samples; else 0
+    depth: Numbers  # (n, h, w) metres, FAR off the face
+    mask: Numbers  # (n, h, w) bool
+    normal: Numbers  # (n, h, w, 3) unit, z > 0: away from the camera; else 0
+    keypoints: Numbers  # (n, 68, 3) u, v in pixels, depth
+    keypoints_visible: Numbers  # (n, 68) bool
 
 
 class Mesh(NamedTuple):
@@ -88,7 +88,7 @@ def vertex_normals(mesh: Mesh, points: Float[Array, "v 3"]) -> Float[Array, "v 3
     return total / jnp.maximum(jnp.linalg.norm(total, axis=-1, keepdims=True), 1e-14)
 
 
-def to_pixels(points: Float[Array, "*v 3"], size: int) -> Float[Array, "*v 3"]:
+def to_pixels(points: Float[Numbers, "*v 3"], size: int) -> Float[Array, "*v 3"]:
     """Camera-space points to (u, v, depth), pixel centres on integers, Eq. (5)."""
     focal = (size - 1) / (2 * np.tan(np.radians(FOV_DEG) / 2))
     z = points[..., 2:]
@@ -211,7 +211,9 @@ def face_away(normal: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
     return normal / jnp.linalg.norm(normal, axis=-1, keepdims=True)
 
 
-def shade(light: Float[Array, "5"], normal: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
+def shade(
+    light: Float[Numbers, "5"], normal: Float[Array, "*n 3"]
+) -> Float[Array, "*n"]:
     """Lambertian shading, k_s + k_d max(0, <n, l>)."""
     return light[0] + light[1] * jnp.maximum(normal @ light[2:], 0.0)
 
@@ -233,7 +235,10 @@ def paint_backdrop(b: Backdrop, *, size: int) -> Float[Array, "h w 3"]:
     grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="xy"), axis=-1)
 
     # Three channels of four octaves, in one lookup: far quicker to compile.
-    octaves, gains = np.float32([1.0, 2.1, 4.3, 8.7]), np.float32([50, 27, 15, 8]) / 100
+    octaves, gains = (
+        np.asarray([1.0, 2.1, 4.3, 8.7], np.float32),
+        np.asarray([50, 27, 15, 8], np.float32) / 100,
+    )
     flat = b.zoom * octaves[:, None, None, None] * grid
     planes = jnp.broadcast_to(
         7.3 * jnp.arange(3.0)[:, None, None, None, None], (3, *flat.shape[:-1], 1)

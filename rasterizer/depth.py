@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rasterizer import mesh as mesh_lib
 from rasterizer.batching import flatten_lead
@@ -17,7 +18,7 @@ from rasterizer.worklist import apart, take
 
 def render_depth(
     vertices: jax.Array,
-    faces: jax.Array,
+    faces: jax.Array | np.ndarray,
     size: tuple[int, int],
     *,
     background: float,
@@ -67,8 +68,8 @@ def render_depth(
     sigma, gamma = _check_softness(sigma, "sigma"), _check_softness(gamma, "gamma")
     if (sigma > 0.0) != (gamma > 0.0):
         raise ValueError(f"sigma and gamma go together, got {sigma=}, {gamma=}.")
-    background = jnp.asarray(background, vertices.dtype)
-    return _render_mesh(vertices, faces, background, grid, float(near), sigma, gamma)
+    far = jnp.asarray(background, vertices.dtype)
+    return _render_mesh(vertices, faces, far, grid, float(near), sigma, gamma)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
@@ -89,7 +90,7 @@ def _render_mesh(vertices, faces, background, grid, near, sigma, gamma):
 
 def render_silhouette(
     vertices: jax.Array,
-    faces: jax.Array,
+    faces: jax.Array | np.ndarray,
     size: tuple[int, int],
     *,
     sigma: float,
@@ -127,7 +128,7 @@ def _render_silhouette(vertices, faces, grid, near, sigma):
     if faces.shape[0] == 0 or flat.shape[1] == 0 or flat.shape[0] == 0:
         cover = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
     elif sigma > 0.0:
-        cover = soft_coverage(flat, shared, grid, near, sigma)
+        cover: jax.Array = soft_coverage(flat, shared, grid, near, sigma)
     else:
         index = mesh_visibility(
             jax.lax.stop_gradient(flat), shared, grid=grid, near=near
@@ -176,8 +177,8 @@ def render_grid_depth(
     if vertices.ndim < 3:
         raise ValueError(f"vertices must be (..., h, w, 3), got {vertices.shape}.")
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
-    background = jnp.asarray(background, vertices.dtype)
-    return _render_grid(vertices, background, grid, float(near))
+    far = jnp.asarray(background, vertices.dtype)
+    return _render_grid(vertices, far, grid, float(near))
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -356,8 +357,10 @@ def _grid_depth_bwd(grid, residuals, cotangent):
     tr = [p[:, :-1, 1:] for p in planes]
     bl = [p[:, 1:, :-1] for p in planes]
     br = [p[:, 1:, 1:] for p in planes]
-    upper = _corner_gradients(*zip(tl, bl, tr, strict=True), upper, grid)
-    lower = _corner_gradients(*zip(tr, bl, br, strict=True), lower, grid)
+    xs, ys, zs = zip(tl, bl, tr, strict=True)
+    upper = _corner_gradients(xs, ys, zs, upper, grid)
+    xs, ys, zs = zip(tr, bl, br, strict=True)
+    lower = _corner_gradients(xs, ys, zs, lower, grid)
     upper, lower = jax.lax.optimization_barrier((upper, lower))
 
     def place(cells, row, column):

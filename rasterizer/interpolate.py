@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rasterizer import mesh as mesh_lib
 from rasterizer.types import Fragments
 
 
 def interpolate(
-    attributes: jax.Array, faces: jax.Array, fragments: Fragments
+    attributes: jax.Array, faces: jax.Array | np.ndarray, fragments: Fragments
 ) -> jax.Array:
     """Perspective-correct values of per-vertex attributes at each fragment.
 

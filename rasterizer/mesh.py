@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from rasterizer.coverage import SampleGrid
 
@@ -98,7 +99,7 @@ def check_faces(faces, vertex_count: int) -> jax.Array:
         ValueError: for another shape, a dtype that is not integer, or an index out of
             range.
     """
-    concrete = not isinstance(faces, jax.core.Tracer)
+    concrete = not isinstance(faces, Tracer)
     if not concrete:
         pass
     else:

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rasterizer import mesh as mesh_lib
 from rasterizer.batching import flatten_lead
@@ -14,7 +15,7 @@ from rasterizer.visibility import mesh_visibility
 
 def rasterize(
     vertices: jax.Array,
-    faces: jax.Array,
+    faces: jax.Array | np.ndarray,
     size: tuple[int, int],
     *,
     near: float = 0.0,
@@ -73,7 +74,7 @@ def _rasterize(vertices, faces, grid: SampleGrid, near: float) -> Fragments:
 
 def barycentrics_at(
     vertices: jax.Array,
-    faces: jax.Array,
+    faces: jax.Array | np.ndarray,
     face_index: jax.Array,
     *,
     pixel_offset: tuple[float, float] = (0.0, 0.0),

@@ -80,7 +80,7 @@ def rasterize(
     barycentrics = np.zeros((rows, columns, 3))
     depth = np.full((rows, columns), np.inf)
     if not len(vertices):
-        return Fragments(face_index, barycentrics, depth)
+        return Fragments(face_index, barycentrics, depth)  # pyright: ignore[reportArgumentType]
 
     with np.errstate(all="ignore"):
         snapped, bits = _snap(vertices[:, :2], size, supersample, pixel_offset)
@@ -127,7 +127,7 @@ def rasterize(
         over_z = _screen(corners, x[wins], y[wins]) / corners[:, 2:]
         barycentrics[wins] = (over_z / over_z.sum(axis=0)).T
         depth[wins] = 1.0 / over_z.sum(axis=0)
-    return Fragments(face_index, barycentrics, depth)
+    return Fragments(face_index, barycentrics, depth)  # pyright: ignore[reportArgumentType]
 
 
 def render_depth(

@@ -53,8 +53,9 @@ def signed_distance(xs, ys) -> jax.Array:
         -1.0,
         1.0,
     )
-    inner, nearest2, outer = None, None, None
-    for k in range(3):
+
+    def edge(k):
+        """Signed distance to an edge's line; squared and signed distance to it."""
         (ax, ay), (bx, by) = corners[k], corners[(k + 1) % 3]
         ex, ey = bx - ax, by - ay
         length2 = ex * ex + ey * ey
@@ -68,12 +69,14 @@ def signed_distance(xs, ys) -> jax.Array:
         corner = jnp.where(corner2 > 0.0, corner, 0.0)
         distance2 = jnp.where(beside, line * line, corner2)
         value = jnp.where(beside, jnp.where(line < 0.0, line, -line), corner)
-        if inner is None:
-            inner, nearest2, outer = line, distance2, value
-        else:
-            inner = jnp.minimum(inner, line)
-            outer = jnp.where(distance2 < nearest2, value, outer)
-            nearest2 = jnp.minimum(nearest2, distance2)
+        return line, distance2, value
+
+    inner, nearest2, outer = edge(0)
+    for k in (1, 2):
+        line, distance2, value = edge(k)
+        inner = jnp.minimum(inner, line)
+        outer = jnp.where(distance2 < nearest2, value, outer)
+        nearest2 = jnp.minimum(nearest2, distance2)
     return jnp.where(inner >= 0.0, inner, outer)
 
 
@@ -145,7 +148,7 @@ def _forward(vertices, faces, grid, near, sigma, gamma):
 
         def evaluate(items):
             values, reaches = _item(
-                *_relative(items, corners, grid), sigma, gamma, grid
+                *_relative(items, corners, grid), sigma=sigma, gamma=gamma, grid=grid
             )
             return values, jnp.where(items.live & reaches, items.sample, samples)
 
@@ -195,7 +198,9 @@ def _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls):
         def pull_back(items, ranges, totals):
             corner_values = _relative(items, corners, grid)
             (log_weight, depth, _), vjp, reaches = jax.vjp(
-                lambda *c: _item(*c, sigma, gamma, grid), *corner_values, has_aux=True
+                lambda *c: _item(*c, sigma=sigma, gamma=gamma, grid=grid),
+                *corner_values,
+                has_aux=True,
             )
             top, a, b, c = (take(v, items.sample) for v in flat)
             weight = jnp.exp(jnp.minimum(log_weight - top, 0.0))

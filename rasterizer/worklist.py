@@ -142,12 +142,16 @@ def bound(
     any_used = drawable[0] if len(drawable) == 1 else drawable[0] | drawable[1]
 
     def extent(values):
-        low = high = None
-        for value, use in zip(values, used, strict=True):
-            first = jnp.where(use, value, _INT32_MAX // 2)
-            last = jnp.where(use, value, -_INT32_MAX // 2)
-            low = first if low is None else jnp.minimum(low, first)
-            high = last if high is None else jnp.maximum(high, last)
+        ends = (
+            (
+                jnp.where(use, value, _INT32_MAX // 2),
+                jnp.where(use, value, -_INT32_MAX // 2),
+            )
+            for value, use in zip(values, used, strict=True)
+        )
+        low, high = next(ends)
+        for first, last in ends:
+            low, high = jnp.minimum(low, first), jnp.maximum(high, last)
         return low, high
 
     def limits(low, high, centre, size, extra):
@@ -348,8 +352,8 @@ def _test(corners: Primitives, triangles, items: Items, grid: SampleGrid, wide: 
     """
     column = items.column - grid.centre[0]
     row = items.row - grid.centre[1]
-    best = None
-    for t, (a, b, c) in enumerate(triangles):
+
+    def nearness(t, a, b, c):
         xs, ys = [corners.x[i] for i in (a, b, c)], [corners.y[i] for i in (a, b, c)]
         inverse = [corners.inverse_depth[i] for i in (a, b, c)]
         if wide:
@@ -366,8 +370,11 @@ def _test(corners: Primitives, triangles, items: Items, grid: SampleGrid, wide: 
             for i, j in ((1, 2), (2, 0), (0, 1))
         ]
         near = (coverage.wide_nearness if wide else coverage.nearness)(edges, inverse)
-        near = jnp.where(near > 0, near | (1 if t == 0 else 0), 0)
-        best = near if best is None else jnp.maximum(best, near)
+        return jnp.where(near > 0, near | (1 if t == 0 else 0), 0)
+
+    best = nearness(0, *triangles[0])
+    for t, corner_ids in enumerate(triangles[1:], start=1):
+        best = jnp.maximum(best, nearness(t, *corner_ids))
     return best
 
 

@@ -189,7 +189,9 @@ def fit(options, *, size: int, steps: list[int], image_noise: float, views: int)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="How noisy is the gradient of a rendered depth map?"
+    )
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--size", type=int, default=24, help="image side, pixels")
     parser.add_argument("--probes", type=int, default=16, help="vertices probed")

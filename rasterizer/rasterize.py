@@ -28,9 +28,11 @@ def rasterize(
     integer arithmetic on vertices snapped to 1/256 pixel (coarser for images above 1360
     samples a side), alike on every machine and under every compiler.
 
-    A face draws nothing when a vertex is NaN or infinite, has z <= near, or lies more
-    than MAX_SPAN / 2 snapped units (2040 pixels at 1/256) from the image's centre; when
-    its snapped area is 0; or when a traced face index is out of range.
+    A face draws nothing when a vertex is NaN or infinite, has z <= near or z outside
+    [1e-15, 1e15], or lies more than 522,240 pixels from the image's centre; when its
+    snapped area is 0; or when a traced face index is out of range. A face with a vertex
+    more than 2040 pixels from the centre (at 1/256) is snapped to a coarser grid, up to
+    whole pixels, and may then part from its neighbours by as much.
 
     Gradients reach vertices through `barycentrics` and `depth`, exactly for the visible
     face; where it changes, at silhouettes and occlusions, they are zero.

@@ -87,7 +87,7 @@ def rasterize(
         inverse = 1.0 / vertices[:, 2].astype(np.float32)
         limit = 2**29 / (supersample * 2**bits)
         good = np.isfinite(vertices).all(-1) & (vertices[:, 2] > near)
-        good &= np.isfinite(inverse) & (inverse > 0)
+        good &= (vertices[:, 2] >= 1e-15) & (vertices[:, 2] <= 1e15)
         good &= (np.abs(vertices[:, :2]) < limit).all(-1)
         good &= (np.abs(snapped) <= (_MAX_SPAN // 2) << bits).all(-1)
     row, column = np.mgrid[:rows, :columns]

@@ -22,6 +22,9 @@ from rasterizer.coverage import SampleGrid
 
 _INT32_MAX = 2**31 - 1
 
+# So that z**2 and 1 / z**2, which gradients take, are ordinary float32 numbers.
+MIN_DEPTH, MAX_DEPTH = 1e-15, 1e15
+
 Triangles = tuple[tuple[int, int, int], ...]
 MESH: Triangles = ((0, 1, 2),)
 CELL: Triangles = ((0, 1, 2), (2, 1, 3))  # of corners TL, BL, TR, BR
@@ -114,9 +117,9 @@ def snap_vertices(
     """Snapped x, y and float32 inverse depth, 0 where a vertex cannot be drawn."""
     x, y, z = vertices[..., 0], vertices[..., 1], vertices[..., 2]
     limit = 2.0**29 / (grid.supersample * 2**grid.bits)  # int32 must not overflow
-    ok = (z > near) & (z < jnp.inf) & (jnp.abs(x) < limit) & (jnp.abs(y) < limit)
+    ok = (z > near) & (z >= MIN_DEPTH) & (z <= MAX_DEPTH)
+    ok &= (jnp.abs(x) < limit) & (jnp.abs(y) < limit)
     inverse = 1.0 / jnp.where(ok, z, 1.0).astype(jnp.float32)
-    ok &= (inverse < jnp.inf) & (inverse > 0.0)
     (shift_x, shift_y), (centre_x, centre_y) = grid.shift, grid.centre
     xi = coverage.snap(jnp.where(ok, x, 0.0), shift_x, centre_x, grid)
     yi = coverage.snap(jnp.where(ok, y, 0.0), shift_y, centre_y, grid)

@@ -299,14 +299,14 @@ def _mesh_depth_bwd(grid, residuals, cotangent):
     target = jnp.where(index >= 0, index + rows * face_count, batch * face_count)
     pulls = [
         jnp.zeros(batch * face_count, p.dtype).at[target].add(p, mode="drop")
-        for p in jax.lax.optimization_barrier(_pulls(cotangent, depth, weights))
+        for p in _pulls(cotangent, depth, weights)
     ]
     ids = (jnp.clip(faces, 0, count - 1)[None] + rows[..., None] * count).reshape(-1, 3)
     xs, ys, zs = (
         [vertices[..., axis].reshape(-1)[ids[:, k]] for k in range(3)]
         for axis in range(3)
     )
-    gradients = jax.lax.optimization_barrier(_corner_gradients(xs, ys, zs, pulls, grid))
+    gradients = _corner_gradients(xs, ys, zs, pulls, grid)
     planes = []
     for axis in range(3):
         plane = jnp.zeros(batch * count, vertices.dtype)
@@ -334,13 +334,11 @@ def _grid_depth_fwd(vertices, index, boxes, grid):
     row = cell // (w - 1)
     corner = cell + row + (jnp.arange(batch, dtype=jnp.int32) * (h * w))[:, None]
     # (TL, BL, TR) or (TR, BL, BR).
-    corner_ids = jax.lax.optimization_barrier(
-        [
-            corner + jnp.where(lower, 1, 0),
-            corner + w,
-            corner + jnp.where(lower, w + 1, 1),
-        ]
-    )
+    corner_ids = [
+        corner + jnp.where(lower, 1, 0),
+        corner + w,
+        corner + jnp.where(lower, w + 1, 1),
+    ]
     planes = [vertices[..., k].reshape(-1) for k in range(3)]
     depth, weights = _depth_at(planes, corner_ids, drawn, grid)
     return depth, (vertices, index, boxes, depth, weights)
@@ -351,30 +349,35 @@ def _grid_depth_bwd(grid, residuals, cotangent):
     batch, h, w, _ = vertices.shape
     pulls = apart(jnp.any(index >= 0), _pulls, cotangent, depth, weights)
     sums = grid_face_sums(boxes, index, tuple(pulls), grid=grid)
-    upper, lower = ([v.reshape(batch, h - 1, w - 1) for v in t] for t in sums)
-    planes = [vertices[..., k] for k in range(3)]
-    tl = [p[:, :-1, :-1] for p in planes]
-    tr = [p[:, :-1, 1:] for p in planes]
-    bl = [p[:, 1:, :-1] for p in planes]
-    br = [p[:, 1:, 1:] for p in planes]
-    xs, ys, zs = zip(tl, bl, tr, strict=True)
-    upper = _corner_gradients(xs, ys, zs, upper, grid)
-    xs, ys, zs = zip(tr, bl, br, strict=True)
-    lower = _corner_gradients(xs, ys, zs, lower, grid)
-    upper, lower = jax.lax.optimization_barrier((upper, lower))
+
+    def corner_gradients(vertices, sums):
+        upper, lower = ([v.reshape(batch, h - 1, w - 1) for v in t] for t in sums)
+        planes = [vertices[..., k] for k in range(3)]
+        tl = [p[:, :-1, :-1] for p in planes]
+        tr = [p[:, :-1, 1:] for p in planes]
+        bl = [p[:, 1:, :-1] for p in planes]
+        br = [p[:, 1:, 1:] for p in planes]
+        xs, ys, zs = zip(tl, bl, tr, strict=True)
+        upper = _corner_gradients(xs, ys, zs, upper, grid)
+        xs, ys, zs = zip(tr, bl, br, strict=True)
+        return upper, _corner_gradients(xs, ys, zs, lower, grid)
 
     def place(cells, row, column):
         return jnp.pad(cells, ((0, 0), (row, 1 - row), (column, 1 - column)))
 
-    # Every vertex gathers from its at most six faces.
-    gradient = [
-        place(upper[0][k], 0, 0)
-        + place(upper[1][k] + lower[1][k], 1, 0)
-        + place(upper[2][k] + lower[0][k], 0, 1)
-        + place(lower[2][k], 1, 1)
-        for k in range(3)
-    ]
-    return jnp.stack(gradient, axis=-1), None, None
+    def gather(upper, lower):
+        # Every vertex gathers from its at most six faces.
+        return [
+            place(upper[0][k], 0, 0)
+            + place(upper[1][k] + lower[1][k], 1, 0)
+            + place(upper[2][k] + lower[0][k], 0, 1)
+            + place(lower[2][k], 1, 1)
+            for k in range(3)
+        ]
+
+    some = jnp.any(index >= 0)
+    upper, lower = apart(some, corner_gradients, vertices, sums)
+    return jnp.stack(apart(some, gather, upper, lower), axis=-1), None, None
 
 
 _grid_depth.defvjp(_grid_depth_fwd, _grid_depth_bwd)

@@ -170,12 +170,10 @@ def _forward(vertices, faces, grid, near, sigma, gamma):
         if gamma is None:
             highest = jnp.zeros(samples, dtype)
         else:
-            highest = worklist.for_each_chunk(
-                boxes, boxes.count, highest, find_maximum, **options
-            )
+            highest = worklist.for_each_chunk(boxes, highest, find_maximum, **options)
         zeros = jnp.zeros(samples, dtype)
         sums = worklist.for_each_chunk(
-            boxes, boxes.count, (zeros, zeros, zeros), accumulate, **options
+            boxes, (zeros, zeros, zeros), accumulate, **options
         )
         return tuple(v.reshape(batch, grid.samples) for v in (highest, *sums))
 
@@ -215,7 +213,6 @@ def _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls):
         n = boxes.count.shape[0]
         totals = worklist.for_each_chunk(
             boxes,
-            boxes.count,
             [jnp.zeros(n, vertices.dtype) for _ in range(9)],
             pull_back,
             batch=batch,

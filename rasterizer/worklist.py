@@ -177,7 +177,6 @@ def bound(
 
 def for_each_chunk(
     boxes: Boxes,
-    count: jax.Array,
     state,
     work: Callable,
     *,
@@ -197,11 +196,10 @@ def for_each_chunk(
     def run_block(first, state):
         # The last block is moved back to end with the list; skip what is done already.
         base = jnp.minimum(first, n - block)
-        mine = jax.lax.dynamic_slice(count, (base,), (block,))
+        mine = jax.lax.dynamic_slice(boxes.count, (base,), (block,))
         mine = jnp.where(base + jnp.arange(block, dtype=jnp.int32) >= first, mine, 0)
         end = jnp.cumsum(mine)
         start = end - mine
-        start, end = jax.lax.optimization_barrier((start, end))
         total = end[-1]
         longest = jnp.minimum(jnp.max(mine), chunk)
 
@@ -220,21 +218,14 @@ def for_each_chunk(
             live = item < total
             p = local + base
             k = item - take(start, local)
-            k, width, first_column, first_row = jax.lax.optimization_barrier(
-                (
-                    jnp.where(live, k, 0),
-                    take(boxes.width, p),
-                    take(boxes.column, p),
-                    take(boxes.row, p),
-                )
-            )
+            k = jnp.where(live, k, 0)
+            width = take(boxes.width, p)
             row = _divide(k, width, grid)
-            column = first_column + (k - row * width)
-            row = first_row + row
+            column = take(boxes.column, p) + (k - row * width)
+            row = take(boxes.row, p) + row
             mesh = p // per_mesh
             sample = mesh * grid.samples + row * grid.columns + column
             items = Items(p, mesh, row, column, sample, k, live)
-            items = jax.lax.optimization_barrier(items)
             ranges = Ranges(base, begin, stop, longest)
             return origin + chunk, work(items, ranges, state)
 
@@ -303,18 +294,21 @@ def visible_faces(
         return jnp.full((batch, grid.samples), -1, jnp.int32)
     per_mesh = n // batch
 
-    def draw(wide, items, ranges, state):
+    def draw(items, ranges, state):
         del ranges
         near_buffer, primitive_buffer = state
-        corners = jax.lax.optimization_barrier(
-            Primitives(
-                *(tuple(take(v, items.primitive) for v in q) for q in primitives)
-            )
+        corners = Primitives(
+            *(tuple(take(v, items.primitive) for v in q) for q in primitives)
         )
-        key = _test(corners, triangles, items, grid, wide)
-        hit = items.live & (key > 0)
-        where = jnp.where(hit, items.sample, samples)
-        key, where = jax.lax.optimization_barrier((key, where))
+        # Wide arithmetic gives the same numbers wherever the narrow one is exact.
+        key = jax.lax.cond(
+            jnp.any(take(boxes.large, items.primitive)),
+            lambda c, i: _test(c, i, triangles, grid, wide=True),
+            lambda c, i: _test(c, i, triangles, grid, wide=False),
+            corners,
+            items,
+        )
+        where = jnp.where(items.live & (key > 0), items.sample, samples)
         updated = near_buffer.at[where].max(key, mode="drop")
         primitive_buffer = jnp.where(
             updated > near_buffer, _INT32_MAX, primitive_buffer
@@ -325,29 +319,20 @@ def visible_faces(
         primitive_buffer = primitive_buffer.at[where].min(within, mode="drop")
         return updated, primitive_buffer
 
-    def run(count, wide, state):
-        return for_each_chunk(
-            boxes,
-            count,
-            state,
-            lambda *a: draw(wide, *a),
-            batch=batch,
-            grid=grid,
-            chunk=max(1024, math.ceil(samples / 2)),
-        )
-
-    state = (jnp.zeros(samples, jnp.int32), jnp.full(samples, _INT32_MAX, jnp.int32))
-    state = run(jnp.where(boxes.large, 0, boxes.count), False, state)
-    large = jnp.where(boxes.large, boxes.count, 0)
-    near, primitive = jax.lax.cond(
-        jnp.any(large > 0), lambda s: run(large, True, s), lambda s: s, state
+    near, primitive = for_each_chunk(
+        boxes,
+        (jnp.zeros(samples, jnp.int32), jnp.full(samples, _INT32_MAX, jnp.int32)),
+        draw,
+        batch=batch,
+        grid=grid,
+        chunk=max(1024, math.ceil(samples / 2)),
     )
     # The lowest bit of the key says that triangle 0 won.
     face = jnp.where(near & 1 == 1, primitive, primitive + per_mesh)
     return jnp.where(near > 0, face, -1).reshape(batch, grid.samples)
 
 
-def _test(corners: Primitives, triangles, items: Items, grid: SampleGrid, wide: bool):
+def _test(corners: Primitives, items: Items, triangles, grid: SampleGrid, *, wide):
     """The nearer triangle's nearness, with the lowest bit set for triangle 0, so that
     it wins a tie; 0 where neither covers the sample.
 
@@ -459,7 +444,6 @@ def sum_by_face(
     count = len(values)
     totals = for_each_chunk(
         boxes,
-        boxes.count,
         [jnp.zeros(n, values[0].dtype) for _ in range(triangle_count * count)],
         add,
         batch=batch,

@@ -67,6 +67,8 @@ def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
         for gradient in exact:
             assert gradient.dtype == np.float64
             np.testing.assert_allclose(gradient, expected, atol=1e-6 * scale)
+    if supersample == 1:
+        return
     single = [
         jax.grad(general)(flat.astype(np.float32)),
         jax.grad(grid)(vertices.astype(np.float32)).reshape(-1, 3),
@@ -218,36 +220,44 @@ def soft_scene():
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0])
-def test_soft_gradients_match_finite_differences(sigma):
+def test_soft_depth_matches_finite_differences(sigma):
     vertices, faces = soft_scene()
     weight = np.random.default_rng(0).normal(size=SIZE)
 
-    @jax.jit
-    def depth(v, background):
+    @partial(jax.value_and_grad, argnums=(0, 1))
+    def total(v, background):
         image = rasterizer.render_depth(
             v, faces, SIZE, background=background, sigma=sigma, gamma=0.1
         )
         return jnp.sum(weight * image.depth)
 
-    @jax.jit
-    def silhouette(v):
-        return jnp.sum(
-            weight * rasterizer.render_silhouette(v, faces, SIZE, sigma=sigma)
+    with jax.enable_x64(True):
+        total = jax.jit(total)
+        value, (gradient, by_background) = total(vertices, 2.0)
+        numeric = numeric_gradient(lambda v: total(v, 2.0)[0], vertices)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-4)
+        assert np.abs(numeric).max() > 0.05
+        np.testing.assert_allclose(
+            by_background, total(vertices, 3.0)[0] - value, rtol=1e-6
         )
 
+
+def test_soft_silhouette_matches_finite_differences():
+    vertices, faces = soft_scene()
+    weight = np.random.default_rng(0).normal(size=SIZE)
+
+    @jax.value_and_grad
+    def total(v):
+        cover = rasterizer.render_silhouette(v, faces, SIZE, sigma=0.3)
+        return jnp.sum(weight * cover)
+
     with jax.enable_x64(True):
-        gradient, by_background = jax.grad(depth, argnums=(0, 1))(vertices, 2.0)
-        numeric = numeric_gradient(lambda v: depth(v, 2.0), vertices)
+        total = jax.jit(total)
+        gradient = total(vertices)[1]
+        numeric = numeric_gradient(lambda v: total(v)[0], vertices)
         np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-4)
-        np.testing.assert_allclose(
-            by_background, depth(vertices, 3.0) - depth(vertices, 2.0), rtol=1e-6
-        )
-        numeric = numeric_gradient(silhouette, vertices)
-        np.testing.assert_allclose(
-            jax.grad(silhouette)(vertices), numeric, rtol=1e-5, atol=2e-4
-        )
         assert np.abs(numeric[:, :2]).max() > 0.05
-        np.testing.assert_allclose(numeric[:, 2], 0.0, atol=1e-9)
+        np.testing.assert_array_equal(gradient[:, 2], 0.0)
 
 
 def test_soft_sees_across_silhouettes_where_hard_does_not():
@@ -273,7 +283,7 @@ def test_soft_tends_to_hard():
     cover = rasterizer.render_silhouette(vertices, faces, (12, 12), sigma=0.0)
     np.testing.assert_array_equal(cover, hard.covered)
     errors = []
-    for sigma in (0.3, 0.03, 0.003):
+    for sigma in (0.1, 0.005):
         soft = rasterizer.render_depth(
             vertices, faces, (12, 12), background=4.0, sigma=sigma, gamma=sigma / 3
         )

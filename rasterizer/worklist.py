@@ -21,6 +21,7 @@ from rasterizer import coverage
 from rasterizer.coverage import SampleGrid
 
 _INT32_MAX = 2**31 - 1
+_LIST_LIMIT = 2**30  # items of one list, however large the boxes
 
 # So that z**2 and 1 / z**2, which gradients take, are ordinary float32 numbers.
 MIN_DEPTH, MAX_DEPTH = 1e-15, 1e15
@@ -191,7 +192,7 @@ def for_each_chunk(
     n = boxes.count.shape[0]
     per_mesh = n // batch
     # The list of one block must not overflow int32, whatever the boxes.
-    block = min(n, max(1, _INT32_MAX // 2 // grid.samples))
+    block = min(n, max(1, _LIST_LIMIT // grid.samples))
 
     def run_block(first, state):
         # The last block is moved back to end with the list; skip what is done already.

@@ -1,7 +1,7 @@
 """How noisy is the gradient of a rendered depth map, and does fitting suffer from it?
 
 Each vertex of a depth-map mesh spans about a pixel, the regime in which renderers'
-gradients get noisy. Two measurements on the CPU, a few minutes:
+gradients get noisy. Two measurements on the CPU, ten minutes of CPU time:
 
 1. Bias and noise. A bumpy depth map seen from the side, at triangle sizes of 1/4 to 4
    pixels. For a smooth loss on the rendered depth, the gradient with respect to each

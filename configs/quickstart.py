@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.data.name = "open_faces"
     config.data.image_size = 32
     config.data.pose = "natural"
-    config.data.count_train = 4000
+    config.data.count_train = 6000
     config.data.count_val = 300
     config.data.count_test = 500
     config.model.width = 16
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.raster.supersample = 1
     config.loss.flip = 1.0
     config.loss.perceptual = 0.0
-    config.train.steps = 3200
+    config.train.steps = 3700
     config.train.batch_size = 32
     config.train.learning_rate = 1e-3
     config.train.schedule = "cosine"
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.eval.every = 0
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
     config.eval.baseline_steps = 600
-    config.checkpoint.every = 800
+    config.checkpoint.every = 925
     config.log.every = 50
-    config.log.picture_every = 1600
+    config.log.picture_every = 1850
     return config

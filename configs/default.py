@@ -148,7 +148,15 @@ def get_config() -> ConfigDict:
     # `depth_full` (steps); the viewpoint is then learnt first. 0, 0: off.
     train.depth_start = 0
     train.depth_full = 0
-    train.nan = "stop"  # stop: keep the last good checkpoint and exit
+    # A step whose loss or gradient is not finite. stop: keep the last good
+    # checkpoint and exit; skip: leave the parameters as they are and go on.
+    train.nan = "stop"
+    train.grad_norm_max = 0.0  # a larger gradient counts as not finite; 0: none
+    train.skips_in_a_row = 10  # of so many skipped steps the last one stops
+    # How often a run that collapsed (warnings on three log lines in a row) or
+    # diverged may go back to the last good checkpoint and see the images in
+    # another order. 0: it only warns, or stops.
+    train.rollbacks = 0
     # Devices used by pmap; 0: all local devices.
     train.devices = 0
 
@@ -161,6 +169,8 @@ def get_config() -> ConfigDict:
     c.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = 1000  # steps
     checkpoint.keep = 2  # newest checkpoints kept, and the best one
+    # Seconds between SIGTERM or Ctrl-C and the end of the process, at most.
+    checkpoint.deadline = 30.0
     c.eval = ev = ConfigDict()
     ev.every = 5000  # steps between evaluations of the val split; 0: never
     ev.split = "test"  # of mode eval and of the end of training

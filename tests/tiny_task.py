@@ -85,7 +85,7 @@ class Source:
     """Batches that follow from (seed, position); leaves (devices, b/n, ...)."""
 
     def __init__(self, devices, batch_size, seed=0, kill_at=None, number=None):
-        self.position, self._seed = 0, seed
+        self.position, self._seed, self._reordered = 0, seed, 0
         self._shape = (len(devices), batch_size // len(devices), SIZE, SIZE, 3)
         self._kill_at, self._signal = kill_at, number or signal.SIGTERM
         mesh = Mesh(np.array(devices), ("devices",))
@@ -94,16 +94,19 @@ class Source:
     def __next__(self):
         if self.position == self._kill_at:
             os.kill(os.getpid(), self._signal)
-        rng = np.random.default_rng([self._seed, self.position])
+        rng = np.random.default_rng([self._seed, self.position, self._reordered])
         self.position += 1
         image = rng.random(self._shape, np.float32)
         return Batch(image=jax.device_put(image, self._split))
 
     def state(self):
-        return {"position": self.position}
+        return {"position": self.position, "reordered": self._reordered}
 
     def restore(self, state):
-        self.position = state["position"]
+        self.position, self._reordered = state["position"], state["reordered"]
+
+    def reorder(self, number):
+        self._reordered = number
 
 
 def task(config, **changes):

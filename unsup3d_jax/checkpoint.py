@@ -1,17 +1,25 @@
 """Checkpoints of a run, and the identity of its workdir.
 
 Checkpoints are orbax's: `<workdir>/checkpoints/<step>/`, written beside their
-final name and renamed when complete, so a kill never leaves a half one.
+final name and renamed when complete, so a kill never leaves a half one. Each
+holds checksums of its arrays; one that the disk has damaged is put aside, and
+the one before is taken.
 """
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import importlib.metadata
 import json
 import logging
+import os
 import platform
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +31,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.log import write_atomically
+from unsup3d_jax.log import say, write_atomically
 from unsup3d_jax.train_state import TrainState
 
 # Keys that may differ between the runs that share a workdir: none of them
@@ -41,6 +49,12 @@ HARMLESS = (
 # Sections that give parameters their meaning: scoring or using a checkpoint
 # under other values would be wrong without a word.
 MEANING = ("model.", "view.", "depth.", "light.", "compat.", "data.image_size")
+# Options younger than some workdirs, and the value that means what was done then.
+YOUNGER = {
+    "train.grad_norm_max": 0.0,
+    "train.skips_in_a_row": 10,
+    "train.rollbacks": 0,
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -60,7 +74,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
 
 def differing_keys(old: Mapping, new: Mapping) -> list[str]:
     """Names and values of config keys that differ and are not `HARMLESS`."""
-    a, b = flatten(old), flatten(new)
+    a, b = YOUNGER | flatten(old), YOUNGER | flatten(new)
     missing = object()
     return [
         f"{key} ({_shown(a.get(key, missing), missing)} there, "
@@ -178,7 +192,54 @@ def _json_of(config: ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict()))
 
 
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Keeps a workdir for this process; makes the folder if need be.
+
+    The lock is the kernel's (flock on `<workdir>/lock`), which a killed process
+    cannot leave behind. The text in the file only names the holder.
+
+    Raises:
+        UserError: if another process holds it, or the folder cannot be made.
+    """
+    path = workdir / "lock"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write in --workdir {workdir}: {error}.") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                holder = os.read(handle, 200).decode(errors="replace").strip()
+                raise UserError(
+                    f"{workdir} is in use by {holder or 'another process'}; wait for "
+                    "it, stop it, or choose another --workdir."
+                ) from None
+            # Some network file systems have no locks; that is no reason to stop.
+            say(f"warning: {workdir} cannot be locked ({error}): take care that no "
+                "second run uses it.")  # fmt: skip
+        else:
+            with contextlib.suppress(OSError):  # a full disk says so elsewhere
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n"
+                          .encode(), 0)  # fmt: skip
+        yield
+    finally:
+        os.close(handle)
+
+
 # --- checkpoints --------------------------------------------------------------
+
+
+class Damaged(Exception):
+    """A checkpoint cannot be read, or is not what was written."""
+
+
+class NotSaved(UserError):
+    """A checkpoint could not be written: disk full, folder read-only, ..."""
 
 
 def _packed(state: TrainState) -> dict:
@@ -189,6 +250,13 @@ def _packed(state: TrainState) -> dict:
         "opt_state": state.opt_state,
         "key": jax.random.key_data(state.key),
     }
+
+
+def zeros_like_packed(like: TrainState) -> dict:
+    """Host arrays of 0 with the shapes of a packed state; abstract arrays do."""
+    return jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(_packed, like)
+    )
 
 
 def to_host(state: TrainState) -> dict:
@@ -210,101 +278,230 @@ def is_finite(tree: Any) -> bool:
     )
 
 
+def checksums(tree: Mapping[str, Any]) -> dict[str, int]:
+    """CRC-32 of each top-level entry of a host tree, names and shapes included."""
+    result = {}
+    for name, part in tree.items():
+        crc = 0
+        for path, leaf in jax.tree_util.tree_leaves_with_path(part):
+            leaf = np.asarray(leaf)
+            about = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}"
+            crc = zlib.crc32(
+                np.ascontiguousarray(leaf).data, zlib.crc32(about.encode(), crc)
+            )
+        result[name] = crc
+    return result
+
+
+def _check_sums(tree: Mapping[str, Any], recorded: Mapping[str, int] | None) -> None:
+    if recorded is None:  # written before there were any
+        return
+    for name, found in checksums(tree).items():
+        if recorded.get(name) != found:
+            raise Damaged(f"the checksum of {name!r} differs")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 200 else text[:200] + " ..."
+
+
 class Checkpoints:
     """Saves and restores; keeps the newest `keep` and the best one.
 
     The best has the lowest `loss` on the validation split, a number without
     labels: ground truth must not choose a checkpoint of an unsupervised run.
+    Of several processes only the first has one of these: the state is the same
+    everywhere, and the others get it from there.
+
+    Attributes:
+        losses: {step: loss} as far as measured.
     """
 
-    def __init__(self, workdir: Path, *, keep: int):
+    def __init__(
+        self, workdir: Path, *, keep: int, losses: Mapping[int, float] | None = None
+    ):
         # orbax logs each phase of each save at level INFO and some at WARNING.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self._manager = ocp.CheckpointManager(
-            (workdir / "checkpoints").resolve(),
-            options=ocp.CheckpointManagerOptions(
-                create=True,
-                cleanup_tmp_directories=True,
-                save_decision_policy=policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(max(keep, 1)),
-                        policies.BestN(
-                            get_metric_fn=lambda metrics: metrics["loss"],
-                            reverse=True,
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-            ),
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.losses = dict(losses or {})
+        self._keep = max(keep, 1)
+        self._protected: int | None = None
+        # Orbax must not wait for processes that never call it.
+        alone = jax.process_count() > 1
+        processes = ocp.options.MultiprocessingOptions(
+            primary_host=0,
+            active_processes={0} if alone else None,
+            barrier_sync_key_prefix="first" if alone else None,
         )
+        folder = (workdir / "checkpoints").resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                folder,
+                options=ocp.CheckpointManagerOptions(
+                    create=False,
+                    cleanup_tmp_directories=True,
+                    save_decision_policy=policies.FixedIntervalPolicy(1),
+                    max_to_keep=None,  # `wait` deletes
+                    multiprocessing_options=processes,
+                ),
+            )
+        except OSError as error:
+            raise UserError(f"cannot write in {folder}: {error}.") from None
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(
-        self, state: TrainState, data_position: Mapping, *, loss: float | None
-    ) -> None:
+    def protect(self, step: int | None) -> None:
+        """Keeps the newest checkpoint up to this step, however old it gets."""
+        self._protected = step
+
+    def save(self, state: TrainState, data_position: Mapping) -> None:
         """Copies the state at once and writes it in the background.
 
         Args:
             data_position: JSON-able `state()` of the data source.
-            loss: of the validation split at this step, if measured.
 
         Raises:
             FloatingPointError: if the state is not finite; nothing is written.
+            NotSaved: if this or the save before could not be written.
         """
         host = to_host(state)
         if not is_finite(host):
             raise FloatingPointError("the training state is not finite.")
         step = int(host["step"])
+        self.wait()
         if step in self.steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host),
-                data=ocp.args.JsonSave(dict(data_position)),
-            ),
-            metrics=None if loss is None else {"loss": float(loss)},
-        )
-
-    def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict]:
-        """Reads a checkpoint as host arrays and the position of the data source.
-
-        Raises:
-            UserError: if it does not fit the state of this config.
-        """
-        template = to_host(like)
         try:
-            loaded = self._manager.restore(
+            self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(template),
-                    data=ocp.args.JsonRestore(),
+                    state=ocp.args.StandardSave(host),
+                    data=ocp.args.JsonSave(dict(data_position)),
+                    checksums=ocp.args.JsonSave(checksums(host)),
                 ),
             )
-        except (ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"checkpoint {step} in {self._manager.directory} does not fit this "
-                f"config ({reason})."
-            ) from error
-        # orbax fills numpy arrays of any shape without complaint.
-        check_shapes(loaded["state"], template, f"checkpoint {step}")
-        return _unpacked(loaded["state"], like), loaded["data"]
+        except Exception as error:
+            raise self._not_saved(error) from error
 
     def wait(self) -> None:
-        """Waits for the save in the background."""
-        self._manager.wait_until_finished()
+        """Waits for the save in the background; deletes what it makes old.
+
+        Raises:
+            NotSaved: if it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_saved(error) from error
+        for step in self._superfluous():
+            self.delete(step)
+
+    def _superfluous(self) -> list[int]:
+        steps = self.steps()
+        kept = set(steps[-self._keep :])
+        measured = [s for s in steps if np.isfinite(self.losses.get(s, np.nan))]
+        if measured:
+            kept.add(min(measured, key=lambda s: (self.losses[s], s)))
+        if self._protected is not None:
+            kept.update([s for s in steps if s <= self._protected][-1:])
+        return [step for step in steps if step not in kept]
+
+    def _not_saved(self, error: Exception) -> NotSaved:
+        steps = self.steps()
+        kept = f"checkpoint {steps[-1]} is kept" if steps else "there is none yet"
+        return NotSaved(
+            f"cannot write a checkpoint in {self._manager.directory} "
+            f"({_one_line(error)}); {kept}. Make room, then run the same command again."
+        )
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint; one that is gone already is no matter."""
+        with contextlib.suppress(OSError):
+            self._manager.delete(step)
+
+    def put_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way; returns where it lies now."""
+        folder = Path(str(self._manager.directory))
+        place = folder.with_name("damaged") / str(step)
+        number = 1
+        while place.exists():
+            number += 1
+            place = place.with_name(f"{step}-{number}")
+        place.parent.mkdir(exist_ok=True)
+        (folder / str(step)).rename(place)
+        self._manager.reload()
+        return place
+
+    def restore_newest(self, like: TrainState) -> tuple[dict, dict] | None:
+        """Reads the newest checkpoint that is whole; puts damaged ones aside.
+
+        Args:
+            like: a state with the shapes that are expected; abstract arrays do.
+
+        Returns:
+            The packed state, host arrays, for `unpacked`, and the position of the
+            data source; None if there is no checkpoint.
+
+        Raises:
+            UserError: if it does not fit the state of this config, or if none
+                of the checkpoints can be read.
+        """
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                loaded = self.restore(like, step)
+            except Damaged as error:
+                damaged.append((step, error))
+                continue
+            for bad, reason in damaged:
+                place = self.put_aside(bad)
+                say(
+                    f"warning: checkpoint {bad} is damaged ({reason}); it lies in "
+                    f"{place} now, and the run goes on from checkpoint {step}."
+                )
+            return loaded
+        if damaged:
+            step, reason = damaged[0]
+            raise UserError(
+                f"no checkpoint in {self._manager.directory} can be read; {step}: "
+                f"{reason}. Restore them from a copy, or start in another --workdir."
+            )
+        return None
+
+    def restore(self, like: TrainState, step: int) -> tuple[dict, dict]:
+        """Reads one checkpoint: the packed state and the data position.
+
+        Raises:
+            Damaged: if it cannot be read, or its checksums differ.
+            UserError: if it does not fit the state of this config.
+        """
+        template = zeros_like_packed(like)
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardRestore(template),
+            "data": ocp.args.JsonRestore(),
+        }
+        folder = Path(str(self._manager.directory)) / str(step)
+        if (folder / "checksums").exists():
+            items["checksums"] = ocp.args.JsonRestore()
+        try:
+            loaded = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # whatever orbax, tensorstore and json raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise Damaged(reason[:200]) from error
+        # orbax fills numpy arrays of any shape without complaint.
+        check_shapes(loaded["state"], template, f"checkpoint {step}")
+        _check_sums(loaded["state"], loaded.get("checksums"))
+        return loaded["state"], loaded["data"]
 
     def close(self) -> None:
         self._manager.close()
 
 
-def _unpacked(tree: Mapping, like: TrainState) -> TrainState:
+def unpacked(tree: Mapping, like: TrainState) -> TrainState:
+    """The state whose packed form `Checkpoints.restore` has read."""
     return dataclasses.replace(
         like,
         step=jnp.asarray(tree["step"]),
@@ -334,40 +531,67 @@ def check_shapes(tree: Any, expected: Any, name: str) -> None:
             )
 
 
-def newest_step(workdir: Path) -> int | None:
-    """Step of the newest complete checkpoint of a workdir, without opening it."""
+def _steps(workdir: Path) -> list[int]:
     folder = workdir / "checkpoints"
     if not folder.is_dir():
-        return None
-    steps = [int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit()]
-    return max(steps, default=None)
+        return []
+    return sorted(
+        int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()
+    )
+
+
+def newest_step(workdir: Path) -> int | None:
+    """Step of the newest complete checkpoint of a workdir, without opening it."""
+    return max(_steps(workdir), default=None)
 
 
 def load_params(path: Path) -> tuple[dict, int]:
     """Reads parameters alone, from a workdir or one `checkpoints/<step>` folder.
 
+    Of a workdir, the newest checkpoint that is whole is taken; a message names
+    those that are not.
+
     Returns:
         {network name: parameters} as numpy arrays, and the step.
 
     Raises:
-        UserError: if there is no checkpoint.
+        UserError: if there is no checkpoint, or none that can be read.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"no checkpoint at {path}: the folder does not exist.")
+    folders = [path]
     if not path.name.isdigit() or not (path / "state").is_dir():
-        step = newest_step(path)
-        if step is None:
-            raise UserError(
-                f"no checkpoint in {path}: expected checkpoints/<step>/ in it. "
-                "Train first, or name another --workdir or --checkpoint."
-            )
-        path = path / "checkpoints" / str(step)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    with ocp.PyTreeCheckpointer() as reader:
-        metadata = reader.metadata((path / "state").resolve()).item_metadata.tree
-        restore_args = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata
+        folders = [path / "checkpoints" / str(step) for step in _steps(path)[::-1]]
+    if not folders:
+        raise UserError(
+            f"no checkpoint in {path}: expected checkpoints/<step>/ in it. "
+            "Train first, or name another --workdir or --checkpoint."
         )
-        tree = reader.restore((path / "state").resolve(), restore_args=restore_args)
-    return tree["params"], int(tree["step"])
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for folder in folders:
+        try:
+            return _read_params(folder)
+        except Damaged as error:
+            say(f"warning: the checkpoint in {folder} is damaged ({error}).")
+    raise UserError(f"no checkpoint in {path} can be read.")
+
+
+def _read_params(folder: Path) -> tuple[dict, int]:
+    """Parameters and step of one checkpoint folder; Damaged if unreadable."""
+    place = (folder / "state").resolve()
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            metadata = reader.metadata(place).item_metadata.tree
+            restore_args = jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata
+            )
+            tree = reader.restore(place, restore_args=restore_args)
+        params, step = tree["params"], int(tree["step"])
+        recorded = None
+        if (folder / "checksums").exists():
+            recorded = json.loads((folder / "checksums" / "metadata").read_text())
+    except Exception as error:  # whatever orbax, tensorstore and json raise
+        raise Damaged(_one_line(error)) from error
+    _check_sums({"params": params}, recorded)
+    return params, step

@@ -367,6 +367,7 @@ def main(argv: Sequence[str], default: ConfigDict) -> int:
     try:
         with Interrupts() as interrupts:
             args = parse(argv, default)
+            interrupts.deadline = args.config.checkpoint.deadline
             RUN[args.mode](args, interrupts)
         return 0
     except UserError as error:

@@ -182,7 +182,7 @@ def main(argv: list[str]) -> int:
         train_state.make_optimizer(args.config),
     )
     checkpoints = checkpoint.Checkpoints(args.workdir, keep=1)
-    checkpoints.save(state, {}, loss=None)
+    checkpoints.save(state, {})
     checkpoints.close()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(

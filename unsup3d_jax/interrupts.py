@@ -1,11 +1,16 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave with status 0."""
+"""Ctrl-C and SIGTERM: finish the step, save, leave with status 0, in time."""
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
+
+# With nothing left to save, a main thread that has not left after this many
+# seconds sits in compiled code (XLA compiles for minutes) and is not waited for.
+GRACE = 5.0
 
 
 class Interrupted(Exception):
@@ -19,23 +24,59 @@ class Interrupts:
     raises `Interrupted`; inside, it sets `requested` and the loop finishes its
     step. A second Ctrl-C always raises KeyboardInterrupt: abort now. Off the
     main thread Python cannot install handlers, and nothing is changed.
+
+    Python runs handlers between bytecodes, so none runs while the main thread
+    compiles or waits for a device. A second thread therefore keeps the time:
+    it ends the process `deadline` seconds after the first signal, and after
+    `GRACE` where nothing is unsaved. Its exit status is 0 if nothing is lost.
+
+    Attributes:
+        requested: whether a signal has come.
+        deadline: seconds; config.checkpoint.deadline.
+        unsaved: tells whether steps were made that no checkpoint holds; called
+            from the second thread.
     """
 
-    def __init__(self):
+    def __init__(self, deadline: float = 30.0):
         self.requested = False
+        self.deadline = deadline
+        self.unsaved: Callable[[], bool] = lambda: False
         self._deferred = False
         self._previous: dict[int, Any] = {}
+        self._left = threading.Event()
+        self._pipe: tuple[int, int] | None = None
+        self._previous_fd = -1
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
+            self._left.clear()
+            self._pipe = os.pipe()
+            for end in self._pipe:
+                os.set_blocking(end, end == self._pipe[0])
+            # Written by the C handler at once, whatever the main thread does.
+            self._previous_fd = signal.set_wakeup_fd(
+                self._pipe[1], warn_on_full_buffer=False
+            )
+            self._timer = threading.Thread(
+                target=self._keep_time, args=self._pipe[:1], daemon=True
+            )
+            self._timer.start()
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._previous_fd)
+            self._left.set()
+            os.write(self._pipe[1], b"\0")
+            self._timer.join()
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.requested:
@@ -47,6 +88,27 @@ class Interrupts:
             raise Interrupted(signal.Signals(number).name)
         # Not print: its buffer may be in use where the signal struck.
         os.write(2, b"\nfinishing this step and saving; Ctrl-C aborts at once.\n")
+
+    def _keep_time(self, reader: int) -> None:
+        stops = {signal.SIGINT, signal.SIGTERM}
+        while not self._left.is_set() and not stops & set(os.read(reader, 64)):
+            pass
+        start = time.monotonic()
+        while not self._left.wait(0.05):
+            waited = time.monotonic() - start
+            unsaved = self.unsaved()
+            if waited >= self.deadline or (waited >= GRACE and not unsaved):
+                self._give_up(waited, unsaved)
+
+    def _give_up(self, waited: float, unsaved: bool) -> None:
+        what = (
+            "the newest steps are not saved; the checkpoint before them is kept"
+            if unsaved
+            else "everything is saved"
+        )
+        text = f"\nstopped {waited:.0f} s after the signal: {what}.\n"
+        os.write(2, text.encode())
+        os._exit(1 if unsaved else 0)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

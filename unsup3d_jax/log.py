@@ -43,6 +43,14 @@ def _jsonable(value: Any) -> Any:
     return number if math.isfinite(number) else str(number)
 
 
+def _numbers(line: dict) -> dict:
+    """Undoes `_jsonable`: "nan", "inf" and "-inf" are numbers again."""
+    return {
+        k: float(v) if isinstance(v, str) and v in ("nan", "inf", "-inf") else v
+        for k, v in line.items()
+    }
+
+
 class MetricsFile:
     """Appends lines to metrics.jsonl; drops what a resumed run will redo."""
 
@@ -61,56 +69,117 @@ class MetricsFile:
             except json.JSONDecodeError:
                 continue
             if isinstance(line, dict) and "step" in line:
-                lines.append(line)
+                lines.append(_numbers(line))
         return lines
 
-    def truncate(self, step: int) -> list[dict]:
-        """Keeps and returns the lines up to `step`, the checkpoint's."""
+    def truncate(self, step: int, *, extra: Mapping[str, Any] | None = None) -> list:
+        """Keeps and returns the lines up to `step`, the checkpoint's.
+
+        Args:
+            extra: a line to add, in the same atomic write.
+        """
         kept = [line for line in self.read() if line["step"] <= step]
-        if self.path.exists():
-            write_atomically(
-                self.path, "".join(json.dumps(line) + "\n" for line in kept)
-            )
+        kept += [] if extra is None else [dict(extra)]
+        if self.path.exists() or kept:
+            write_atomically(self.path, "".join(_text(line) for line in kept))
         return kept
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Writes one line and makes it durable before a checkpoint counts on it."""
-        text = json.dumps({k: _jsonable(v) for k, v in line.items()})
         with open(self.path, "a") as file:
-            file.write(text + "\n")
+            file.write(_text(line))
             file.flush()
             os.fsync(file.fileno())
 
 
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps({k: _jsonable(v) for k, v in line.items()}) + "\n"
+
+
 class Board:
-    """TensorBoard scalars and pictures, through tensorboardX; may be off."""
+    """TensorBoard scalars and pictures; may be off.
 
-    def __init__(self, folder: Path, *, enabled: bool, first_step: int):
-        self._writer = None
+    Written in the caller's thread: the writer thread of tensorboardX dies on a
+    full disk, and the run would then wait for it for ever. A board that cannot
+    be written is given up with a message; metrics.jsonl has the same numbers.
+
+    Args:
+        first_step: the next step; what a killed run wrote from it on is hidden.
+        complain: takes the message.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enabled: bool,
+        first_step: int,
+        complain: Callable[[str], None] = say,
+    ):
+        self._writer, self._folder, self._complain = None, folder, complain
         if enabled:
-            from tensorboardX import SummaryWriter  # slow import, and optional
+            # A slow import, and optional.
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2
 
-            # purge_step hides what a killed run wrote beyond its checkpoint.
-            purge = first_step if first_step > 0 else None
-            self._writer = SummaryWriter(str(folder), purge_step=purge)
+            messages: Any = event_pb2  # made at run time, unknown to checkers
+            self._event = messages.Event
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # The suffix tells files apart that one second starts (or a
+                # clock that was set back): the same name would overwrite.
+                suffix = f".{os.getpid()}.{first_step}"
+                self._writer = EventsWriter(str(folder / "events"), suffix)
+            except OSError as error:
+                self._give_up(error)
+            if first_step > 0:
+                start = messages.SessionLog(status=messages.SessionLog.START)
+                self._write(first_step, session_log=start)
+
+    def _write(self, step: int, **content: Any) -> None:
+        if self._writer is None:
+            return
+        event = self._event(wall_time=time.time(), step=step, **content)
+        try:
+            self._writer.write_event(event)
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        self._complain(f"warning: no more TensorBoard in {self._folder}: {error}.")
 
     def scalars(self, line: Mapping[str, Any]) -> None:
         """Shows a line of metrics.jsonl as <split>/<name>."""
         if self._writer is None:
             return
-        for name, value in line.items():
-            if name not in ("step", "split", "time") and not isinstance(value, str):
-                tag = f"{line['split']}/{name}"
-                self._writer.add_scalar(tag, float(value), line["step"])
+        from tensorboardX.proto import summary_pb2
+
+        messages: Any = summary_pb2
+        values = [
+            messages.Summary.Value(
+                tag=f"{line['split']}/{name}", simple_value=float(value)
+            )
+            for name, value in line.items()
+            if name not in ("step", "split", "time") and not isinstance(value, str)
+        ]
+        self._write(line["step"], summary=messages.Summary(value=values))
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows one (h, w, 3) uint8 image."""
         if self._writer is not None:
-            self._writer.add_image(name, image, step, dataformats="HWC")
+            from tensorboardX.summary import image as image_summary
+
+            content = image_summary(name, image, dataformats="HWC")
+            self._write(step, summary=content)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
 
 
 def duration(seconds: float) -> str:
@@ -188,3 +257,88 @@ class Progress:
         if self._open_line:
             print(file=self._stream, flush=True)
             self._open_line = False
+
+
+class RunLog:
+    """Where a run writes: metrics.jsonl, TensorBoard and the progress line.
+
+    Args:
+        enabled: off in all processes but the first, where every call does nothing.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        steps: int,
+        batch_size: int,
+        tensorboard: bool,
+        enabled: bool = True,
+    ):
+        self._enabled = enabled
+        self._workdir, self._tensorboard = workdir, tensorboard
+        self._progress = Progress(steps, batch_size)
+        self._file = MetricsFile(workdir / "metrics.jsonl") if enabled else None
+        self._board: Board | None = None
+
+    def start(self, step: int) -> list[dict]:
+        """Drops what was written beyond a step; returns the lines that remain."""
+        if self._file is None:
+            return []
+        if self._board is not None:
+            self._board.close()
+        self._board = Board(
+            self._workdir / "tensorboard",
+            enabled=self._tensorboard,
+            first_step=step + 1,
+            complain=self.message,
+        )
+        return self._file.truncate(step)
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        """Records one line of metrics.jsonl."""
+        if self._file is not None:
+            self._file.append(line)
+        if self._board is not None:
+            self._board.scalars(line)
+
+    def rewrite(self, step: int, event: Mapping[str, Any]) -> None:
+        """Drops the lines beyond a step and adds one, at once."""
+        if self._file is not None:
+            self._file.truncate(step, extra=event)
+
+    def picture(self, path: Path, image: np.ndarray, step: int) -> None:
+        """Writes a picture of the run; one that cannot be written is no matter."""
+        if self._file is None:
+            return
+        from PIL import Image  # not needed by runs without pictures
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            Image.fromarray(image).save(part, format="PNG")
+            part.replace(path)
+        except OSError as error:
+            self.message(f"warning: no picture {path}: {error}.")
+        if self._board is not None:
+            self._board.picture("panel", image, step)
+
+    def progress(self, line: Mapping[str, Any], *, compiled: bool) -> None:
+        """Shows a training line."""
+        if self._enabled:
+            self._progress.line(line, compiled=compiled)
+
+    def tick(self, step: int, step_time: Callable[[], float]) -> None:
+        """Redraws the progress on a terminal."""
+        if self._enabled:
+            self._progress.tick(step, step_time)
+
+    def message(self, text: str) -> None:
+        """Prints a message on a line of its own."""
+        if self._enabled:
+            self._progress.message(text)
+
+    def close(self) -> None:
+        self._progress.close()
+        if self._board is not None:
+            self._board.close()

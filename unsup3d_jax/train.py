@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,21 @@ from ml_collections import ConfigDict
 from unsup3d_jax import evaluate, model, train_state, visualize, watch
 from unsup3d_jax.checkpoint import (
     Checkpoints,
+    NotSaved,
     check_workdir,
     claim_workdir,
     load_params,
+    lock_workdir,
     newest_step,
+    unpacked,
+    zeros_like_packed,
 )
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.hosts import HostLost, Hosts
 from unsup3d_jax.interrupts import Interrupted, Interrupts
-from unsup3d_jax.log import Board, MetricsFile, Progress, say
+from unsup3d_jax.log import RunLog, say
 from unsup3d_jax.train_state import TrainState
 from unsup3d_jax.train_step import Objective, train_step
 
@@ -61,7 +67,8 @@ class Task:
         objective: see `train_step.Objective`.
         weights_at: step -> scheduled weights, traced.
         constants: arrays the objective needs beside parameters.
-        make_source: devices -> iterator of batches with `state` and `restore`.
+        make_source: devices -> iterator of batches with `state`, `restore` and
+            `reorder`.
         validate: (parameters, step) -> numbers for the log; "total" chooses
             the best checkpoint.
         picture: parameters -> image for `pictures/`.
@@ -104,6 +111,28 @@ def local_devices(config: ConfigDict) -> list[jax.Device]:
     return available[:count]
 
 
+def run_devices(config: ConfigDict) -> list[jax.Device]:
+    """The devices of a run, of all its processes, in the order of the batch.
+
+    Raises:
+        UserError: as `local_devices`; or if several processes are to use some.
+    """
+    if jax.process_count() == 1:
+        return local_devices(config)
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    if config.train.devices:
+        raise UserError(
+            f"train.devices={config.train.devices}: several processes use all their "
+            "devices; leave it at 0."
+        )
+    if config.train.batch_size < 1 or config.train.batch_size % len(devices):
+        raise UserError(
+            f"train.batch_size={config.train.batch_size} does not divide among the "
+            f"{len(devices)} devices of {jax.process_count()} processes."
+        )
+    return devices
+
+
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Puts a tree on all devices as one logical array a leaf.
 
@@ -120,13 +149,23 @@ def one_copy(tree: Any) -> Any:
 
 
 def parallel_step(
-    task: Task, optimizer: optax.GradientTransformation, devices: Sequence[jax.Device]
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    devices: Sequence[jax.Device],
+    *,
+    skip: bool = False,
+    grad_norm_max: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The train step under pmap: (state, batch, constants, schedule) -> same.
 
     One logical state goes in and comes out (`in_axes` None, `out_axes` None);
     it is donated, so parameters and moments exist once. Only the batch has a
-    device axis.
+    device axis. With several processes `devices` are those of all, and every
+    argument and result has this process's part: the state on its own devices,
+    the batch's rows for them.
+
+    Args:
+        skip, grad_norm_max: see `train_step`.
     """
     step = functools.partial(
         train_step,
@@ -134,6 +173,8 @@ def parallel_step(
         weights_at=task.weights_at,
         optimizer=optimizer,
         axis_name=AXIS,
+        skip=skip,
+        grad_norm_max=grad_norm_max,
     )
     return jax.pmap(
         step,
@@ -157,34 +198,55 @@ class Recorder:
     same lines as one that was not; `CLOCK_FIELDS` excepted. The time of the
     first step of a process includes compilation; its line shows it, and it
     counts in no other.
+
+    Args:
+        lines: of metrics.jsonl up to the step that the run starts from.
+
+    Attributes:
+        healthy_step: newest logged step that no warning was about.
+        collapse: why the run has collapsed: warnings on `watch.PATIENCE` lines
+            in a row; None while it has not.
     """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        task: Task,
-        metrics_file: MetricsFile,
-        board: Board,
-        progress: Progress,
-        lines: Sequence[Mapping],
+        self, config: ConfigDict, task: Task, log: RunLog, lines: Sequence[Mapping]
     ):
-        self._config, self._task = config, task
-        self._file, self._board, self._progress = metrics_file, board, progress
-        train_lines = [line for line in lines if line["split"] == "train"]
-        self._history = collections.deque(train_lines, maxlen=HISTORY)
+        self._config, self._task, self._log = config, task, log
+        self._history: collections.deque[dict] = collections.deque(maxlen=HISTORY)
         self._warned: set[str] = set()
+        self.healthy_step = 0
+        self.collapse: str | None = None
+        self._ill = 0  # lines with warnings, in a row
+        self._skipped: list[int] = []
+        for line in lines:  # what a run that was not interrupted would know
+            if line["split"] == "train":
+                self._judge(dict(line))
+            elif line.get("event") == "skip":
+                self._skipped.append(line["step"])
+            elif line.get("event") == "rollback":
+                self._ill, self.collapse = 0, None
         self._pending: collections.deque[tuple[int, dict]] = collections.deque()
         self._mark = time.monotonic()
         self._seconds, self._steps = 0.0, 0
         self._compiling = True
         self._step_time = 0.0
+        self.total_seconds, self.total_steps = 0.0, 0
 
     def push(self, step: int, metrics: dict[str, Array]) -> None:
-        """Takes the metrics of the step just dispatched."""
+        """Takes the metrics of the step just dispatched.
+
+        Raises:
+            Diverged: if a step that has finished was not finite, and
+                train.nan does not let it pass.
+        """
+        metrics["finite"].copy_to_host_async()
+        if self._is_logged(step):
+            for value in metrics.values():
+                value.copy_to_host_async()
         self._pending.append((step, metrics))
         while len(self._pending) > IN_FLIGHT:
             self._settle(*self._pending.popleft())
-        self._progress.tick(step, self._current_step_time)
+        self._log.tick(step, self._current_step_time)
 
     def flush(self) -> None:
         """Waits for all steps and writes their lines."""
@@ -195,6 +257,10 @@ class Recorder:
         """Leaves the time since the last step (evaluation, saving) uncounted."""
         self._mark = time.monotonic()
 
+    def _is_logged(self, step: int) -> bool:
+        every, last = self._config.log.every, self._config.train.steps
+        return step % every == 0 or step in (1, last)
+
     def _current_step_time(self) -> float:
         return self._seconds / self._steps if self._steps else self._step_time
 
@@ -203,19 +269,32 @@ class Recorder:
         now = time.monotonic()
         self._seconds += now - self._mark
         self._steps += 1
+        if not self._compiling:
+            self.total_seconds += now - self._mark
+            self.total_steps += 1
         self._mark = now
         if not finite:
-            values = {k: float(metrics[k]) for k in ("total", "grad_norm")}
-            raise Diverged(
-                f"step {step}: loss {values['total']:g}, gradient norm "
-                f"{values['grad_norm']:g}"
-            )
-        every, last = self._config.log.every, self._config.train.steps
-        if step % every == 0 or step in (1, last):
+            self._not_finite(step, metrics)
+        if self._is_logged(step):
             self._write(step, metrics)
         if self._compiling:  # what the first step took is not a step's time
             self._compiling = False
             self._seconds, self._steps = 0.0, 0
+
+    def _not_finite(self, step: int, metrics: dict[str, Array]) -> None:
+        values = {k: float(metrics[k]) for k in ("total", "grad_norm")}
+        what = (
+            f"step {step}: loss {values['total']:g}, gradient norm "
+            f"{values['grad_norm']:g}"
+        )
+        if self._config.train.nan == "stop":
+            raise Diverged(what)
+        self._skipped.append(step)
+        self._log.line({"step": step, "split": "event", "event": "skip"} | values)
+        self._log.message(f"warning, {what}: skipped ({len(self._skipped)} so far).")
+        most = self._config.train.skips_in_a_row
+        if self._skipped[-most:] == list(range(step - most + 1, step + 1)):
+            raise Diverged(f"{what}, after {most - 1} more that were skipped")
 
     def _write(self, step: int, metrics: dict[str, Array]) -> None:
         self._step_time = max(self._current_step_time(), 1e-9)
@@ -230,11 +309,19 @@ class Recorder:
             "images_per_second": self._config.train.batch_size / self._step_time,
             "eta": (self._config.train.steps - step) * self._step_time,
         }
-        self._file.append(line)
-        self._board.scalars(line)
-        self._progress.line(line, compiled=self._compiling)
+        self._log.line(line)
+        self._log.progress(line, compiled=self._compiling)
+        found = self._judge(line)
+        kinds = {text.split(":")[0] for text in found}
+        for text in found:  # say it when it starts, not on every line
+            if text.split(":")[0] not in self._warned:
+                self._log.message(f"warning, step {step}: {text}")
+        self._warned = kinds
+
+    def _judge(self, line: dict) -> list[str]:
+        """Warnings about a training line, which joins the history."""
         found = []
-        if step > WATCH_FROM * self._config.train.steps:
+        if line["step"] > WATCH_FROM * self._config.train.steps:
             found = watch.warnings(
                 line,
                 list(self._history),
@@ -242,23 +329,70 @@ class Recorder:
                 learns_view=self._task.learns_view,
             )
         self._history.append(line)
-        kinds = {text.split(":")[0] for text in found}
-        for text in found:  # say it when it starts, not on every line
-            if text.split(":")[0] not in self._warned:
-                self._progress.message(f"warning, step {step}: {text}")
-        self._warned = kinds
+        self._ill = self._ill + 1 if found else 0
+        if not found:
+            self.healthy_step = line["step"]
+        long = self._ill >= watch.PATIENCE
+        self.collapse = f"step {line['step']}: {found[0]}" if long else None
+        return found
 
 
-def _save_png(path: Path, image: np.ndarray) -> None:
-    from PIL import Image  # not needed by runs without pictures
+class Trace:
+    """A profile of some steps, in `<workdir>/profile`, for TensorBoard or Perfetto.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(image).save(part, format="PNG")
-    part.replace(path)
+    Args:
+        steps: (first, last), both included; None: no profile.
+    """
+
+    def __init__(self, workdir: Path, steps: tuple[int, int] | None):
+        self._folder, self._steps = workdir / "profile", steps
+        self._running = False
+
+    def before(self, step: int) -> None:
+        """Starts with the first step that is asked for."""
+        if self._steps and not self._running and step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
+            self._running = True
+
+    def after(self, step: int, metrics: Any) -> None:
+        """Ends with the last one, once it is computed."""
+        if self._running and self._steps and step >= self._steps[1]:
+            jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            say(f"profile of steps {self._steps}: {self._folder}")
 
 
 # --- the loop -------------------------------------------------------------------
+
+
+class _Collapsed(Exception):
+    """All processes leave the loop, to go back to a good checkpoint."""
+
+
+@dataclasses.dataclass
+class _Position:
+    """Where a run stands.
+
+    Attributes:
+        state: after `step` steps.
+        data: position of the data source after as many batches.
+        start: step that was read from the workdir.
+        lines: of metrics.jsonl up to `start`; elsewhere than in the first
+            process, its events only.
+        recorder: of the lines that follow.
+    """
+
+    state: TrainState
+    step: int
+    data: dict
+    start: int
+    lines: list[dict]
+    recorder: Recorder
 
 
 def fit(
@@ -268,114 +402,290 @@ def fit(
     *,
     devices: Sequence[jax.Device],
     interrupts: Interrupts,
+    profile: tuple[int, int] | None = None,
 ) -> TrainState:
     """Trains until `train.steps`, or until interrupted; resumes by itself.
+
+    A checkpoint is begun before the evaluation of its step. So an evaluation
+    may be interrupted, or killed, without loss: resuming repeats it.
 
     Args:
         config: sections train, log, checkpoint, eval.every and seed.
         workdir: claimed already (`checkpoint.claim_workdir`).
-        devices: of `local_devices`.
+        devices: of `run_devices`.
         interrupts: entered already.
+        profile: (first, last) step to trace.
 
     Returns:
-        The last state, saved, replicated over `devices`.
+        The last state, saved, replicated over this process's devices.
 
     Raises:
-        Diverged: if the loss or a gradient is not finite.
+        Diverged: if the loss or a gradient is not finite, and neither skipping
+            nor going back is allowed or helps.
+        UserError: if checkpoints or the log cannot be written, or the data
+            cannot be read; what was computed until then is saved if possible.
+        HostLost: if another process of the run is gone.
     """
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     optimizer = train_state.make_optimizer(config)
-    state = train_state.create(run_key, task.init(init_key), optimizer)
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-    source = task.make_source(devices)
-    steps = checkpoints.steps()
-    if steps:
-        state, position = checkpoints.restore(state, steps[-1])
-        source.restore(position)
-    step = int(state.step)
-    metrics_file = MetricsFile(workdir / "metrics.jsonl")
-    lines = metrics_file.truncate(step)
-    board = Board(
-        workdir / "tensorboard", enabled=config.log.tensorboard, first_step=step + 1
-    )
-    progress = Progress(config.train.steps, config.train.batch_size)
-    recorder = Recorder(config, task, metrics_file, board, progress, lines)
+    hosts = Hosts()
 
-    state, constants, schedule = replicate(
-        (state, task.constants, train_state.schedule_from_config(config)), devices
+    def initial() -> TrainState:
+        return train_state.create(run_key, task.init(init_key), optimizer)
+
+    like = jax.eval_shape(initial)
+    checkpoints = (
+        Checkpoints(workdir, keep=config.checkpoint.keep) if hosts.first else None
     )
-    update = parallel_step(task, optimizer, devices)
+    source = task.make_source(devices)
+    log = RunLog(
+        workdir,
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        tensorboard=config.log.tensorboard,
+        enabled=hosts.first,
+    )
+    local = [d for d in devices if d.process_index == hosts.index]
+    constants, schedule = replicate(
+        (task.constants, train_state.schedule_from_config(config)), local
+    )
+    update = parallel_step(
+        task,
+        optimizer,
+        devices,
+        skip=config.train.nan == "skip",
+        grad_norm_max=config.train.grad_norm_max,
+    )
+    trace = Trace(workdir, profile)
     last = config.train.steps
+
+    def begin() -> _Position:
+        """The position that the workdir holds: its newest checkpoint, or none."""
+        kept: list[dict] = []
+
+        def restore() -> list | None:
+            assert checkpoints is not None
+            found = checkpoints.restore_newest(like)
+            if found is None:
+                return None
+            kept.append(found[0])
+            return [int(found[0]["step"]), found[1]]
+
+        found = hosts.from_first(restore)
+        if found is None:
+            state, step, position = initial(), 0, None
+        else:
+            packed = kept[0] if kept else zeros_like_packed(like)
+            state = unpacked(hosts.broadcast(packed), like)
+            step, position = found
+        lines = log.start(step)
+        events = hosts.from_first(
+            lambda: [line for line in lines if line["split"] == "event"]
+        )
+        lines = lines or events
+        if position is not None:
+            source.restore(position)
+        rollbacks = sum(event["event"] == "rollback" for event in events)
+        if rollbacks:
+            source.reorder(rollbacks)
+        if checkpoints is not None:
+            checkpoints.losses = {
+                line["step"]: line["total"]
+                for line in lines
+                if line["split"] == "val" and "total" in line
+            }
+        return _Position(
+            state=replicate(state, local),
+            step=step,
+            data=source.state(),
+            start=step,
+            lines=lines,
+            recorder=Recorder(config, task, log, lines),
+        )
 
     def is_due(every: int, step: int) -> bool:
         return every > 0 and step > 0 and (step % every == 0 or step == last)
 
-    def evaluate_now(validate: Callable, step: int) -> float | None:
-        with interrupts.immediate():
-            scores = validate(one_copy(state.params), step)
-        line = {"step": step, "split": "val", **scores}
-        metrics_file.append(line)
-        board.scalars(line)
-        return scores.get("total")
+    def save(at: _Position) -> None:
+        if checkpoints is not None:
+            checkpoints.protect(at.recorder.healthy_step)
+            checkpoints.save(at.state, at.data)
 
-    def draw_now(picture: Callable, step: int, path: Path) -> None:
-        with interrupts.immediate():
-            image = picture(one_copy(state.params))
-        _save_png(path, image)
-        board.picture("panel", image, step)
+    def evaluate_now(at: _Position, validate: Callable) -> None:
+        def score() -> None:
+            if at.step == at.start and any(
+                line["split"] == "val" and line["step"] == at.step for line in at.lines
+            ):
+                return  # done before the run was resumed here
+            with interrupts.immediate():
+                found = validate(one_copy(at.state.params), at.step)
+            log.line({"step": at.step, "split": "val", **found})
+            if checkpoints is not None and "total" in found:
+                checkpoints.losses[at.step] = float(found["total"])
 
-    def save_now(loss: float | None) -> None:
-        checkpoints.save(state, source.state(), loss=loss)
+        hosts.from_first(score)
 
-    def look_and_save(step: int, *, resumed: bool = False) -> None:
-        """Evaluation, picture and checkpoint, whichever is due at a step."""
-        path = workdir / "pictures" / f"{step}.png"
-        has_line = resumed and any(
-            line["split"] == "val" and line["step"] == step for line in lines
-        )
+    def look_and_save(at: _Position) -> None:
+        """Checkpoint, evaluation and picture, whichever is due at a step."""
+        step, path = at.step, workdir / "pictures" / f"{at.step}.png"
         validate = task.validate if is_due(config.eval.every, step) else None
-        validate = None if has_line else validate
         picture = task.picture if is_due(config.log.picture_every, step) else None
-        picture = None if resumed and path.exists() else picture
+        picture = None if step == at.start and path.exists() else picture
         saves = validate or is_due(config.checkpoint.every, step)
         if not (validate or picture or saves):
             return
-        recorder.flush()
-        loss = evaluate_now(validate, step) if validate else None
-        if picture:
-            draw_now(picture, step, path)
+        at.recorder.flush()
         if saves:
-            save_now(loss)
-        recorder.restart_clock()
+            save(at)
+        if validate:
+            evaluate_now(at, validate)
+        if picture and hosts.first:
+            with interrupts.immediate():
+                image = picture(one_copy(at.state.params))
+            log.picture(path, image, step)
+        at.recorder.restart_clock()
 
+    def advance(at: _Position) -> None:
+        """Trains to the last step, or until all processes leave."""
+        look_and_save(at)
+        while at.step < last:
+            wish = "collapse" if may_go_back(at) else None
+            wish = "stop" if interrupts.requested else wish
+            reason = hosts.leave_at(at.step, wish)
+            if reason == "stop":
+                return
+            if reason == "collapse":
+                raise _Collapsed
+            # Waiting for data is a good moment to stop: nothing has begun.
+            with interrupts.immediate() if hosts.count == 1 else nullcontext():
+                batch = next(source)
+            trace.before(at.step + 1)
+            at.state, metrics = update(at.state, batch, constants, schedule)
+            at.step += 1
+            at.data = source.state()
+            trace.after(at.step, metrics)
+            at.recorder.push(at.step, metrics)
+            look_and_save(at)
+
+    def may_go_back(at: _Position) -> bool:
+        """Whether the run has collapsed, and is to return to a good checkpoint."""
+        if at.recorder.collapse is None or not config.train.rollbacks:
+            return False
+        return checkpoints is not None and good_step(at) is not None
+
+    def good_step(at: _Position) -> int | None:
+        """Newest checkpoint before the first warning, if going back is allowed."""
+        assert checkpoints is not None
+        used = sum(line.get("event") == "rollback" for line in at.lines)
+        if used >= config.train.rollbacks:
+            return None
+        good = [s for s in checkpoints.steps() if s <= at.recorder.healthy_step]
+        return max(good, default=None)
+
+    def go_back(at: _Position, reason: str) -> bool:
+        """Makes the newest good checkpoint the newest one; False if there is none.
+
+        Later checkpoints go first, then one atomic write of the log. Killed in
+        between, the run finds its way here again by the same steps.
+        """
+
+        def rewind() -> bool:
+            assert checkpoints is not None
+            checkpoints.wait()
+            step = good_step(at)
+            if step is None:
+                return False
+            for later in [s for s in checkpoints.steps() if s > step]:
+                checkpoints.delete(later)
+            event = {"step": step, "split": "event", "event": "rollback"}
+            log.rewrite(step, event | {"reason": reason})
+            log.message(
+                f"{reason} Going back to checkpoint {step}, with the images in "
+                "another order."
+            )
+            return True
+
+        return hosts.from_first(rewind)
+
+    def finish(at: _Position) -> None:
+        at.recorder.flush()
+        save(at)
+        if checkpoints is not None:
+            checkpoints.wait()
+
+    at = begin()
+
+    def unsaved() -> bool:
+        return hosts.first and at.step > max(at.start, newest_step(workdir) or 0)
+
+    interrupts.unsaved = unsaved
     try:
         with interrupts.deferred():
-            try:
-                look_and_save(step, resumed=True)
-                while step < last and not interrupts.requested:
-                    batch = next(source)
-                    state, metrics = update(state, batch, constants, schedule)
-                    step += 1
-                    recorder.push(step, metrics)
-                    look_and_save(step)
-            except Interrupted:
-                pass  # out of an evaluation, which resuming will repeat
-            recorder.flush()
-            save_now(None)
-            checkpoints.wait()
+            while True:
+                try:
+                    try:
+                        advance(at)
+                    except Interrupted:
+                        pass  # out of an evaluation, which resuming will repeat
+                    finish(at)
+                    break
+                except _Collapsed:
+                    trouble: Exception | None = None
+                    reason = at.recorder.collapse or "collapse seen elsewhere."
+                except Diverged as error:
+                    trouble, reason = error, f"training diverged at {error}."
+                if not go_back(at, reason):
+                    assert trouble is not None  # a collapse asks before it leaves
+                    raise trouble
+                hosts.next_round()
+                at = begin()
     except Diverged as error:
+        raise Diverged(_diverged_text(error, checkpoints, workdir)) from None
+    except NotSaved:
+        raise
+    except (UserError, OSError) as error:
+        kept = _save_what_is_left(finish, at) if hosts.count == 1 else ""
+        text = (
+            str(error)
+            if isinstance(error, UserError)
+            else (f"cannot write in {workdir}: {error}.")
+        )
+        raise UserError(f"{text}{kept}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if hosts.count == 1:
+            raise
+        raise HostLost(str(error)) from error
+    finally:
+        trace.close()
+        log.close()
+        interrupts.unsaved = lambda: False
+        if checkpoints is not None:
+            checkpoints.close()
+    return at.state
+
+
+def _diverged_text(
+    error: Diverged, checkpoints: Checkpoints | None, workdir: Path
+) -> str:
+    saved = []
+    if checkpoints is not None:
         checkpoints.wait()
         saved = checkpoints.steps()
-        kept = f"checkpoint {saved[-1]} is kept" if saved else "no checkpoint yet"
-        raise Diverged(
-            f"training diverged at {error}: not finite. Stopped; {kept} in {workdir}. "
-            "Try a lower train.learning_rate or train.clip_norm > 0 in a new workdir."
-        ) from None
-    finally:
-        progress.close()
-        board.close()
-        checkpoints.close()
-    return state
+    kept = f"checkpoint {saved[-1]} is kept" if saved else "no checkpoint yet"
+    return (
+        f"training diverged at {error}: not finite, or beyond train.grad_norm_max. "
+        f"Stopped; {kept} in {workdir}. "
+        "Try a lower train.learning_rate or train.clip_norm > 0 in a new workdir."
+    )
+
+
+def _save_what_is_left(finish: Callable[[_Position], None], at: _Position) -> str:
+    """Saves the last step after the data or the log have failed; says so."""
+    try:
+        finish(at)
+    except (UserError, OSError, Diverged, FloatingPointError):
+        return ""
+    return f" Step {at.step} is saved: the same command goes on from there."
 
 
 # --- the task of a config ---------------------------------------------------------
@@ -395,10 +705,17 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
 
     c, ev = config.train, config.eval
     need("train.schedule", c.schedule in ("constant", "cosine"), "constant or cosine")
-    need("train.nan", c.nan == "stop", "'stop'")
-    for name in ("steps", "batch_size"):
+    need("train.nan", c.nan in ("stop", "skip"), "'stop' or 'skip'")
+    for name in ("steps", "batch_size", "skips_in_a_row"):
         need(f"train.{name}", c[name] >= 1, "at least 1")
-    for name in ("warmup_steps", "weight_decay", "clip_norm", "devices"):
+    for name in (
+        "warmup_steps",
+        "weight_decay",
+        "clip_norm",
+        "devices",
+        "grad_norm_max",
+        "rollbacks",
+    ):
         need(f"train.{name}", c[name] >= 0, "0 or more")
     need("train.learning_rate", c.learning_rate > 0, "greater than 0")
     need("train.constant_fraction", 0 <= c.constant_fraction <= 1, "between 0 and 1")
@@ -486,33 +803,74 @@ def initial_params(config: ConfigDict) -> Any:
 
 
 def train(
-    config: ConfigDict, workdir: Path, splits: Splits, *, interrupts: Interrupts
+    config: ConfigDict,
+    workdir: Path,
+    splits: Splits,
+    *,
+    interrupts: Interrupts,
+    profile: tuple[int, int] | None = None,
 ) -> tuple[Any, int]:
     """Trains the model of a config, or resumes, in a workdir.
 
+    With several processes, only the first touches the workdir.
+
     Returns:
-        Parameters on the first device and the step reached, which is below
-        `train.steps` if the run was interrupted.
+        Parameters on the first device of this process (None if training was
+        finished already and this is not the first process), and the step
+        reached, which is below `train.steps` if the run was interrupted.
 
     Raises:
         UserError: for anything the user can fix.
-        Diverged: if the loss or a gradient is not finite.
+        Diverged, HostLost: see `fit`.
     """
     check_config(config)
-    devices = local_devices(config)
-    check_workdir(workdir, config)
-    done = newest_step(workdir)
-    if done is not None and done >= config.train.steps:
-        say(f"{workdir}: training is finished ({done} steps).")
-        return load_params(workdir)
-    task = model_task(config, splits)
-    images = len(splits("train"))
-    claim_workdir(workdir, config, devices)  # only now: the data is usable
-    say(
-        f"{'resuming' if done else 'training'} {config.name} in {workdir}"
-        f"{f' at step {done}' if done else ''}: {images} images of "
-        f"{config.data.image_size} px, {config.train.steps} steps of "
-        f"{config.train.batch_size} images, {len(devices)} x {devices[0].device_kind}."
-    )
-    state = fit(config, task, workdir, devices=devices, interrupts=interrupts)
+    devices, hosts = run_devices(config), Hosts()
+    with ExitStack() as held:
+
+        def look() -> int | None:
+            if workdir.is_dir():  # before hours of data preparation
+                held.enter_context(lock_workdir(workdir))
+            check_workdir(workdir, config)
+            return newest_step(workdir)
+
+        done = hosts.from_first(look)
+        if done is not None and done >= config.train.steps:
+            params = []
+
+            def load() -> int:
+                found, step = load_params(workdir)
+                params.append(found)
+                return step
+
+            step = hosts.from_first(load)
+            if step >= config.train.steps:  # else the newest one is damaged
+                if hosts.first:
+                    say(f"{workdir}: training is finished ({step} steps).")
+                return (params[0] if params else None), step
+        task = model_task(config, splits)
+        images = len(splits("train"))
+
+        def claim() -> None:  # only now: the data is usable
+            if not workdir.is_dir():
+                held.enter_context(lock_workdir(workdir))
+            claim_workdir(workdir, config, devices)
+
+        hosts.from_first(claim)
+        if hosts.first:
+            say(
+                f"{'resuming' if done else 'training'} {config.name} in {workdir}"
+                f"{f' at step {done}' if done else ''}: {images} images of "
+                f"{config.data.image_size} px, {config.train.steps} steps of "
+                f"{config.train.batch_size} images, {len(devices)} x "
+                f"{devices[0].device_kind}"
+                f"{f' in {hosts.count} processes' if hosts.count > 1 else ''}."
+            )
+        state = fit(
+            config,
+            task,
+            workdir,
+            devices=devices,
+            interrupts=interrupts,
+            profile=profile,
+        )
     return one_copy(state.params), int(state.step)

@@ -28,6 +28,8 @@ def train_step(
     weights_at: Callable[[Array], Any],
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
+    skip: bool = False,
+    grad_norm_max: float = 0.0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Applies one update.
 
@@ -42,6 +44,8 @@ def train_step(
         constants: of `model.load_constants`.
         schedule: learning rates.
         objective, weights_at, optimizer, axis_name: static.
+        skip: leave parameters and moments as they are where `finite` is 0; static.
+        grad_norm_max: a larger gradient counts as not finite; 0: none does; static.
 
     Returns:
         The next state and scalar metrics, equal on every device: every loss
@@ -73,6 +77,15 @@ def train_step(
 
     norms = {name: optax.global_norm(g) for name, g in grads.items()}
     grad_norm = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    if grad_norm_max > 0:
+        finite &= grad_norm <= grad_norm_max
+    if skip:
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
     metrics = {
         **terms,
         **watch.statistics(moments),
@@ -80,7 +93,7 @@ def train_step(
         "learning_rate_depth": rates["depth"],
         "grad_norm": grad_norm,
         **{f"grad_norm_{name}": norm for name, norm in norms.items()},
-        "finite": (jnp.isfinite(loss) & jnp.isfinite(grad_norm)).astype(jnp.float32),
+        "finite": finite.astype(jnp.float32),
     }
     next_state = dataclasses.replace(
         state, step=state.step + 1, params=params, opt_state=opt_state

@@ -2,7 +2,8 @@
 
 `moments` and `statistics` run inside the train step; `warnings` is a pure
 function of numbers that were logged. The thresholds are rules of thumb: they
-ask a person to look at a picture, and never change the run.
+ask a person to look at a picture, and change the run only where
+config.train.rollbacks allows it.
 """
 
 import math
@@ -19,6 +20,7 @@ CONFIDENCE_HIGH = 2.0  # the largest possible error: the image is ignored
 COVERAGE_LOW = 0.3  # of the input's pixels that the reconstruction covers
 GRADIENT_FACTOR = 50.0  # times the median of the recent past
 HISTORY_LEAST = 5  # lines of the past needed to call a gradient exploded
+PATIENCE = 3  # lines in a row with warnings that make a collapse
 
 
 def _regions(h: int, w: int) -> tuple[Array, Array]:
@@ -149,7 +151,8 @@ def warnings(
             f"lost object: the reconstruction covers {value('coverage'):.0%} of the "
             "pixels."
         )
-    past = sorted(line["grad_norm"] for line in history if "grad_norm" in line)
+    norms = (line.get("grad_norm", math.nan) for line in history)
+    past = sorted(norm for norm in norms if math.isfinite(norm))
     if len(past) >= HISTORY_LEAST:
         usual = past[len(past) // 2]
         if value("grad_norm") > GRADIENT_FACTOR * usual:

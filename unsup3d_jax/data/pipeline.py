@@ -7,6 +7,7 @@ examples in the same order with the same flips, which depend on nothing but
 """
 
 import collections
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ FIELDS = ("image", "depth", "mask", "view", "light")  # of Batch
 # Batches sent to the devices before they are asked for.
 _AHEAD = 2
 # Independent random streams of one seed.
-_ORDER, _FLIP = 0, 1
+_ORDER, _FLIP, _REORDER = 0, 1, 2
 
 
 def load_split(config: ConfigDict, split: str) -> Dataset:
@@ -148,10 +149,29 @@ def gather(
     return flip_some(rows, flip)
 
 
+class _Rows:
+    """The examples that this process reads, in order, as a long sequence."""
+
+    def __init__(self, dataset: Dataset, order: Any, first: int, batch: int, rows: Any):
+        self._dataset, self._order = dataset, order
+        self._first, self._batch, self._rows = first, batch, rows
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray] | ds.Failure:
+        step, row = divmod(index, len(self._rows))
+        place = self._first + step * self._batch + int(self._rows[row])
+        return self._dataset.example(self._order[place])
+
+
 class TrainSource:
     """Endless iterator over training batches, leaves (n_devices, b/n, ...).
 
-    Its position is the number of batches handed out; nothing else is state.
+    With several processes a batch holds the rows of this one's devices only:
+    the processes' rows are disjoint, and together they are the batch that one
+    process would see. Its position is the number of batches handed out and how
+    often the order was changed; nothing else is state.
     Not safe to share between threads; the reading threads are grain's own.
     """
 
@@ -171,11 +191,16 @@ class TrainSource:
         self._dataset = dataset
         self._fields = tuple(fields)
         self._batch_size = batch_size
-        self._shape = (len(devices), batch_size // len(devices))
+        local = [d for d in devices if d.process_index == jax.process_index()]
+        self._shape = (len(local), batch_size // len(devices))
+        # Rows of the global batch that lie on this process's devices.
+        rows = np.arange(batch_size).reshape(len(devices), -1)
+        self._rows = rows[[devices.index(d) for d in local]].reshape(-1)
         self._seed = seed
         self._flip = flip
+        self._reordered = 0
         self._order = batch_order(len(dataset), seed)
-        mesh = Mesh(np.array(devices), ("devices",))
+        mesh = Mesh(np.array(local), ("devices",))
         split = NamedSharding(mesh, PartitionSpec("devices"))
         everywhere = NamedSharding(mesh, PartitionSpec())
         self._store = None
@@ -212,9 +237,28 @@ class TrainSource:
         self._ready: collections.deque[Batch] = collections.deque()
         self._reader: Iterator[dict[str, np.ndarray] | ds.Failure] = iter(())
         if self._dataset.is_streamed:
-            rows = self._order[step * self._batch_size :].map(self._dataset.example)
-            ahead = _AHEAD * self._batch_size
-            self._reader = ds.parallel(rows, self._dataset.workers, ahead=ahead)
+            rows = _Rows(
+                self._dataset,
+                self._order,
+                step * self._batch_size,
+                self._batch_size,
+                self._rows,
+            )
+            source: Any = grain.MapDataset.source(rows)
+            ahead = _AHEAD * len(self._rows)
+            self._reader = ds.parallel(source, self._dataset.workers, ahead=ahead)
+
+    def reorder(self, number: int) -> None:
+        """Goes on at the same step in another order; 0 is the first one.
+
+        Flips do not change: they belong to the places in a batch.
+        """
+        self._reordered, seed = number, self._seed
+        if number:
+            sequence = np.random.SeedSequence([seed, _REORDER, number])
+            seed = int(sequence.generate_state(1)[0])
+        self._order = batch_order(len(self._dataset), seed)
+        self.seek(self._step)
 
     def state(self) -> dict[str, Any]:
         """Returns the position and what it is a position in, JSON-able."""
@@ -225,6 +269,7 @@ class TrainSource:
             "flip": self._flip,
             "examples": len(self._dataset),
             "digest": self._dataset.digest,
+            "reordered": self._reordered,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -234,24 +279,23 @@ class TrainSource:
             UserError: if the data set or the order is another than then.
         """
         for name, now in self.state().items():
-            if name != "step" and state[name] != now:
+            if name not in ("step", "reordered") and state[name] != now:
                 raise UserError(
                     f"cannot resume: the training data changed, {name} was "
                     f"{state[name]} and is {now}. Restore the data set, or train in "
                     "a new workdir."
                 )
-        self.seek(int(state["step"]))
+        self._step = int(state["step"])
+        self.reorder(int(state.get("reordered", 0)))  # absent in old checkpoints
 
     def _flips(self, step: int) -> Bool[np.ndarray, "b"]:
         if not self._flip:
-            return np.zeros(self._batch_size, bool)
-        return batch_flips(self._seed, step, self._batch_size)
+            return np.zeros(len(self._rows), bool)
+        return batch_flips(self._seed, step, self._batch_size)[self._rows]
 
     def _indices(self, step: int) -> Int[np.ndarray, "b"]:
         first = step * self._batch_size
-        return np.array(
-            [self._order[first + i] for i in range(self._batch_size)], np.int32
-        )
+        return np.array([self._order[first + int(i)] for i in self._rows], np.int32)
 
     def _from_store(self, step: int) -> Batch:
         index = self._indices(step)
@@ -260,7 +304,7 @@ class TrainSource:
 
     def _from_host(self, step: int) -> Batch:
         if self._dataset.is_streamed:
-            examples = [next(self._reader) for _ in range(self._batch_size)]
+            examples = [next(self._reader) for _ in self._rows]
             arrays = ds.stack(examples, self._fields)
         else:
             arrays = self._dataset.take(self._indices(step), self._fields)
@@ -370,11 +414,15 @@ def _load_open_faces(config: ConfigDict, split: str) -> Dataset:
     }
     start = time.monotonic()
     try:
-        arrays = open_faces.load(split, cache_dir=cache_root(data.cache_dir), **options)
+        arrays = open_faces.load(
+            split,
+            cache_dir=cache_root(data.cache_dir),
+            # Nothing reads the normals and albedo of the training set.
+            fields=FIELDS if split == "train" else None,
+            **options,
+        )
     except ValueError as error:  # names the option, which is the key's name
         raise UserError(f"config.data, open_faces: {error}") from None
-    if split == "train":  # 2 GB of normals and albedo that nothing reads
-        arrays = {name: arrays[name] for name in FIELDS}
     size = len(arrays["image"])
     # A few hundred images stand for all: they tell versions of the renderer
     # apart, and hashing everything would read the whole cache file.

@@ -95,8 +95,9 @@ class Ours:
         split = images.reshape(n, -1, *images.shape[1:])
         self.batch = Batch(image=jnp.asarray(split))
         self.schedule = train_state.schedule_from_config(config)
+        # A copy: the step may donate the very buffers that it was given.
+        self.params = jax.tree.map(jnp.copy, params)
         self.state = train.replicate(state, self.devices)
-        self.params = params
         self.step = train.parallel_step(self.task, self.optimizer, self.devices)
         self.metrics: dict[str, Any] = {}
 

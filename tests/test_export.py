@@ -379,6 +379,25 @@ def test_single_photo_is_cropped_square_not_squashed(tmp_path, trained, exported
     assert target == tmp_path / "out" / "wide" and image.max() == 0.0
 
 
+def test_the_crop_of_the_data_set_is_not_taken_out_of_other_photos(
+    tmp_path, trained, exported
+):
+    config = bust.config_of(SIZE)
+    config.data.crop = (170,)
+    save_photo(tmp_path / "small.png", size=(40, 40))
+    reconstruct_files.reconstruct_folder(
+        config, trained[1], tmp_path / "small.png", tmp_path / "out"
+    )
+    assert len(exported) == 1
+
+
+def test_what_was_written_before_is_not_a_photo(tmp_path, trained, exported):
+    save_photo(tmp_path / "a.png")
+    save_photo(tmp_path / "out" / "a" / "panel.png")
+    result = reconstruct_files.reconstruct_folder(*trained, tmp_path, tmp_path / "out")
+    assert [file.name for file, _ in result.written] == ["a.png"]
+
+
 def test_photos_of_one_stem_get_folders_of_their_own(tmp_path, trained, exported):
     for name in ("x/face.png", "y/face.png", "y/FACE-2.png"):
         save_photo(tmp_path / "in" / name)

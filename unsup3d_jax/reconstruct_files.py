@@ -41,8 +41,10 @@ def reconstruct_folder(
 ) -> Result:
     """Decomposes a photo, or all photos of a folder, and exports each.
 
-    Photos are cropped by `data.crop`; where that is empty, to the largest
-    centred square, because a squashed face is never what is wanted.
+    Photos are cropped by `data.crop` where it fits any photo: `(0,)`, the largest
+    centred square. A box in pixels was meant for one data set's files, and no
+    crop would squash a photo that is not square: both become `(0,)` too. Files
+    below `output` are not taken as photos.
 
     Args:
         config: of the run that made the parameters.
@@ -56,11 +58,10 @@ def reconstruct_folder(
         UserError: if there is no photo, none can be read, or the output is a file.
     """
     source, output = Path(source), Path(output)
-    files = _list_photos(source)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; name a folder.")
+    files = _list_photos(source, output)
     options = model.options_from_config(config)
-    crop = tuple(config.data.crop) or (0,)
     written, broken = [], []
     names = _folder_names(files)
     for first in range(0, len(files), batch_size):
@@ -68,7 +69,7 @@ def reconstruct_folder(
         for file in files[first : first + batch_size]:
             try:
                 image, _ = image_files.read_image(
-                    file, crop=crop, image_size=options.networks.image_size
+                    file, crop=(0,), image_size=options.networks.image_size
                 )
             except Exception as error:  # PIL raises nearly anything on broken bytes
                 reason = str(error) or type(error).__name__
@@ -112,12 +113,17 @@ def _export(target: Path, *arguments) -> None:
         ) from error
 
 
-def _list_photos(source: Path) -> list[Path]:
+def _list_photos(source: Path, output: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise UserError(f"--input: {source} does not exist.")
-    names = folder_data.list_images(source)
+    written = output.resolve()
+    names = [
+        name
+        for name in folder_data.list_images(source)
+        if written not in (source / name).resolve().parents
+    ]
     if not names:
         kinds = " ".join(sorted(suffix[1:] for suffix in image_files.EXTENSIONS))
         raise UserError(f"--input: no image files ({kinds}) under {source}.")

@@ -20,7 +20,9 @@ from unsup3d_jax.errors import UserError
 
 @pytest.fixture
 def config(tmp_path):
+    """Folders train, val, test; a test of the other ways says so."""
     config = default.get_config()
+    config.data.split = "folder"
     config.data.path = str(tmp_path / "photos")
     config.data.cache_dir = str(tmp_path / "cache")
     config.data.image_size = 8
@@ -63,6 +65,7 @@ def test_listing_is_recursive_sorted_and_ignores_case_and_hidden_files(tmp_path)
     (tmp_path / "folder.png").mkdir()
     os.symlink(tmp_path, tmp_path / "sub" / "loop")
     assert folder.list_images(tmp_path) == wanted
+    assert folder.other_types(tmp_path) == {".txt": 1, ".part": 1}
 
 
 def test_listing_follows_a_linked_folder(tmp_path):
@@ -89,6 +92,7 @@ def test_hash_split_has_the_shares_asked_for():
 
 
 def test_auto_split_takes_folders_where_they_exist(config, tmp_path):
+    config.data.split = "auto"
     for name in ("train/a.png", "val/b.png", "other/c.png"):
         write(tmp_path / "photos" / name)
     assert [i.name for i in folder.split_items(config, "train")] == ["train/a.png"]
@@ -100,7 +104,15 @@ def test_auto_split_takes_folders_where_they_exist(config, tmp_path):
     assert len(folder.split_items(config, "train")) == 3
 
 
+def test_auto_split_divides_a_lone_training_folder(config, tmp_path):
+    config.data.split = "auto"
+    for i in range(60):
+        write(tmp_path / "photos" / "train" / f"{i}.png")
+    assert all(folder.split_items(config, name) for name in ds.SPLITS)
+
+
 def test_hash_splits_are_disjoint_and_complete(config, tmp_path):
+    config.data.split = "auto"
     for i in range(60):
         write(tmp_path / "photos" / f"{i}.png")
     parts = [folder.split_items(config, name) for name in ds.SPLITS]
@@ -304,7 +316,9 @@ def test_errors_name_the_key(config, tmp_path):
     check("data.path: .* is not a folder")
     check("data.path", path="")
     root.mkdir()
+    config.data.split = "auto"
     check("empty: no image files")
+    config.data.split = "folder"
     for i in range(5):
         write(root / "train" / f"{i}.png")
     (root / "train" / "bad.png").write_bytes(b"")
@@ -543,3 +557,22 @@ def test_contact_sheet_tiles_row_by_row():
 
 def test_odd_file_names_print_on_one_line():
     assert ds.printable("a\nb\udcff.jpg") == "a\\nb\\udcff.jpg"
+
+
+def test_a_bilevel_depth_map_spans_the_whole_range(tmp_path):
+    Image.new("1", (4, 4), 1).save(tmp_path / "white.png")
+    white, _ = images.read_value_map(tmp_path / "white.png", crop=(), image_size=4)
+    np.testing.assert_array_equal(white, 1.0)
+
+
+def test_integers_of_unknown_range_are_refused(tmp_path):
+    pixels = np.full((4, 4), 70000, np.int32)
+    Image.fromarray(pixels).save(tmp_path / "wide.tif")
+    with pytest.raises(ValueError, match="32-bit"):
+        images.read_image(tmp_path / "wide.tif", crop=(), image_size=4)
+
+
+def test_report_names_the_files_it_left_out(config, photos, tmp_path):
+    (tmp_path / "photos" / "phone.HEIC").write_bytes(b"")
+    text = report.data_report(config, tmp_path / "out")
+    assert "left out: .heic (1)" in text

@@ -328,7 +328,31 @@ def test_patch_changes_the_image_alone():
 # The cache.
 
 
-def test_cache_returns_what_was_made(tmp_path, faces, capsys):
+def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, faces, caplog):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    made = open_faces.load(
+        "train", image_size=SIZE, count=3, cache_dir=tmp_path / "cache"
+    )
+    np.testing.assert_array_equal(made["image"], faces["image"][:3])
+    assert "cannot cache" in caplog.text
+
+
+def test_only_the_fields_asked_for_are_returned(tmp_path, faces):
+    for _ in ("made", "read from the cache"):
+        some = open_faces.load(
+            "train",
+            image_size=SIZE,
+            count=3,
+            cache_dir=tmp_path,
+            fields=("image", "mask"),
+        )
+        assert some.keys() == {"image", "mask"}
+        np.testing.assert_array_equal(some["mask"], faces["mask"][:3])
+    with pytest.raises(ValueError, match="colour"):
+        open_faces.load("train", image_size=SIZE, count=3, fields=("colour",))
+
+
+def test_cache_returns_what_was_made(tmp_path, faces, caplog):
     options = {"image_size": SIZE, "count": 3, "pose": "mixed", "cache_dir": tmp_path}
     made = open_faces.load("train", **options)
     (path,) = tmp_path.iterdir()
@@ -346,7 +370,8 @@ def test_cache_returns_what_was_made(tmp_path, faces, capsys):
     for damage in (whole[: len(whole) // 2], b"", bytes(flipped)):
         path.write_bytes(damage)
         again = open_faces.load("train", **options)
-        assert "damaged" in capsys.readouterr().err
+        assert "damaged" in caplog.text
+        caplog.clear()
         np.testing.assert_array_equal(again["image"], made["image"])
         assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
 

@@ -74,3 +74,11 @@ def test_a_set_that_is_not_prepared_says_how_to(tmp_path):
     config.data.tfds_name = "celeb_a"
     with pytest.raises(UserError, match="tfds build"):
         pipeline.load_split(config, "train")
+
+
+def test_part_of_a_set_is_not_taken_for_the_whole(prepared, tmp_path):
+    config = _config(prepared, tmp_path)
+    config.data.max_images = 5
+    assert len(pipeline.load_split(config, "train")) == 5
+    config.data.max_images = 0
+    assert len(pipeline.load_split(config, "train")) == 8

@@ -59,6 +59,7 @@ class Report:
         found: examples listed.
         broken: (name, reason) of each file skipped.
         unpaired: names of images without a depth map, skipped.
+        others: extension -> number of files that are no images, all splits.
         sizes: "widthxheight" -> number of usable files; empty when rendered.
         cached: whether the decoded set came from the cache.
         seconds: spent loading.
@@ -70,6 +71,7 @@ class Report:
     found: int
     broken: tuple[tuple[str, str], ...] = ()
     unpaired: tuple[str, ...] = ()
+    others: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     cached: bool = False
     seconds: float = 0.0

@@ -1,12 +1,14 @@
 """Any folder of images: which files it holds, and to which split each belongs."""
 
+import collections
 import hashlib
 import os
 import pathlib
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,8 +28,27 @@ def list_images(root: str | pathlib.Path) -> list[str]:
     Returns:
         Paths relative to `root` with "/", sorted by code point.
     """
+    return sorted(
+        name for name in _visible_files(root) if _suffix(name) in images.EXTENSIONS
+    )
+
+
+def other_types(root: str | pathlib.Path) -> dict[str, int]:
+    """Counts the files below `root` that are no images, by their extension.
+
+    A phone's ".heic" photos are such: their owner should hear of it.
+    """
+    suffixes = collections.Counter(map(_suffix, _visible_files(root)))
+    return {s: n for s, n in suffixes.most_common() if s not in images.EXTENSIONS}
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _visible_files(root: str | pathlib.Path) -> Iterator[str]:
     root = str(root)
-    found, visited = [], set()
+    visited = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
@@ -37,10 +58,8 @@ def list_images(root: str | pathlib.Path) -> list[str]:
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         prefix = pathlib.Path(folder).relative_to(root)
         for name in names:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in images.EXTENSIONS and not name.startswith("."):
-                found.append((prefix / name).as_posix())
-    return sorted(found)
+            if not name.startswith("."):
+                yield (prefix / name).as_posix()
 
 
 def hash_split(name: str, percent: Sequence[int]) -> str:
@@ -94,8 +113,9 @@ def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
             f"add up to 100, got {percent}."
         )
     if mode == "auto":
-        has_folders = any((root / name).is_dir() for name in ds.SPLITS)
-        mode = "folder" if has_folders else "hash"
+        # A lone train/ is only how somebody named a folder of photos.
+        named = [name for name in ds.SPLITS if (root / name).is_dir()]
+        mode = "folder" if "train" in named and len(named) > 1 else "hash"
     if mode == "folder":
         if not (root / split).is_dir():
             raise UserError(
@@ -150,6 +170,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         partial(_read, crop=crop, image_size=size),
         options={"image_size": size, "crop": crop},
         bytes_each=size * size * 3,
+        others=other_types(data_root(config)),
     )
 
 
@@ -162,6 +183,7 @@ def from_items(
     options: dict,
     bytes_each: int,
     unpaired: Sequence[str] = (),
+    others: Mapping[str, int] = MappingProxyType({}),
 ) -> ds.Dataset:
     """Reads or checks the items of a split and describes what was found.
 
@@ -174,6 +196,7 @@ def from_items(
         options: all that changes the pixels besides the files.
         bytes_each: decoded bytes of one example.
         unpaired: names left out by the caller.
+        others: extension -> number of files that are no images.
 
     Raises:
         UserError: if no file is usable, or fewer than data.min_images of the
@@ -212,6 +235,7 @@ def from_items(
         found=len(items),
         broken=broken,
         unpaired=tuple(unpaired),
+        others=dict(others),
         sizes=prepared.sizes,
         cached=prepared.cached,
         seconds=time.monotonic() - start,

@@ -89,13 +89,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     PIL's formula. Colour profiles are not applied.
 
     Raises:
-        ValueError: for floating-point pixels (their range is unknown) and for
-            modes PIL cannot convert.
+        ValueError: for floating-point pixels and 32-bit integers (their range
+            is unknown) and for modes PIL cannot convert.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
-    if image.mode.startswith("I"):  # I;16 and its byte orders; I holds 16-bit PGM
-        wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    if image.mode == "I":  # 16-bit PGM, or 32-bit TIFF
+        darkest, brightest = image.getextrema()
+        if darkest < 0 or brightest > 65535:
+            raise ValueError("32-bit integer pixels are not supported")
+    if image.mode.startswith("I"):  # I;16 and its byte orders too
+        wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -147,7 +151,9 @@ def read_value_map(
         channel = Image.fromarray(np.asarray(image).astype(np.float32))
         white = np.float32(65535.0)
     else:
-        channel = (image.convert("RGB") if image.mode == "P" else image).getchannel(0)
+        # A bilevel image holds 0 and 1, and PIL converts it to 0 and 255.
+        modes = {"P": "RGB", "1": "L"}
+        channel = image.convert(modes.get(image.mode, image.mode)).getchannel(0)
         white = np.float32(255.0)
     small = crop_and_resize(channel, crop=crop, image_size=image_size)
     value = np.asarray(small).astype(np.float32) / white

@@ -25,15 +25,18 @@ import argparse
 import functools
 import hashlib
 import json
+import logging
 import os
-import sys
 import tempfile
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from unsup3d_jax.data.dataset import SPLITS
 from unsup3d_jax.data.open_face import appearance, model, render
 from unsup3d_jax.data.open_face.appearance import Numbers
 from unsup3d_jax.data.open_face.render import FAR, FOV_DEG
@@ -41,7 +44,7 @@ from unsup3d_jax.data.open_face.scene import POSES
 
 __all__ = ["FAR", "FOV_DEG", "POSES", "SPLITS", "contact_sheet", "generate", "load"]
 
-SPLITS = ("train", "val", "test")
+logger = logging.getLogger(__name__)
 VERSION = 3  # raise it whenever the same seed would give other arrays
 _MAX_SEED = 1 << 20
 _MAX_COUNT = 1 << 24
@@ -58,6 +61,7 @@ def load(
     asymmetry: float = 1.0,
     perturb: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    fields: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns `count` faces of a split, from the cache where it has them.
 
@@ -69,7 +73,10 @@ def load(
         pose: "natural" (yaw about N(0, 20 degrees)) or "mixed" (wider).
         asymmetry: 0 for exactly symmetric faces, 1 for people.
         perturb: lay one coloured patch over each image (Wu et al., Sec. 4).
-        cache_dir: where to keep the arrays; None to make them anew.
+        cache_dir: where to keep the arrays; None to make them anew. A cache
+            that cannot be read or written costs time, nothing else.
+        fields: arrays to return; None for all. Leaving out what is not needed
+            saves memory: normals are four times as large here as in the cache.
 
     Raises:
         ValueError: naming the argument that is out of range.
@@ -83,14 +90,17 @@ def load(
     }
     make = functools.partial(_generate_compact, seeds, **options)
     if cache_dir is None:
-        return _expand(make())
+        return _expand(make(), fields)
     request = options | {"split": split, "count": count, "seed": seed}
     path = Path(cache_dir) / f"open_faces-{split}-{_fingerprint(request)}.npz"
-    stored = _read_cache(path)
+    stored = _read_cache(path, fields)
     if stored is None:
         stored = make()
-        _write_cache(path, stored)
-    return _expand(stored)
+        try:
+            _write_cache(path, stored)
+        except OSError as error:
+            logger.warning("cannot cache the faces in %s: %s", path, error)
+    return _expand(stored, fields)
 
 
 def generate(
@@ -141,7 +151,11 @@ def _generate_compact(
     shape = model.load_model()
     mesh = render.make_mesh(shape, model.basis(shape, asymmetry=asymmetry))
     step = render.chunk_size(image_size)
-    parts = []
+    faces: dict[str, np.ndarray] = {}
+    progress = tqdm(
+        total=len(seeds), desc="rendering", unit=" faces", delay=2.0, leave=False,
+        disable=None,
+    )  # fmt: skip
     for start in range(0, len(seeds), step):
         chunk = seeds[start : start + step]
         people = model.sample_people(shape, chunk, asymmetry=asymmetry)
@@ -164,20 +178,34 @@ def _generate_compact(
         }
         if perturb:
             arrays["image"], arrays["perturb"] = lay_patches(arrays["image"], chunk)
-        parts.append(arrays)
-    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        for name, part in arrays.items():
+            if name not in faces:
+                faces[name] = np.empty((len(seeds), *part.shape[1:]), part.dtype)
+            faces[name][start : start + len(chunk)] = part
+        progress.update(len(chunk))
+    progress.close()
+    return faces
 
 
 def _byte(color: Numbers) -> np.ndarray:
     return np.floor(255 * color + 0.5).astype(np.uint8)
 
 
-def _expand(stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    mask = stored["depth"] < FAR
-    normal = stored["normal"].astype(np.float32)
-    length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    normal /= np.maximum(length, 1.0)  # 0 stays 0 off the face
-    return stored | {"mask": mask, "normal": normal}
+def _expand(
+    stored: dict[str, np.ndarray], fields: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    wanted = {*stored, "mask"} if fields is None else set(fields)
+    if unknown := wanted - {*stored, "mask"}:
+        raise ValueError(f"no such fields: {', '.join(sorted(unknown))}.")
+    faces = {name: array for name, array in stored.items() if name in wanted}
+    if "mask" in wanted:
+        faces["mask"] = stored["depth"] < FAR
+    if "normal" in wanted:
+        normal = stored["normal"].astype(np.float32)
+        length = np.linalg.norm(normal, axis=-1, keepdims=True)
+        normal /= np.maximum(length, 1.0)  # 0 stays 0 off the face
+        faces["normal"] = normal
+    return faces
 
 
 def lay_patches(images: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -214,18 +242,22 @@ def _fingerprint(request: dict) -> str:
     return digest.hexdigest()[:20]
 
 
-def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+def _read_cache(
+    path: Path, fields: Collection[str] | None = None
+) -> dict[str, np.ndarray] | None:
     """The stored arrays; None if there are none or they cannot be read.
 
+    Depth is always among them, because the mask follows from it.
     A zip holds a checksum of each member, so a truncated or altered file shows.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {k: stored[k] for k in stored.files}
+            wanted = stored.files if fields is None else {*fields, "depth"}
+            return {k: stored[k] for k in stored.files if k in wanted}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        print(f"cache {path} is damaged ({error}); making it again.", file=sys.stderr)
+        logger.warning("cache %s is damaged (%s); making it again.", path, error)
         return None
 
 

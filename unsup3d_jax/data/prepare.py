@@ -25,7 +25,7 @@ from unsup3d_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 # Part of every cache key: raise it when the decoded pixels change.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def prepare(
 def _cache_key(items: Sequence[ds.Item], options: dict[str, Any], keep: bool) -> str:
     stats = []
     for item in items:
+        stats.append((item.name,))  # all there is of items without files
         for path in item.paths:
             try:
                 stat = os.stat(path)

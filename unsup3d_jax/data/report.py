@@ -41,7 +41,12 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
             is part of the text.
     """
     output = pathlib.Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output: cannot make the folder {output}: {error.strerror or error}."
+        ) from error
     lines, record = [f"data set '{config.data.name}' {config.data.path}".rstrip()], {}
     for split in ds.SPLITS:
         try:
@@ -70,6 +75,7 @@ def summarize(dataset: ds.Dataset) -> dict:
         "usable": len(dataset),
         "broken": [list(pair) for pair in report.broken],
         "unpaired": list(report.unpaired),
+        "other_types": report.others,
         "streamed": dataset.is_streamed,
         "from_cache": report.cached,
         "seconds": round(report.seconds, 3),
@@ -156,6 +162,12 @@ def _text(summary: dict) -> list[str]:
         )
     for name, reason in summary["broken"][:_NAMED]:
         lines.append(f"  skipped {ds.printable(name)}: {ds.printable(reason)}")
+    if summary["other_types"] and summary["split"] == "train":
+        kinds = ", ".join(
+            f"{ds.printable(suffix) or 'no extension'} ({count})"
+            for suffix, count in list(summary["other_types"].items())[:5]
+        )
+        lines.append(f"  files of other types, left out: {kinds}")
     if len(summary["broken"]) > _NAMED:
         lines.append(f"  and {len(summary['broken']) - _NAMED} more")
     if summary["unpaired"]:

@@ -2,6 +2,8 @@
 
 The image is 2x2 supersampled; depth, mask and normal are those at the pixel
 centre. One compiled program does a fixed number of faces; `render` feeds it.
+Products are float32 in full: the half precision that accelerators prefer would
+move a head by a tenth of a pixel, and the same seed must be the same face.
 """
 
 import functools
@@ -104,6 +106,7 @@ class Heads(NamedTuple):
 
 
 @jax.jit
+@jax.default_matmul_precision("highest")
 def shape_heads(
     mesh: Mesh, coefficients: Float[Array, "n k"], look: Appearance
 ) -> Heads:
@@ -118,6 +121,7 @@ def shape_heads(
 
 
 @functools.partial(jax.jit, static_argnames="size")
+@jax.default_matmul_precision("highest")
 def render_chunk(
     mesh: Mesh,
     heads: Heads,

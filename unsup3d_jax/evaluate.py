@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from unsup3d_jax import metrics, model
+from unsup3d_jax import formation, metrics, model, watch
 from unsup3d_jax.data import pipeline
-from unsup3d_jax.types import Batch, Reconstruction
+from unsup3d_jax.metrics import AnyArray
+from unsup3d_jax.types import Batch, Factors, Reconstruction, Truth
 
 # Named in every result, because numbers under other rules do not compare.
 RULES = {
@@ -42,7 +43,42 @@ RULES = {
     ),
     "coverage": "scored pixels over pixels of the true mask before erosion",
     "spread": "standard deviation over images, n - 1",
+    "viewpoint": (
+        "angle between predicted and true rotation after the one rotation, common "
+        "to all images, that brings the canonical frames together (Procrustes); "
+        "offset_deg is its size"
+    ),
+    "albedo": (
+        "root mean square over scored pixels and channels after one scale an image"
+    ),
+    "light": (
+        "direction_deg: angle in the camera's frame; diffuse_share: difference of "
+        "k_d / (k_s + k_d), which does not change with a common factor"
+    ),
+    "confidence": (
+        "pixels valid in both reconstructions; sigma against the mean absolute error "
+        "over channels of images in [-1, 1], whose expectation is sigma / sqrt 2 "
+        "under Eq. (3); calibration_error 0 is calibrated"
+    ),
+    "auroc": (
+        "of sigma of the mirrored reconstruction, over pixels of the object valid in "
+        "both; patch: against the perturbation's mask; asymmetric: against that mask "
+        "and its mirror image on the true surface, which is asymmetric as well"
+    ),
+    "keypoint_depth": (
+        "correlation over images of predicted and true depth at each keypoint, both "
+        "relative to their mean over the image's keypoints; summed over keypoints "
+        "(Table 5); keypoints beside the reconstruction take its nearest pixel"
+    ),
+    "shape": (
+        "over images: depth_std inside an image (scene units), depth_relief (what "
+        "surrounds the centre minus the centre), hollow_share (relief below 0), "
+        "view_std_{x,y,z}_deg; canonical frame"
+    ),
 }
+
+# More of what a data set may know, for `Truth`; the same names.
+_TRUTH_FIELDS = ("albedo", "perturb", "keypoints")
 
 DESCRIPTIONS = {
     "constant": "a plane at constant depth facing the camera",
@@ -72,6 +108,13 @@ class ImageScores:
         recon_l1, recon_l1_flip: mean absolute colour error over valid pixels, [0, 1].
         valid_share: share of the image that the reconstruction covers.
         losses: the training objective's terms on this image alone.
+        moments: of `watch.moments`, of this image alone.
+        albedo: error up to scale; on images with scored pixels.
+        light_deg, light_share: see `metrics.light_errors`.
+        reliability, reliability_flip: see `metrics.reliability_bins`.
+        auroc_patch, auroc_asymmetric: of the mirrored reconstruction's sigma;
+            `auroc_defined` where both kinds of pixel occur in both.
+        keypoint_depth, true_keypoint_depth: (k,) scene units.
     """
 
     depth: metrics.DepthScores | None = None
@@ -81,6 +124,17 @@ class ImageScores:
     recon_l1_flip: Float[Array, "*b"] | None = None
     valid_share: Float[Array, "*b"] | None = None
     losses: dict[str, Float[Array, "*b"]] | None = None
+    moments: dict[str, Float[Array, "..."]] | None = None
+    albedo: Float[Array, "*b"] | None = None
+    light_deg: Float[Array, "*b"] | None = None
+    light_share: Float[Array, "*b"] | None = None
+    reliability: Float[Array, "*b bins 3"] | None = None
+    reliability_flip: Float[Array, "*b bins 3"] | None = None
+    auroc_patch: Float[Array, "*b"] | None = None
+    auroc_asymmetric: Float[Array, "*b"] | None = None
+    auroc_defined: Bool[Array, "*b"] | None = None
+    keypoint_depth: Float[Array, "*b k"] | None = None
+    true_keypoint_depth: Float[Array, "*b k"] | None = None
 
 
 def evaluate(
@@ -112,8 +166,12 @@ def evaluate(
         true depth, "scored_images" and for each of "side", "mad_deg",
         "mad_authors_deg", "mae", "coverage" {"mean", "std", "n"}; where there is a
         true viewpoint, "view" with {"pearson", "slope", "offset_deg",
-        "spread_deg", "true_spread_deg"} for each angle; "recon_l1",
-        "recon_l1_flip", "valid_share" and "losses".
+        "spread_deg", "true_spread_deg"} for each angle, and "viewpoint" with
+        "error_deg", "median_deg" and "offset_deg"; with true light, "light"; with
+        true albedo, "albedo"; with confidence, "confidence" (calibration of both
+        maps) and, where patches were laid, "auroc"; with keypoints,
+        "keypoint_depth"; "shape"; "recon_l1", "recon_l1_flip", "valid_share" and
+        "losses". `RULES` says how each is measured.
 
     Raises:
         ValueError: if the data set is empty or the oracle's truth is missing.
@@ -124,8 +182,8 @@ def evaluate(
     if weights is None:
         weights = model.LossWeights(flip=jnp.ones(()))
 
-    def score(batch: Batch) -> ImageScores:
-        return _score_model(params, constants, batch, weights, options)
+    def score(batch: Batch, truth: Truth) -> ImageScores:
+        return _score_model(params, constants, batch, truth, weights, options)
 
     return _collect(score, dataset, name, batch_size, max_images)
 
@@ -203,7 +261,7 @@ def average_depth(
             averages the background in.
     """
     total, count, images = 0.0, 0.0, 0
-    for batch, real in _batches(dataset, batch_size, max_images):
+    for batch, _, real in _batches(dataset, batch_size, max_images):
         depth = np.asarray(batch.depth, np.float64)[:real]
         mask = np.asarray(_true_mask(batch))[:real]
         mask = mask if on_object else np.ones_like(mask)
@@ -243,6 +301,8 @@ def scalars(row: dict) -> dict[str, float]:
     for angle, agreement in row.get("view", {}).items():
         out[f"{angle}_pearson"] = agreement["pearson"]
         out[f"{angle}_slope"] = agreement["slope"]
+    if "viewpoint" in row:
+        out["viewpoint_deg"] = row["viewpoint"]["error_deg"]["mean"]
     return out
 
 
@@ -330,7 +390,7 @@ def write_scores(
         "data": data_name,
         "checkpoint_step": int(step),
         "crop": list(crop) if crop else "none",
-        "rules": RULES,
+        "rules": RULES | {"crop": crop_rule(crop)},
         **row,
         "baselines": {r["name"]: r for r in baseline_rows},
     }
@@ -346,6 +406,17 @@ def write_scores(
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def crop_rule(crop: Sequence[int]) -> str:
+    """Says in words what `data.crop` does to each image before it is resized."""
+    if len(crop) == 0:
+        return "none: the whole image, resized to a square"
+    if len(crop) == 1:
+        size = f"{crop[0]} x {crop[0]} pixels" if crop[0] else "largest square"
+        return f"centred, {size}, before resizing"
+    y0, x0, h, w = crop
+    return f"rows {y0} to {y0 + h - 1}, columns {x0} to {x0 + w - 1}, before resizing"
 
 
 def _finite(value: Any) -> Any:
@@ -372,14 +443,28 @@ def _has_depth(dataset: Any) -> bool:
 
 def _batches(
     dataset: Any, batch_size: int, max_images: int
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[tuple[Batch, Truth, int]]:
     """Batches of static shape and how many of each one's images count."""
     left = max_images if max_images > 0 else len(dataset)
+    first = 0
     for batch, real in pipeline.eval_batches(dataset, batch_size):
         if left <= 0:
             return
-        yield batch, min(real, left)
+        yield batch, _truth(dataset, first, real, batch_size), min(real, left)
         left -= real
+        first += real
+
+
+def _truth(dataset: Any, first: int, real: int, batch_size: int) -> Truth:
+    """What the data set knows beyond a Batch; padded as `eval_batches` pads."""
+    fields = [name for name in _TRUTH_FIELDS if name in dataset.arrays]
+    if not fields:  # also all streamed sets
+        return Truth()
+    rows = np.minimum(np.arange(first, first + batch_size), first + real - 1)
+    arrays = dataset.take(rows, fields)
+    if "albedo" in arrays:
+        arrays["albedo"] = arrays["albedo"].astype(np.float32) / 255.0
+    return Truth(**jax.device_put(arrays))
 
 
 def _true_mask(batch: Batch) -> Array:
@@ -412,6 +497,7 @@ def _score_model(
     params: dict,
     constants: dict,
     batch: Batch,
+    truth: Truth,
     weights: model.LossWeights,
     options: model.ModelOptions,
 ) -> ImageScores:
@@ -421,18 +507,86 @@ def _score_model(
         seen = dataclasses.replace(seen, view=batch.view, light=batch.light)
     if options.supervised:
         seen = dataclasses.replace(seen, depth=batch.depth, mask=batch.mask)
-    view, reconstruction, losses = _forward(params, constants, seen, weights, options)
+    factors, reconstruction, losses, moments = _forward(
+        params, constants, seen, weights, options
+    )
     scores = ImageScores(losses=losses)
+    plain = reconstruction.plain
     if not options.supervised:  # which has neither a viewpoint nor a picture
         errors = _reconstruction_errors(reconstruction, batch.image)
-        scores = dataclasses.replace(scores, **errors, view=view, true_view=batch.view)
+        scores = dataclasses.replace(
+            scores, **errors, view=factors.view, true_view=batch.view, moments=moments
+        )
+        more = _factor_scores(factors, reconstruction, batch, truth, options)
+        scores = dataclasses.replace(scores, **more)
+    if truth.keypoints is not None:
+        at_keypoints = jax.vmap(metrics.depth_at)(
+            plain.depth, plain.valid, truth.keypoints[..., :2]
+        )
+        scores = dataclasses.replace(
+            scores,
+            keypoint_depth=at_keypoints,
+            true_keypoint_depth=truth.keypoints[..., 2],
+        )
     if batch.depth is None:
         return scores
-    plain = reconstruction.plain
     fov_deg = options.scene.fov_deg
     return dataclasses.replace(
         scores, depth=_depth_scores(plain.depth, batch, plain.valid, fov_deg=fov_deg)
     )
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _factor_scores(
+    factors: Factors,
+    reconstruction: Reconstruction,
+    batch: Batch,
+    truth: Truth,
+    options: model.ModelOptions,
+) -> dict[str, Array]:
+    """Errors of albedo, light and confidence, as far as the truth is known."""
+    plain, flip, scene = reconstruction.plain, reconstruction.flip, options.scene
+    result: dict[str, Array] = {}
+    # A predicted shading map leaves no light to compare.
+    if batch.light is not None and options.factors.shading == "lambert":
+        result["light_deg"], result["light_share"] = jax.vmap(metrics.light_errors)(
+            factors.light, factors.view, batch.light
+        )
+    if truth.albedo is not None and batch.depth is not None:
+        seen = formation.sample_canonical(
+            factors.canon_albedo, plain.depth, factors.view, scene
+        )
+        scored = jax.vmap(metrics.scored_mask)(
+            plain.depth, batch.depth, plain.valid, _true_mask(batch)
+        )
+        result["albedo"] = jax.vmap(metrics.albedo_error)(seen, truth.albedo, scored)
+    if factors.conf_sigma is None or factors.conf_sigma_flip is None:
+        return result
+    valid = plain.valid & flip.valid
+    for name, sigma, warped in (
+        ("reliability", factors.conf_sigma, plain),
+        ("reliability_flip", factors.conf_sigma_flip, flip),
+    ):
+        residual = 2.0 * jnp.mean(jnp.abs(warped.image - batch.image), axis=-1)
+        result[name] = jax.vmap(metrics.reliability_bins)(sigma, residual, valid)
+    known = (truth.perturb, batch.depth, batch.view)
+    if any(x is None for x in known):
+        return result
+    patch, depth, view = (jnp.asarray(x) for x in known)
+    mirrored = jax.vmap(
+        functools.partial(
+            metrics.mirrored_mask,
+            fov_deg=scene.fov_deg,
+            centre_depth=scene.centre_depth,
+        )
+    )(patch, depth, view)
+    pixels = valid & _true_mask(batch)
+    area = jax.vmap(metrics.auroc)
+    sigma = factors.conf_sigma_flip
+    result["auroc_patch"], defined = area(sigma, patch, pixels)
+    result["auroc_asymmetric"], both = area(sigma, patch | mirrored, pixels)
+    result["auroc_defined"] = defined & both
+    return result
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -442,27 +596,40 @@ def _forward(
     batch: Batch,
     weights: model.LossWeights,
     options: model.ModelOptions,
-) -> tuple[Array, Reconstruction, dict[str, Array]]:
-    """Viewpoint, reconstruction and loss terms of each image of a batch."""
+) -> tuple[Factors, Reconstruction, dict[str, Array], dict[str, Array]]:
+    """Factors, reconstruction, loss terms and moments of each image of a batch."""
 
-    def one(single: Batch) -> tuple[Array, Reconstruction, dict[str, Array]]:
+    def one(single: Batch) -> tuple[Factors, Reconstruction, dict, dict]:
         # A batch of one: its loss terms are those of this image alone, so their
         # average does not depend on how images share batches or on padding.
         single = jax.tree.map(lambda a: a[None], single)
         outputs = model.objective(params, constants, single, weights, options)[1]
-        reconstruction = jax.tree.map(lambda a: a[0], outputs.reconstruction)
-        return outputs.factors.view[0], reconstruction, outputs.terms
+        factors, reconstruction = jax.tree.map(
+            lambda a: a[0], (outputs.factors, outputs.reconstruction)
+        )
+        return factors, reconstruction, outputs.terms, watch.moments(outputs)
 
     return jax.vmap(one)(batch)
 
 
 def _score_map(
-    depth: Float[Array, "h w"], batch: Batch, *, fov_deg: float
+    depth: Float[Array, "h w"], batch: Batch, truth: Truth, *, fov_deg: float
 ) -> ImageScores:
     """Scores one depth map, valid everywhere, against every image of a batch."""
     depths = jnp.broadcast_to(depth, batch.image.shape[:3])
     everywhere = jnp.ones(depths.shape, bool)
-    return ImageScores(depth=_depth_scores(depths, batch, everywhere, fov_deg=fov_deg))
+    scores = ImageScores(
+        depth=_depth_scores(depths, batch, everywhere, fov_deg=fov_deg)
+    )
+    if truth.keypoints is None:
+        return scores
+    return dataclasses.replace(
+        scores,
+        keypoint_depth=jax.vmap(metrics.depth_at)(
+            depths, everywhere, truth.keypoints[..., :2]
+        ),
+        true_keypoint_depth=truth.keypoints[..., 2],
+    )
 
 
 @functools.partial(jax.jit, static_argnames="fov_deg")
@@ -475,7 +642,7 @@ def _depth_scores(
 
 
 def _collect(
-    score: Callable[[Batch], ImageScores],
+    score: Callable[[Batch, Truth], ImageScores],
     dataset: Any,
     name: str,
     batch_size: int,
@@ -483,8 +650,8 @@ def _collect(
 ) -> dict:
     """Runs `score` over the data set and summarises it as one table row."""
     parts = []
-    for batch, real in _batches(dataset, batch_size, max_images):
-        scores = jax.device_get(score(batch))
+    for batch, truth, real in _batches(dataset, batch_size, max_images):
+        scores = jax.device_get(score(batch, truth))
         parts.append(jax.tree.map(lambda a, n=real: a[:n], scores))
     if not parts:
         raise ValueError(f"cannot evaluate {name!r}: the data set has no images.")
@@ -517,6 +684,8 @@ def _collect(
             }
             for axis, angle in enumerate(metrics.ANGLES)
         }
+        row["viewpoint"] = _viewpoint_summary(scores.view, scores.true_view)
+    row |= _factor_summaries(scores)
     for key in ("recon_l1", "recon_l1_flip", "valid_share"):
         if getattr(scores, key) is not None:
             row[key] = _summary(getattr(scores, key))
@@ -525,7 +694,50 @@ def _collect(
     return row
 
 
-def _summary(values: np.ndarray, counts: np.ndarray | None = None) -> dict:
+def _viewpoint_summary(view: AnyArray, true_view: AnyArray) -> dict:
+    errors = metrics.viewpoint_errors(jnp.asarray(view), jnp.asarray(true_view))
+    error_deg = np.asarray(errors.error_deg)
+    return {
+        "error_deg": _summary(error_deg),
+        "median_deg": float(np.median(error_deg)),
+        "offset_deg": float(errors.offset_deg),
+    }
+
+
+def _factor_summaries(scores: ImageScores) -> dict:
+    """Summaries of what `_factor_scores` and the keypoints gave."""
+    row: dict[str, Any] = {}
+    if scores.albedo is not None and scores.depth is not None:
+        row["albedo"] = _summary(scores.albedo, scores.depth.scored_pixels > 0)
+    if scores.light_deg is not None and scores.light_share is not None:
+        row["light"] = {
+            "direction_deg": _summary(scores.light_deg),
+            "diffuse_share": _summary(scores.light_share),
+        }
+    if scores.reliability is not None and scores.reliability_flip is not None:
+        row["confidence"] = {
+            name: metrics.reliability_curve(bins.astype(np.float64).sum(0))
+            for name, bins in (
+                ("plain", scores.reliability),
+                ("flip", scores.reliability_flip),
+            )
+        }
+    if scores.auroc_patch is not None and scores.auroc_asymmetric is not None:
+        row["auroc"] = {
+            "patch": _summary(scores.auroc_patch, scores.auroc_defined),
+            "asymmetric": _summary(scores.auroc_asymmetric, scores.auroc_defined),
+        }
+    if scores.keypoint_depth is not None and scores.true_keypoint_depth is not None:
+        row["keypoint_depth"] = metrics.keypoint_depth_correlation(
+            scores.keypoint_depth, scores.true_keypoint_depth
+        )
+    if scores.moments is not None:
+        total = {k: v.astype(np.float64).sum(0) for k, v in scores.moments.items()}
+        row["shape"] = {k: float(v) for k, v in watch.statistics(total).items()}
+    return row
+
+
+def _summary(values: AnyArray, counts: AnyArray | None = None) -> dict:
     if counts is None:
         counts = np.ones(values.shape, bool)
     summary = metrics.mean_std(jnp.asarray(values), jnp.asarray(counts))

@@ -55,13 +55,25 @@ def shade_canonical(
     depth: Float[Array, "b h w"],
     light: Float[Array, "b 5"],
     scene: Scene,
+    *,
+    shading: Float[Array, "b h w"] | None = None,
 ) -> Canonical:
-    """The lighting function of Eq. (1): J = Lambda(a, d, l)."""
+    """The lighting function of Eq. (1): J = Lambda(a, d, l).
+
+    Args:
+        albedo, depth, light: canonical.
+        scene: camera.
+        shading: a map to multiply the albedo with instead of one computed from
+            depth and light (Table 3, row 4); the light is then unused.
+    """
     normal = jax.vmap(
         lambda d: geometry.depth_to_normals(
             d, fov_deg=scene.fov_deg, norm_epsilon=scene.normal_epsilon
         )
     )(depth)
+    if shading is not None:
+        image = albedo * shading[..., None]
+        return Canonical(normal=normal, shading=shading, image=image)
     image, shading = jax.vmap(lighting.shade)(albedo, normal, light)
     return Canonical(normal=normal, shading=shading, image=image)
 
@@ -132,6 +144,27 @@ def reproject(
         images span [-1, 1] and are zero outside.
     """
     warped, valid = warp_depth(depth, view, scene)
+    return Warped(
+        depth=warped, valid=valid, image=sample_canonical(image, warped, view, scene)
+    )
+
+
+def sample_canonical(
+    image: Float[Array, "b h w 3"],
+    warped: Float[Array, "b h w"],
+    view: Float[Array, "b 6"],
+    scene: Scene,
+) -> Float[Array, "b h w 3"]:
+    """Looks up, for every pixel of the input's view, its canonical colour.
+
+    Args:
+        image: canonical, nominally [0, 1].
+        warped: depth in the input's view, of `warp_depth`.
+        view: rotation (radians), translation (scene units).
+
+    Returns:
+        Mid-grey where the surface point lies beside the canonical image.
+    """
 
     def source(depth: Array, view: Array) -> Array:
         points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
@@ -142,5 +175,4 @@ def reproject(
         return geometry.project(points, (h, w), fov_deg=scene.fov_deg)
 
     grid = jax.vmap(source)(warped, view)
-    sampled = sampling.sample_bilinear(image - 0.5, grid) + 0.5
-    return Warped(depth=warped, valid=valid, image=sampled)
+    return sampling.sample_bilinear(image - 0.5, grid) + 0.5

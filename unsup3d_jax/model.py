@@ -45,6 +45,7 @@ class FactorOptions:
     output_gain: float = 1.0
     ambient_range: tuple[float, float] = (0.0, 1.0)
     diffuse_range: tuple[float, float] = (0.0, 1.0)
+    shading: str = "lambert"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,8 @@ class ModelOptions:
     supervised: bool = False
     oracle_view: bool = False
     oracle_light: bool = False
+    albedo_flip: bool = True
+    depth_flip: bool = True
 
 
 @struct.dataclass
@@ -110,6 +113,12 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
             "model.compute_dtype must be 'float32' or 'bfloat16', "
             f"got {config.model.compute_dtype!r}."
         )
+    if config.model.shading not in ("lambert", "map"):
+        raise ValueError(
+            f"model.shading must be 'lambert' or 'map', got {config.model.shading!r}."
+        )
+    if config.model.shading == "map" and config.model.oracle_light:
+        raise ValueError("model.oracle_light needs model.shading = 'lambert'.")
     networks.down_channels(config.data.image_size, config.model.width)
     model, view, depth = config.model, config.view, config.depth
     light, compat = config.light, config.compat
@@ -135,6 +144,7 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
             output_gain=depth.output_gain,
             ambient_range=(light.ambient_min, light.ambient_max),
             diffuse_range=(light.diffuse_min, light.diffuse_max),
+            shading=model.shading,
         ),
         scene=formation.Scene(
             fov_deg=view.fov_deg,
@@ -158,6 +168,8 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
         supervised=model.supervision == "depth",
         oracle_view=model.oracle_view,
         oracle_light=model.oracle_light,
+        albedo_flip=model.albedo_flip,
+        depth_flip=model.depth_flip,
     )
 
 
@@ -187,7 +199,10 @@ def _networks(options: ModelOptions) -> dict[str, networks.nn.Module]:
     nets: dict[str, networks.nn.Module] = {
         "depth": depth_net,
         "albedo": networks.EncoderDecoder(3, sizes.width, sizes.bottleneck, dtype),
-        "light": networks.Encoder(4, sizes.encoder_width, dtype),
+        # Under the same name, so that schedules and logs need not know.
+        "light": networks.EncoderDecoder(1, sizes.width, sizes.bottleneck, dtype)
+        if options.factors.shading == "map"
+        else networks.Encoder(4, sizes.encoder_width, dtype),
         "view": networks.Encoder(6, sizes.encoder_width, dtype),
     }
     if sizes.use_confidence:
@@ -249,6 +264,21 @@ def _rescale(x: Array, limits: tuple[float, float]) -> Array:
     return (1.0 + x) / 2.0 * (limits[1] - limits[0]) + limits[0]
 
 
+def _light_from_raw(
+    raw: Float[Array, "b 4"], limits: FactorOptions
+) -> Float[Array, "b 5"]:
+    direction = jnp.concatenate([raw[:, 2:4], jnp.ones((len(raw), 1))], axis=1)
+    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
+    return jnp.concatenate(
+        [
+            _rescale(raw[:, 0:1], limits.ambient_range),
+            _rescale(raw[:, 1:2], limits.diffuse_range),
+            direction,
+        ],
+        axis=1,
+    )
+
+
 def decompose(
     params: dict, image: Float[Array, "b h w 3"], options: ModelOptions
 ) -> Factors:
@@ -283,16 +313,16 @@ def decompose(
         raw_depth, columns=limits.border_columns, value=limits.border_depth
     )
     raw_light, raw_view = run("light"), run("view")
-    direction = jnp.concatenate([raw_light[:, 2:4], jnp.ones((b, 1))], axis=1)
-    direction = direction / jnp.linalg.norm(direction, axis=1, keepdims=True)
-    light = jnp.concatenate(
-        [
-            _rescale(raw_light[:, 0:1], limits.ambient_range),
-            _rescale(raw_light[:, 1:2], limits.diffuse_range),
-            direction,
-        ],
-        axis=1,
-    )
+    shading = None
+    if limits.shading == "map":
+        # The range that ambient plus diffuse light has, and a light that says
+        # "this map, nothing else" wherever five numbers are expected.
+        (low, high), (more_low, more_high) = limits.ambient_range, limits.diffuse_range
+        shading_range = (low + more_low, high + more_high)
+        shading = _rescale(jnp.tanh(raw_light[..., 0]), shading_range)
+        light = jnp.broadcast_to(jnp.array([0.0, 1.0, 0.0, 0.0, 1.0]), (b, 5))
+    else:
+        light = _light_from_raw(raw_light, limits)
     rotation = jnp.radians(limits.rotation_max_deg)
     reach = [rotation] * 3 + [limits.translation_xy_max] * 2
     view = raw_view * jnp.array([*reach, limits.translation_z_max])
@@ -302,6 +332,7 @@ def decompose(
         canon_albedo=_rescale(jnp.tanh(run("albedo")), (0.0, 1.0)),
         light=light,
         view=view,
+        canon_shading=shading,
     )
     if not options.networks.use_confidence:
         return factors
@@ -335,19 +366,31 @@ def apply_oracle(factors: Factors, batch: Batch, options: ModelOptions) -> Facto
 
 
 def reconstruct(factors: Factors, options: ModelOptions) -> Reconstruction:
-    """Eqs. (1) and (2): both reconstructions of the input from its factors."""
+    """Eqs. (1) and (2): both reconstructions of the input from its factors.
+
+    The second one mirrors depth and albedo. `depth_flip` and `albedo_flip` turn
+    either off (Table 3); light, view and a predicted shading are never mirrored.
+    """
     scene = options.scene
     b = factors.canon_depth.shape[0]
 
     def with_flip(a: Array) -> Array:  # width is the third axis of every map
         return jnp.concatenate([a, jnp.flip(a, axis=2)])
 
-    def twice(a: Array) -> Array:  # light and view are not mirrored
+    def twice(a: Array) -> Array:
         return jnp.concatenate([a, a])
 
     # Both passes as one batch: one launch of the rasterizer, not two.
-    depth, albedo = with_flip(factors.canon_depth), with_flip(factors.canon_albedo)
-    canonical = formation.shade_canonical(albedo, depth, twice(factors.light), scene)
+    depth = (with_flip if options.depth_flip else twice)(factors.canon_depth)
+    albedo = (with_flip if options.albedo_flip else twice)(factors.canon_albedo)
+    shading = factors.canon_shading
+    canonical = formation.shade_canonical(
+        albedo,
+        depth,
+        twice(factors.light),
+        scene,
+        shading=None if shading is None else twice(shading),
+    )
     if options.supervised:
         everywhere = jnp.ones(depth.shape, bool)
         warped = Warped(depth=depth, valid=everywhere, image=albedo)

@@ -31,6 +31,23 @@ class Batch:
 
 
 @struct.dataclass
+class Truth:
+    """What only an evaluation may know, beside the truth in `Batch`.
+
+    Fields a data set does not know are None.
+
+    Attributes:
+        albedo: (b, h, w, 3) in [0, 1], in the input's view; 0 off the object.
+        perturb: (b, h, w) bool, where an asymmetric patch was laid.
+        keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
+    """
+
+    albedo: Float[Array, "b h w 3"] | None = None
+    perturb: Bool[Array, "b h w"] | None = None
+    keypoints: Float[Array, "b k 3"] | None = None
+
+
+@struct.dataclass
 class Factors:
     """What the networks read off one image; maps are in the canonical frame.
 
@@ -43,6 +60,8 @@ class Factors:
         conf_sigma, conf_sigma_flip: (h, w) photometric sigma, sigma' > 0 in
             the input's view, for images in [-1, 1]; None without confidence.
         conf_sigma_perceptual, conf_sigma_perceptual_flip: (h/4, w/4).
+        canon_shading: (h, w) predicted shading (model.shading = "map"); None
+            where shading follows from depth and light.
     """
 
     raw_depth: Float[Array, "*b h w"]
@@ -54,6 +73,7 @@ class Factors:
     conf_sigma_flip: Float[Array, "*b h w"] | None = None
     conf_sigma_perceptual: Float[Array, "*b hp wp"] | None = None
     conf_sigma_perceptual_flip: Float[Array, "*b hp wp"] | None = None
+    canon_shading: Float[Array, "*b h w"] | None = None
 
 
 @struct.dataclass

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,3 +125,143 @@ def test_unknown_layer_is_an_error():
         perceptual.load_vgg16(layer="relu4_3")
     with pytest.raises(ValueError, match="convolutions"):
         perceptual.features(_random_vgg("relu1_2"), jnp.zeros((1, 8, 8, 3)))
+
+
+# --- files of other programs ------------------------------------------------------
+
+
+def _write_safetensors(path, state, dtype="F32"):
+    """The format, written down independently: length, JSON header, numbers."""
+    header, body = {"__metadata__": {"format": "pt"}}, b""
+    for name, array in state.items():
+        data = array.astype("<f4").tobytes()
+        if dtype == "BF16":  # the upper half of each float32
+            data = np.frombuffer(data, "<u2")[1::2].tobytes()
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": offsets,
+        }
+        body += data
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+
+def test_safetensors_is_read(tmp_path):
+    vgg = _random_vgg("relu1_2")
+    file = tmp_path / "vgg16.safetensors"
+    _write_safetensors(file, _as_torchvision(vgg))
+    found = perceptual.load_vgg16(str(file), "relu1_2")
+    jax.tree.map(np.testing.assert_array_equal, found, vgg)
+    _write_safetensors(file, _as_torchvision(vgg), "BF16")
+    found = perceptual.load_vgg16(str(file), "relu1_2")
+    np.testing.assert_allclose(found[1]["kernel"], vgg[1]["kernel"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "header", "offsets", "dtype"])
+def test_damaged_safetensors_is_a_clear_error(tmp_path, damage):
+    file = tmp_path / "vgg16.safetensors"
+    state = {"features.0.weight": np.zeros((2, 2), np.float32)}
+    _write_safetensors(file, state)
+    data = file.read_bytes()
+    file.write_bytes(
+        {
+            "empty": b"",
+            "short": data[:-4],
+            "header": (2**40).to_bytes(8, "little") + data[8:],
+            "offsets": data.replace(b"[0, 16]", b"[0, 12]"),
+            "dtype": data.replace(b"F32", b"X32"),
+        }[damage]
+    )
+    with pytest.raises(UserError, match="not a readable .safetensors"):
+        perceptual.load_vgg16(str(file), "relu1_2")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "backbone.vgg."])
+def test_prefixes_and_wrappers_are_seen_through(tmp_path, prefix):
+    torch = pytest.importorskip("torch")
+    vgg = _random_vgg("relu1_2")
+    state = {prefix + k: torch.tensor(v) for k, v in _as_torchvision(vgg).items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "checkpoint.pth")
+    found = perceptual.load_vgg16(str(tmp_path / "checkpoint.pth"), "relu1_2")
+    jax.tree.map(np.testing.assert_array_equal, found, vgg)
+
+
+def test_lpips_names_are_read(tmp_path):
+    vgg = _random_vgg()
+    names = "1.0 1.2 2.5 2.7 3.10 3.12 3.14".split()
+    state = {}
+    for name, layer in zip(names, vgg, strict=True):
+        state[f"net.slice{name}.weight"] = layer["kernel"].transpose(3, 2, 0, 1)
+        state[f"net.slice{name}.bias"] = layer["bias"]
+    np.savez(tmp_path / "lpips.npz", **state)
+    found = perceptual.load_vgg16(str(tmp_path / "lpips.npz"))
+    jax.tree.map(np.testing.assert_array_equal, found, vgg)
+
+
+def test_batch_norm_is_folded_into_the_convolutions(tmp_path):
+    """Against PyTorch's own network with normalisation, in evaluation mode."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layers, channels = [], 3
+    for width in (64, 64, "pool", 128, 128, "pool", 256, 256, 256):
+        if width == "pool":
+            layers.append(torch.nn.MaxPool2d(2))
+            continue
+        norm = torch.nn.BatchNorm2d(width)
+        norm.running_mean.uniform_(-0.5, 0.5)
+        norm.running_var.uniform_(0.5, 2.0)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+        layers += [
+            torch.nn.Conv2d(channels, width, 3, padding=1), norm, torch.nn.ReLU()
+        ]  # fmt: skip
+        channels = width
+    network = torch.nn.Module()
+    network.features = torch.nn.Sequential(*layers).eval()
+    torch.save(network.state_dict(), tmp_path / "vgg16_bn.pth")
+    vgg = perceptual.load_vgg16(str(tmp_path / "vgg16_bn.pth"))
+    image = np.random.default_rng(0).uniform(size=(1, 8, 8, 3)).astype(np.float32)
+    found = perceptual.features(vgg, image)
+    normal = (image - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    x = torch.tensor(normal, dtype=torch.float32).permute(0, 3, 1, 2)
+    expected = network.features(x).permute(0, 2, 3, 1).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+
+
+def test_keras_weights_are_rewritten_for_our_pixels(tmp_path):
+    vgg = _random_vgg("relu1_2")
+    state = {}
+    for name, layer in zip(("block1_conv1", "block1_conv2"), vgg, strict=True):
+        state[f"{name}/kernel:0"] = layer["kernel"]
+        state[f"{name}/bias:0"] = layer["bias"]
+    np.savez(tmp_path / "keras.npz", **state)
+    found = perceptual.load_vgg16(str(tmp_path / "keras.npz"), "relu1_2")
+    image = np.random.default_rng(1).uniform(size=(1, 8, 8, 3)).astype(np.float32)
+    # Keras's preprocessing: blue, green, red; 0 to 255; minus the mean.
+    pixels = 255 * image[..., ::-1] - [103.939, 116.779, 123.68]
+    x = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    expected = np.einsum("bvuihw,hwio->bvuo", windows, vgg[0]["kernel"])
+    expected = expected + vgg[0]["bias"]
+    got = perceptual._convolve(perceptual.normalise(image), found[0]["kernel"])
+    got = got + found[0]["bias"]
+    inside = (slice(None), slice(1, -1), slice(1, -1))  # their mean is not quite ours
+    np.testing.assert_allclose(got[inside], expected[inside], rtol=1e-3, atol=0.05)
+    np.savez(tmp_path / "half.npz", **dict(list(state.items())[:1]))
+    with pytest.raises(UserError, match="block1_conv1.*bias"):
+        perceptual.load_vgg16(str(tmp_path / "half.npz"), "relu1_2")
+
+
+def test_a_file_of_another_network_is_named(tmp_path):
+    np.savez(tmp_path / "other.npz", **{"conv1.weight": np.zeros((64, 3, 7, 7))})
+    with pytest.raises(UserError, match=r"features\.0\.weight.*missing.*conv1"):
+        perceptual.load_vgg16(str(tmp_path / "other.npz"))
+
+
+def test_saved_weights_are_loaded_back(tmp_path):
+    vgg = _random_vgg("relu2_2")
+    perceptual.save_vgg16(tmp_path / "new" / "vgg.npz", vgg)
+    found = perceptual.load_vgg16(str(tmp_path / "new" / "vgg.npz"), "relu2_2")
+    jax.tree.map(np.testing.assert_array_equal, found, vgg)

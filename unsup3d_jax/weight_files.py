@@ -7,6 +7,7 @@ refuse everything else. PyTorch is not needed to read its files.
 """
 
 import io
+import json
 import math
 import pickle
 import zipfile
@@ -340,6 +341,65 @@ def _read_legacy(path: Path, foreign_classes: bool) -> Any:
         storage.read = lambda d=data, s=storage: np.frombuffer(d.tobytes(), s.dtype)
         position += 8 + size
     return tree
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # raw bits; widened below
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U8": "<u1",
+    "BOOL": "<?",
+}
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a .safetensors file: a JSON header, then raw numbers.
+
+    Returns:
+        {name: array}; bfloat16 is widened to float32. Arrays are read from the
+        file as they are used.
+
+    Raises:
+        UserError: if the file is missing, damaged or of another format.
+    """
+    path = _existing(path)
+    damaged = f"{path}: not a readable .safetensors file"
+    whole = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else None
+    if whole is None or whole.size < 8:
+        raise UserError(f"{damaged} (too short).")
+    length = int(whole[:8].view("<u8")[0])
+    if length > whole.size - 8:
+        raise UserError(f"{damaged} (it ends inside its header).")
+    try:
+        header = json.loads(whole[8 : 8 + length].tobytes().decode("utf-8"))
+        if not isinstance(header, dict):
+            raise ValueError("the header is no dictionary")
+        body = whole[8 + length :]
+        entries = {k: v for k, v in header.items() if k != "__metadata__"}
+        return {name: _safetensor(entry, body) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{damaged} ({reason}).") from error
+
+
+def _safetensor(entry: Mapping[str, Any], body: np.ndarray) -> np.ndarray:
+    """One array of a .safetensors file; raises what a damaged file makes it."""
+    dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+    shape = tuple(int(n) for n in entry["shape"])
+    start, end = (int(n) for n in entry["data_offsets"])
+    if not 0 <= start <= end <= body.size or min(shape, default=0) < 0:
+        raise ValueError("an array lies outside the file")
+    if end - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{end - start} bytes for shape {shape} of {entry['dtype']}")
+    array = np.frombuffer(body[start:end].tobytes(), dtype).reshape(shape)
+    if entry["dtype"] == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(dtype.newbyteorder("="))
 
 
 def require_array(

@@ -10,6 +10,7 @@ from configs import default
 from unsup3d_jax import cli
 
 ROOT = Path(__file__).resolve().parent.parent
+TABLE = str(ROOT / "configs" / "tables" / "table2.py")
 FOLDER = str(ROOT / "configs" / "folder.py")
 
 
@@ -52,7 +53,10 @@ def test_an_empty_tuple_and_a_workdir():
     [
         (["--mode=foo"], "expected one of train, eval"),
         (["--mode=serve"], "not built yet"),
-        (["--mode=tables"], "not built yet"),
+        ([f"--config={FOLDER}", "--mode=tables"], "tables.name must be one of table2"),
+        ([f"--config={TABLE}", "--config.tables.scale=huge"], "tables.scale must be"),
+        ([f"--config={TABLE}", "--config.tables.seeds=0"], "tables.seeds must be"),
+        ([f"--config={TABLE}", "--config.tables.rows=ours,mine"], "'mine' is no row"),
         ([], "--config=configs/NAME.py is missing"),
         (["--config=nowhere.py"], "no file nowhere.py"),
         (["--config=x/folder.py"], "did you mean"),
@@ -80,6 +84,8 @@ def test_an_empty_tuple_and_a_workdir():
     ],
 )
 def test_whatever_is_wrong_is_one_line_and_status_2(flags, words, capsys):
+    if f"--config={TABLE}" in flags:
+        flags = [*flags, "--mode=tables"]
     status = cli.main(["main.py", *flags], default.get_config())
     out, err = capsys.readouterr()
     assert status == 2

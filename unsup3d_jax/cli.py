@@ -24,11 +24,12 @@ MODES = {
     "train": "train, or resume; evaluates on schedule and at the end (default)",
     "eval": "score the newest checkpoint, or --checkpoint, on config.eval.split",
     "reconstruct": "decompose the photos of --input into --output",
-    "tables": "run the rows of a paper's table (not built yet)",
+    "tables": "run the rows of a paper's table: --config=configs/tables/NAME.py",
+    "rotnet": "train an encoder for the perceptual loss without labels: --output=.npz",
     "data": "check the data set: counts, broken files, spread, a contact sheet",
     "serve": "the viewer (not built yet)",
 }
-NOT_BUILT = ("tables", "serve")
+NOT_BUILT = ("serve",)
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -63,6 +64,10 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     modes = "\n".join(f"  {name:12} {text}" for name, text in MODES.items())
     names = sorted(p.stem for p in CONFIG_FOLDER.glob("*.py") if p.stem != "__init__")
+    found = (CONFIG_FOLDER / "tables").glob("*.py")
+    tables = sorted(
+        f"tables/{p.stem}" for p in found if p.stem not in ("__init__", "recipes")
+    )
     parser = _Parser(
         prog="main.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -70,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Unsupervised 3D shape from single images, in JAX.",
         epilog=(
             f"modes:\n{modes}\n\n"
-            f"configs, in {CONFIG_FOLDER}:\n  {', '.join(names)}\n"
+            f"configs, in {CONFIG_FOLDER}:\n  {', '.join(names)};\n"
+            f"  {', '.join(tables)}\n"
             "Every option is in configs/default.py; set one by "
             "--config.section.key=value,\n"
             'a tuple by --config.section.key="a,b" or "()".\n\n'
@@ -83,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
     parser.add_argument("--checkpoint", metavar="DIR", help="eval, reconstruct")
     parser.add_argument("--input", metavar="FILE_OR_FOLDER", help="reconstruct")
-    parser.add_argument("--output", metavar="DIR", help="reconstruct, data")
+    parser.add_argument("--output", metavar="DIR", help="reconstruct, data, rotnet")
     return parser
 
 
@@ -324,6 +330,24 @@ def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
     reconstruct_files.reconstruct_folder(args.config, params, args.input, args.output)
 
 
+def run_tables(args: Arguments, interrupts: Interrupts) -> None:
+    """Runs what is missing of a paper's table, and prints it."""
+    from unsup3d_jax import tables
+    from unsup3d_jax.log import say
+
+    print(tables.run(args.config, args.workdir, interrupts=interrupts), flush=True)
+    say(f"table: {args.workdir / 'table.json'}, table.md, figure.png")
+
+
+def run_rotnet(args: Arguments, interrupts: Interrupts) -> None:
+    """Trains a self-supervised VGG16 on the images of the config."""
+    from unsup3d_jax import rotnet, train
+
+    output = args.output or args.workdir / "rotnet.npz"
+    splits = train.lazy_splits(args.config)
+    rotnet.pretrain(args.config, output, splits, interrupts=interrupts)
+
+
 def run_data(args: Arguments, interrupts: Interrupts) -> None:
     """Checks the data set and prints what it holds."""
     from unsup3d_jax.data import report
@@ -354,6 +378,8 @@ RUN: dict[str, Callable[[Arguments, Interrupts], None]] = {
     "eval": run_eval,
     "reconstruct": run_reconstruct,
     "data": run_data,
+    "tables": run_tables,
+    "rotnet": run_rotnet,
 }
 
 

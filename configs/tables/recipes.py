@@ -1,0 +1,48 @@
+"""What `tables.scale` stands for: the recipe that every row of a table starts from.
+
+tiny: minutes on two CPU cores. Shows that the machinery works; its numbers mean
+nothing.
+small: the quickstart's faces and schedule, 32 px; about a quarter of an hour a
+row and seed on two CPU cores, three times that with the perceptual loss.
+paper: 64 px, the paper's networks, images and schedule; a GPU.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart, synfaces
+
+SCALES = ("tiny", "small", "paper")
+
+
+def recipe(scale: str) -> ConfigDict:
+    """Returns the full configuration of a scale."""
+    if scale == "paper":
+        config = synfaces.get_config()
+    elif scale == "small":
+        config = quickstart.get_config()
+        config.eval.baseline_steps = 0
+    elif scale == "tiny":
+        config = _tiny()
+    else:
+        raise ValueError(f"tables.scale must be one of {SCALES}, got {scale!r}.")
+    config.eval.baselines = ()  # they are rows of their own
+    return config
+
+
+def _tiny() -> ConfigDict:
+    config = quickstart.get_config()
+    config.data.count_train, config.data.count_val, config.data.count_test = 48, 8, 16
+    config.data.min_images = 8
+    config.model.encoder_width = 16
+    config.model.bottleneck = config.model.confidence_bottleneck = 16
+    config.loss.perceptual_layer = "relu1_2"
+    config.train.steps, config.train.batch_size = 6, 8
+    config.train.warmup_steps = config.train.depth_start = config.train.depth_full = 0
+    config.eval.batch_size = 16
+    config.eval.baseline_steps = 0
+    config.log.every, config.log.tensorboard = 3, False
+    config.log.picture_every = 0
+    config.checkpoint.every = 6
+    config.rotnet.steps, config.rotnet.batch_size = 3, 4
+    config.rotnet.convolutions = 2
+    return config

@@ -1,0 +1,355 @@
+"""The tables: rows, seeds, resumption, and every number of the Markdown."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import default
+from configs.tables import recipes, synface, table2, table3, table4, table5
+from unsup3d_jax import cli, evaluate, model, paper_tables, tables, train
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.interrupts import Interrupted, Interrupts
+
+FILES = {
+    "table2": table2, "table3": table3, "table4": table4, "table5": table5,
+    "synface": synface,
+}  # fmt: skip
+
+
+def _config(name="table2", **changes):
+    config = FILES[name].get_config()
+    config.tables.scale = "tiny"
+    for key, value in changes.items():
+        config.tables[key] = value
+    config.lock()
+    return config
+
+
+def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02):
+    return {
+        "images": 16,
+        "side": {"mean": side, "std": std, "n": 16},
+        "mad_deg": {"mean": mad - 1, "std": std, "n": 16},
+        "mad_authors_deg": {"mean": mad, "std": std, "n": 16},
+        "coverage": {"mean": 0.9, "std": 0.01, "n": 16},
+        "view": {"yaw": {"pearson": yaw}},
+        "viewpoint": {"error_deg": {"mean": 5.0, "std": 1.0, "n": 16}},
+        "shape": {
+            "depth_std": depth_std,
+            "hollow_share": hollow,
+            **{f"view_std_{a}_deg": 9.0 for a in "xyz"},
+        },
+    }
+
+
+# --- configurations ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", recipes.SCALES)
+@pytest.mark.parametrize("name", FILES)
+def test_every_row_of_every_table_is_a_valid_config(name, scale):
+    config = FILES[name].get_config()
+    config.tables.scale = scale
+    table, rows = tables.table_of(config)
+    base = tables.base_config(config)
+    assert set(rows) == set(table.rows)
+    for row in rows.values():
+        made = tables.row_config(base, table, row, seed=1, encoder=Path("/x.npz"))
+        train.check_config(made)
+        assert made.seed == 1 and made.data.name == config.data.name
+        assert made.model.supervision == (
+            "depth" if row.kind == "supervised" else "none"
+        )
+        for key, value in row.changes.items():
+            section, option = key.split(".")
+            assert made[section][option] == value
+        assert (made.loss.perceptual_weights == "/x.npz") == row.needs_encoder
+    if scale == "paper":
+        assert base.train.steps == 50000 and base.model.width == 64
+
+
+def test_what_the_user_sets_wins_over_the_recipe():
+    config = table3.get_config()
+    config.tables.scale = "small"
+    config.train.steps = 77
+    config.loss.perceptual_weights = "mine.pth"
+    base = tables.base_config(config)
+    assert base.train.steps == 77 and base.loss.perceptual_weights == "mine.pth"
+    assert base.data.image_size == 32 and base.depth.bump_height > 0  # the recipe
+    assert base.data.crop == () and isinstance(base.data.hash_split_percent, tuple)
+
+
+def test_a_row_does_not_change_with_the_number_of_seeds():
+    made = []
+    for seeds in (2, 5):
+        config = _config(seeds=seeds, figure_images=seeds)
+        table, rows = tables.table_of(config)
+        base = tables.base_config(config)
+        made.append(tables.row_config(base, table, rows["ours"], seed=1).to_dict())
+    assert made[0] == made[1]
+
+
+def test_rows_can_be_chosen_and_are_checked():
+    _, rows = tables.table_of(_config(rows=("ours", "constant")))
+    assert list(rows) == ["constant", "ours"]  # the paper's order
+    with pytest.raises(UserError, match="'mine' is no row of table2; its rows are"):
+        tables.table_of(_config(rows=("mine",)))
+    with pytest.raises(UserError, match="use a config of configs/tables/"):
+        tables.table_of(default.get_config())
+
+
+def test_help_names_the_tables():
+    text = cli._parser().format_help()
+    assert "tables/table2" in text and "recipes" not in text
+
+
+# --- statistics -------------------------------------------------------------------
+
+
+def test_rank_agreement_by_counting_pairs():
+    assert tables.kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == 1.0
+    assert tables.kendall_tau([1, 2, 3], [3, 2, 1]) == -1.0
+    # 6 pairs: 4 agree, 2 do not.
+    np.testing.assert_allclose(tables.kendall_tau([1, 2, 3, 4], [2, 1, 4, 3]), 2 / 6)
+    # One tie on the left: (2 - 0) / sqrt(2 * 3).
+    np.testing.assert_allclose(tables.kendall_tau([1, 1, 2], [1, 2, 3]), 2 / np.sqrt(6))
+    assert tables.kendall_tau([1], [1]) is None
+    assert tables.kendall_tau([1, 1], [1, 2]) is None
+
+
+def test_spread_over_images_is_not_that_over_seeds():
+    rows = [_row(1.0, 5, std=0.3), _row(2.0, 5, std=0.5), {"diverged": "x"}]
+    got = tables.over_seeds(rows, "side")
+    assert got["mean"] == 1.5 and got["std_images"] == 0.4
+    np.testing.assert_allclose(got["std_seeds"], np.std([1, 2], ddof=1))
+    assert tables.over_seeds(rows[:1], "side")["std_seeds"] is None
+    assert tables.over_seeds(rows[2:], "side") is None
+
+
+@pytest.mark.parametrize(
+    "row, failed",
+    [
+        (_row(1, 1), []),
+        (_row(1, 1, hollow=0.8), ["hollow"]),
+        (_row(1, 1, depth_std=1e-4, hollow=0.8), ["flat"]),
+        (_row(1, 1, yaw=0.1), ["view_lost"]),
+        ({"diverged": "step 3"}, ["diverged"]),
+    ],
+)
+def test_each_collapse_is_told_apart(row, failed):
+    got = tables.collapses(row, depth_range=0.2)
+    assert [name for name, is_so in got.items() if is_so] == failed
+
+
+def test_same_rotation_for_all_is_a_view_collapse():
+    row = _row(1, 1)
+    row["shape"] |= {f"view_std_{a}_deg": 0.5 for a in "xyz"}
+    assert tables.collapses(row, depth_range=0.2)["view_collapsed"]
+    assert tables.collapses({"side": {}}, depth_range=0.2) == {}
+
+
+def _scores():
+    return {
+        "supervised": [_row(0.004, 10), _row(0.005, 11)],
+        "constant": [_row(0.027, 43)],
+        "average_background": [_row(0.020, 23)],
+        "average": [_row(0.010, 20)],
+        "ours": [_row(0.008, 16), _row(0.012, 18, hollow=1.0)],
+    }
+
+
+def _record(scores=None, complete=True):
+    config = _config()
+    table, rows = tables.table_of(config)
+    return tables.summarise(
+        tables.base_config(config), table, rows, scores or _scores(), complete=complete
+    )
+
+
+def test_the_record_holds_orders_rates_and_recovery():
+    record = _record()
+    assert record["rank_agreement"]["side"] == {"kendall_tau": 1.0, "rows": 4}
+    claims = {(c["better"], c["worse"]): c for c in record["claims"]}
+    good = claims["ours", "average_background"]
+    assert good["side"] == {"seen": True, "separated": True}
+    assert len(claims) == 3
+    # One of two unsupervised trainings is hollow; supervised ones do not count.
+    assert record["stability"]["seeds"] == 2 and record["stability"]["hollow"] == 1
+    assert record["stability"]["failed_share"] == 0.5
+    np.testing.assert_allclose(
+        record["recovered"]["side"], (0.027 - 0.010) / (0.027 - 0.0045)
+    )
+    assert record["rows"]["ours"]["published"]["side"] == 0.793
+    assert "published" not in record["rows"]["average"]
+
+
+def test_an_order_that_is_not_seen_is_said_so():
+    scores = _scores()
+    scores["ours"] = [_row(0.025, 60), _row(0.012, 18)]
+    record = _record(scores)
+    claims = {c["worse"]: c for c in record["claims"] if c["better"] == "ours"}
+    assert claims["constant"]["side"] == {"seen": True, "separated": True}
+    assert claims["average_background"]["side"]["seen"]
+    assert not claims["average_background"]["side"]["separated"]
+    assert not claims["average_background"]["mad_authors_deg"]["seen"]
+    assert "MAD **not seen**" in tables.markdown(record)
+
+
+def test_markdown_is_made_from_the_json_alone(tmp_path):
+    record = _record()
+    tables.write_table(tmp_path, record)
+    text = (tmp_path / "table.md").read_text()
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert tables.markdown(content) + "\n" == text
+    line = next(x for x in text.splitlines() if "Ours (unsup" in x and "|" in x)
+    cells = [c.strip() for c in line.strip("|").split("|")]
+    spread = 100 * np.std([0.008, 0.012], ddof=1)
+    assert cells[1] == f"1.000 ± 10.000 ± {spread:.3f}"  # images, then seeds
+    assert cells[2] == "0.793 ± 0.140" and cells[-1] == "1 of 2"
+    assert "these numbers mean nothing" in text  # tiny
+    assert "Kendall's tau 1.00 over 4 rows" in text
+    assert "not complete" in tables.markdown(_record(complete=False))
+
+
+def test_numbers_of_the_paper_are_those_printed_there():
+    rows = paper_tables.TABLES["table3"].rows
+    printed = {name: row.published.side for name, row in rows.items()}
+    assert printed == {
+        "full": 0.793, "no_albedo_flip": 2.916, "no_depth_flip": 1.139,
+        "no_light": 2.406, "no_perceptual": 0.931, "self_supervised": 0.815,
+        "no_confidence": 0.829, "no_symmetry": 1.334,
+    }  # fmt: skip
+    four = paper_tables.TABLES["table4"].rows
+    assert [r.published.mad for r in four.values()] == [16.39, 16.51, 26.61, 17.14]
+
+
+# --- running ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Training and scoring that take no time; counts what was trained."""
+    trained = []
+
+    def fake_train(config, place, splits, *, interrupts):
+        trained.append((place.parent.name, config.seed))
+        if place.parent.name == "ours" and config.seed == machine_state["diverge"]:
+            raise train.Diverged("step 2: loss nan")
+        steps = machine_state["stop"] or config.train.steps
+        return {}, steps
+
+    machine_state = {"diverge": None, "stop": None}
+    monkeypatch.setattr(train, "train", fake_train)
+    monkeypatch.setattr(train, "lazy_splits", lambda config: lambda split: split)
+    monkeypatch.setattr(model, "load_constants", lambda config: {})
+    monkeypatch.setattr(
+        evaluate,
+        "evaluate",
+        lambda *a, **k: {"name": "ours", "ground_truth": True} | _row(0.01, 20),
+    )
+    monkeypatch.setattr(
+        evaluate,
+        "baselines",
+        lambda data, options, *, names, **k: [{"name": names[0]} | _row(0.03, 40)],
+    )
+    monkeypatch.setattr(tables, "_keep_compiled", lambda workdir: None)
+    return machine_state, trained
+
+
+def _run(config, workdir):
+    with Interrupts() as interrupts:
+        return tables.run(config, workdir, interrupts=interrupts)
+
+
+def test_finished_seeds_are_not_trained_again(tmp_path, machine):
+    _, trained = machine
+    text = _run(_config(seeds=2, figure_images=0), tmp_path)
+    assert trained == [("supervised", 0), ("supervised", 1), ("ours", 0), ("ours", 1)]
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["complete"] and len(content["rows"]["ours"]["side"]["seeds"]) == 2
+    assert (tmp_path / "rows/ours/seed1/eval/test.json").is_file()
+    trained.clear()
+    assert _run(_config(seeds=2, figure_images=0), tmp_path) == text and trained == []
+    _run(_config(seeds=3, figure_images=0), tmp_path)  # one more seed
+    assert trained == [("supervised", 2), ("ours", 2)]
+
+
+def test_an_interrupted_table_goes_on_where_it_was(tmp_path, machine):
+    state, trained = machine
+    state["stop"] = 3  # steps, of 6
+    with pytest.raises(Interrupted):
+        _run(_config(seeds=1, figure_images=0, rows=("constant", "ours")), tmp_path)
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert not content["complete"] and "side" in content["rows"]["constant"]
+    state["stop"] = None
+    _run(_config(seeds=1, figure_images=0, rows=("constant", "ours")), tmp_path)
+    assert trained == [("ours", 0), ("ours", 0)]
+    assert json.loads((tmp_path / "table.json").read_text())["complete"]
+
+
+def test_a_diverged_seed_is_reported_and_the_table_goes_on(tmp_path, machine):
+    state, trained = machine
+    state["diverge"] = 0
+    for _ in range(2):  # the second time it is only read
+        text = _run(_config(seeds=2, figure_images=0, rows=("ours",)), tmp_path)
+    assert trained == [("ours", 0), ("ours", 1)]
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["stability"]["diverged"] == 1 and content["stability"]["seeds"] == 2
+    assert len(content["rows"]["ours"]["side"]["seeds"]) == 1
+    assert "1 of 2 unsupervised trainings failed" in text
+
+
+def test_the_encoder_is_trained_once_for_the_row_that_needs_it(
+    tmp_path, machine, monkeypatch
+):
+    calls = []
+
+    def pretrain(config, output, splits, *, interrupts):
+        calls.append(config.rotnet.steps)
+        output.write_bytes(b"")
+        record = {"steps": config.rotnet.steps}
+        output.with_suffix(".json").write_text(json.dumps(record))
+        return record
+
+    monkeypatch.setattr(tables.rotnet, "pretrain", pretrain)
+    seen = []
+    fake = train.train
+    monkeypatch.setattr(
+        train,
+        "train",
+        lambda config, *a, **k: (
+            seen.append(config.loss.perceptual_weights) or fake(config, *a, **k)
+        ),
+    )
+    config = _config(
+        "table3", seeds=1, figure_images=0, rows=("full", "self_supervised")
+    )
+    _run(config, tmp_path)
+    _run(config, tmp_path)
+    assert calls == [3] and seen == ["", str((tmp_path / "rotnet.npz").resolve())]
+
+
+def test_the_figure_has_a_column_for_each_row_shape_and_albedo():
+    rng = np.random.default_rng(0)
+    columns = {
+        "input": rng.integers(0, 255, (3, 32, 32, 3)).astype(np.uint8),
+        "full": rng.random((3, 32, 32, 3)),
+        "full albedo": rng.random((3, 32, 32, 3)),
+    }
+    sheet = tables.figure(columns)
+    assert sheet.dtype == np.uint8 and sheet.shape[1] > sheet.shape[0] - 18 - 4
+    first = sheet[18 + 2 : 18 + 2 + 96 : 3, 2 : 2 + 96 : 3]
+    np.testing.assert_array_equal(first, columns["input"][0])
+
+
+def test_constant_depth_shows_as_even_clay(monkeypatch):
+    from bust import make
+
+    factors, options = make(32)
+    monkeypatch.setattr(model, "decompose", lambda *a: factors)
+    images = np.zeros((2, 32, 32, 3), np.float32)
+    shape, albedo = tables._shape_and_albedo.__wrapped__({}, images, options)
+    assert shape.shape == albedo.shape == (2, 32, 32, 3)
+    assert float(shape.max()) <= 0.9 and float(np.asarray(shape)[0].std()) > 0.05

@@ -1,0 +1,760 @@
+"""Mode `tables`: the rows of a paper's table, several seeds each, and the table.
+
+    <workdir>/
+      rows/<row>/seed<k>/   a workdir as training leaves it, with eval/<split>.json
+      rows/<baseline>.json  rows without training
+      rotnet.npz            the self-supervised encoder, where a row needs it
+      table.json            everything below is made from it
+      table.md              ours | paper | rank agreement
+      figure.png            input, and each row's shape and albedo (Fig. 9)
+
+A row and seed that is finished is not trained again; one that was interrupted
+resumes. `table.json` is rewritten after each, so a table that is still being
+filled can be read at any time.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from unsup3d_jax import (
+    checkpoint,
+    evaluate,
+    geometry,
+    model,
+    rotnet,
+    score,
+    train,
+    visualize,
+    watch,
+)
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.interrupts import Interrupted, Interrupts
+from unsup3d_jax.log import say, write_atomically
+from unsup3d_jax.paper_tables import TABLES, Row, Table
+
+ALL_ROWS = ("all",)
+# (key in a row, its name, factor, digits): the measures of Tables 2 to 4. MAD by
+# the authors' formula is what compares with the paper's.
+MEASURES = (
+    ("side", "SIDE (x10^-2)", 100.0, 3),
+    ("mad_authors_deg", "MAD (deg.), authors' formula", 1.0, 2),
+    ("mad_deg", "MAD (deg.), unit normals", 1.0, 2),
+)
+# Below this correlation of predicted with true yaw, viewpoints are not learnt.
+VIEW_LOST_PEARSON = 0.5
+COLLAPSES = ("hollow", "flat", "view_collapsed", "view_lost", "diverged")
+_CLAY_YAW_DEG = 25.0  # the figure turns shapes, so that flat ones show
+
+
+# --- configurations -------------------------------------------------------------
+
+
+def table_of(config: ConfigDict) -> tuple[Table, dict[str, Row]]:
+    """The table a config names, and the rows it asks for.
+
+    Raises:
+        UserError: if section tables names something that does not exist.
+    """
+    from configs.tables import recipes
+
+    options = config.tables
+    if options.name not in TABLES:
+        raise UserError(
+            f"tables.name must be one of {', '.join(TABLES)}, got {options.name!r}; "
+            "use a config of configs/tables/."
+        )
+    if options.scale not in recipes.SCALES:
+        raise UserError(
+            f"tables.scale must be one of {', '.join(recipes.SCALES)}, got "
+            f"{options.scale!r}."
+        )
+    for name, least in (("seeds", 1), ("figure_images", 0)):
+        if options[name] < least:
+            raise UserError(
+                f"tables.{name} must be at least {least}, got {options[name]}."
+            )
+    table = TABLES[options.name]
+    if tuple(options.rows) in (ALL_ROWS, ()):
+        return table, dict(table.rows)
+    if unknown := [name for name in options.rows if name not in table.rows]:
+        raise UserError(
+            f"tables.rows: {unknown[0]!r} is no row of {options.name}; its rows are "
+            f"{', '.join(table.rows)}."
+        )
+    return table, {k: v for k, v in table.rows.items() if k in options.rows}
+
+
+def base_config(config: ConfigDict) -> ConfigDict:
+    """The recipe of the scale with all that the user's config changes.
+
+    A key counts as changed if it differs from its default, so a recipe's value
+    cannot be set back to the default from the command line.
+    """
+    from configs import default
+    from configs.tables import recipes
+
+    result = recipes.recipe(config.tables.scale)
+    defaults = checkpoint.flatten(default.get_config().to_dict())
+    _change(
+        result,
+        {
+            key: value
+            for key, value in checkpoint.flatten(config.to_dict()).items()
+            if value != defaults[key]
+        },
+    )
+    return result
+
+
+def row_config(
+    base: ConfigDict, table: Table, row: Row, *, seed: int, encoder: Path | None = None
+) -> ConfigDict:
+    """The config that trains one seed of a row.
+
+    Args:
+        base: of `base_config`; its seed is that of the first.
+        encoder: weights of the self-supervised encoder, for rows that need it.
+    """
+    from configs import default
+
+    result = base.copy_and_resolve_references()
+    # A row's workdir knows nothing of the table: another number of seeds, or an
+    # encoder trained otherwise, must not make it another run.
+    with result.unlocked():
+        result.tables = default.get_config().tables
+        result.rotnet = default.get_config().rotnet
+    if row.kind == "supervised":
+        result = score.baseline_config(result, "supervised")
+    _change(result, {**table.changes, **row.changes})
+    if row.needs_encoder:
+        _change(result, {"loss.perceptual_weights": str(encoder)})
+    _change(result, {"seed": base.seed + seed})
+    result.lock()
+    return result
+
+
+def _change(config: ConfigDict, changes: Mapping[str, Any]) -> None:
+    with config.unlocked():
+        for key, value in changes.items():
+            *sections, name = key.split(".")
+            place = functools.reduce(lambda c, s: c[s], sections, config)
+            # JSON-like lists back to the tuples that configs hold.
+            place[name] = tuple(value) if isinstance(value, list) else value
+
+
+# --- running ----------------------------------------------------------------------
+
+
+def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
+    """Trains and scores what is missing, and writes the table.
+
+    Seeds are trained one after the other: together under `vmap` every
+    convolution becomes a grouped one, which is slower on CPU, and one seed fills
+    a GPU at the paper's batch size.
+
+    Args:
+        config: of configs/tables/, resolved.
+        workdir: of the table.
+        interrupts: entered already.
+
+    Returns:
+        The table as Markdown, also in `table.md`.
+
+    Raises:
+        UserError: for anything the user can fix.
+        Interrupted: after a signal, with everything so far saved.
+    """
+    table, rows = table_of(config)
+    base = base_config(config)
+    _keep_compiled(workdir)
+    data_of = _DataCache()
+    encoder = _encoder(base, table, rows, workdir, data_of, interrupts)
+    configs = {
+        name: [
+            row_config(base, table, row, seed=seed, encoder=encoder)
+            for seed in range(config.tables.seeds)
+        ]
+        for name, row in rows.items()
+    }
+    for name in rows:  # what would be refused is refused before hours are spent
+        train.check_config(configs[name][0])
+    scores: dict[str, list[dict]] = {name: [] for name in rows}
+
+    def write(complete: bool) -> dict:
+        record = summarise(base, table, rows, scores, complete=complete)
+        write_table(workdir, record)
+        return record
+
+    for name, row in rows.items():
+        if row.kind not in ("trained", "supervised"):
+            scores[name] = [_untrained_row(configs[name][0], row, workdir, data_of)]
+            write(False)
+            continue
+        for seed, row_cfg in enumerate(configs[name]):
+            place = workdir / "rows" / name / f"seed{seed}"
+            say(f"{base.tables.name}: {row.label}, seed {row_cfg.seed}")
+            scores[name].append(
+                _trained_row(row_cfg, place, data_of(row_cfg), interrupts)
+            )
+            write(False)
+    record = write(True)
+    if base.tables.figure_images:
+        path = workdir / "figure.png"
+        _save_figure(path, rows, configs, workdir, data_of, base.tables.figure_images)
+    return markdown(record)
+
+
+def _keep_compiled(workdir: Path) -> None:
+    """Lets the seeds of a row share one compilation, across processes too."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+
+
+class _DataCache:
+    """config -> its splits; rows on the same data share what is loaded."""
+
+    def __init__(self):
+        self._splits: dict[str, train.Splits] = {}
+
+    def __call__(self, config: ConfigDict) -> train.Splits:
+        # Depth maps on disk are decoded with section depth.
+        sections = {k: config[k].to_dict() for k in ("data", "depth")}
+        key = json.dumps(sections, sort_keys=True)
+        if key not in self._splits:
+            self._splits[key] = train.lazy_splits(config)
+        return self._splits[key]
+
+
+def _encoder(
+    base: ConfigDict,
+    table: Table,
+    rows: Mapping[str, Row],
+    workdir: Path,
+    data_of: _DataCache,
+    interrupts: Interrupts,
+) -> Path | None:
+    """Weights of the self-supervised encoder, trained here if none are given."""
+    if not any(row.needs_encoder for row in rows.values()):
+        return None
+    if base.tables.encoder:
+        return Path(base.tables.encoder).expanduser().resolve()
+    path = (workdir / "rotnet.npz").resolve()
+    record = path.with_suffix(".json")
+    done = record.is_file() and path.is_file()
+    if done and json.loads(record.read_text())["steps"] == base.rotnet.steps:
+        return path
+    config = base.copy_and_resolve_references()
+    _change(config, table.changes)
+    reached = rotnet.pretrain(config, path, data_of(config), interrupts=interrupts)
+    if reached["steps"] < base.rotnet.steps:
+        raise Interrupted
+    return path
+
+
+def _trained_row(
+    config: ConfigDict, place: Path, splits: train.Splits, interrupts: Interrupts
+) -> dict:
+    """Scores of one seed, trained if need be; {"diverged": message} if it failed."""
+    split = config.eval.split
+    checkpoint.check_workdir(place, config)
+    failed = place / "diverged.json"
+    if failed.is_file():
+        return json.loads(failed.read_text())
+    if (recorded := _recorded(place, split, config.train.steps)) is not None:
+        return recorded
+    try:
+        params, step = train.train(config, place, splits, interrupts=interrupts)
+    except train.Diverged as error:
+        result = {"diverged": str(error)}
+        write_atomically(failed, json.dumps(result) + "\n")
+        say(str(error))
+        return result
+    if step < config.train.steps:
+        raise Interrupted
+    row = evaluate.evaluate(
+        params,
+        splits(split),
+        train.check_config(config),
+        constants=model.load_constants(config),
+        weights=model.loss_weights(config, step),
+        batch_size=config.eval.batch_size,
+        max_images=config.eval.max_images,
+    )
+    evaluate.write_scores(
+        place,
+        split,
+        row,
+        step=step,
+        crop=config.data.crop,
+        data_name=config.data.name,
+    )
+    return _recorded(place, split, step) or row
+
+
+def _recorded(place: Path, split: str, step: int) -> dict | None:
+    """What a finished seed has written, or None."""
+    try:
+        row = json.loads((place / "eval" / f"{split}.json").read_text())
+        return row if row["checkpoint_step"] == step else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _untrained_row(
+    config: ConfigDict, row: Row, workdir: Path, data_of: _DataCache
+) -> dict:
+    options = train.check_config(config)
+    found = evaluate.baselines(
+        data_of(config)(config.eval.split),
+        options,
+        names=(row.kind,),
+        batch_size=config.eval.batch_size,
+        max_images=config.eval.max_images,
+    )
+    if not found:
+        raise UserError(
+            f"the data set {config.data.name!r} has no true depth, which "
+            f"the row {row.label!r} needs."
+        )
+    path = workdir / "rows" / f"{row.kind}.json"
+    write_atomically(path, json.dumps(found[0], indent=2) + "\n")
+    return found[0]
+
+
+# --- from scores to the table -----------------------------------------------------
+
+
+def collapses(row: Mapping[str, Any], *, depth_range: float) -> dict[str, bool]:
+    """Whether the training of one seed ended in a known failure.
+
+    Args:
+        row: of `evaluate.evaluate`, or {"diverged": ...}.
+        depth_range: largest minus smallest depth, scene units.
+
+    Returns:
+        hollow: in most images the centre is farther than what surrounds it;
+        flat: depth varies by less than 1 % of its range; view_collapsed: all
+        images get the same rotation; view_lost: yaw does not follow the true
+        one; diverged. The first four by the thresholds of `watch`. Empty for a
+        row without factors.
+    """
+    if "diverged" in row:
+        return dict.fromkeys(COLLAPSES, False) | {"diverged": True}
+    if "shape" not in row:
+        return {}
+    shape = row["shape"]
+    flat = shape["depth_std"] < watch.FLAT_DEPTH_SHARE * depth_range
+    result = {
+        "hollow": not flat and shape["hollow_share"] > 0.5,
+        "flat": flat,
+        "view_collapsed": all(
+            shape[f"view_std_{axis}_deg"] < watch.VIEW_SPREAD_DEG for axis in "xyz"
+        ),
+        "view_lost": False,
+        "diverged": False,
+    }
+    if "view" in row:
+        result["view_lost"] = row["view"]["yaw"]["pearson"] < VIEW_LOST_PEARSON
+    return result
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> dict | None:
+    """One measure over the seeds that have it.
+
+    Returns:
+        "mean" over seeds of the mean over images; "std_seeds" (n - 1; None for
+        fewer than two); "std_images", the mean over seeds of the spread over
+        images; "seeds", the means themselves. None if no seed has it.
+    """
+    found = [row[key] for row in rows if key in row]
+    if not found:
+        return None
+    means = [entry["mean"] for entry in found]
+    return {
+        "mean": float(np.mean(means)),
+        "std_seeds": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        "std_images": float(np.mean([entry["std"] for entry in found])),
+        "seeds": means,
+    }
+
+
+def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Rank agreement: Kendall's tau-b; 1 for the same order, -1 for the opposite.
+
+    None if there are fewer than two items, or one side is all ties.
+    """
+    pairs = [(i, j) for i in range(len(a)) for j in range(i)]
+    signs = [(np.sign(a[i] - a[j]), np.sign(b[i] - b[j])) for i, j in pairs]
+    untied = [sum(s[k] != 0 for s in signs) for k in range(2)]
+    if 0 in untied:
+        return None
+    return float(sum(s * t for s, t in signs) / math.sqrt(untied[0] * untied[1]))
+
+
+def summarise(
+    base: ConfigDict,
+    table: Table,
+    rows: Mapping[str, Row],
+    scores: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    complete: bool,
+) -> dict:
+    """Everything `table.json` holds.
+
+    Args:
+        base: of `base_config`.
+        table, rows: of `table_of`.
+        scores: for each row, what each seed scored; may lack the last ones.
+        complete: whether all rows and seeds are in.
+    """
+    depth_range = base.depth.max - base.depth.min
+    lines = {}
+    for name, row in rows.items():
+        found = list(scores[name])
+        line: dict[str, Any] = {"label": row.label, "kind": row.kind}
+        line["seeds"] = len(found)
+        for key in (*(m[0] for m in MEASURES), "mae", "coverage", "albedo"):
+            if (summary := over_seeds(found, key)) is not None:
+                line[key] = summary
+        for key, part in (("viewpoint", "error_deg"), ("light", "direction_deg")):
+            inner = [r[key] for r in found if key in r]
+            if (summary := over_seeds(inner, part)) is not None:
+                line[f"{key}_{part}"] = summary
+        line |= _keypoint_line(found)
+        verdicts = [collapses(r, depth_range=depth_range) for r in found]
+        line["collapses"] = _rates(verdicts)
+        if row.published is not None:
+            line["published"] = vars(row.published).copy()
+        lines[name] = line
+    first = next((r for found in scores.values() for r in found if "side" in r), {})
+    record = {
+        "table": base.tables.name,
+        "title": table.title,
+        "scale": base.tables.scale,
+        "complete": complete,
+        "data": base.data.name,
+        "split": base.eval.split,
+        "images": first.get("images"),
+        "steps": base.train.steps,
+        "image_size": base.data.image_size,
+        "seeds": base.tables.seeds,
+        "seeds_trained": "one after the other",
+        "measure": "keypoints" if table.keypoints else "SIDE and MAD",
+        "rules": evaluate.RULES | {"crop": evaluate.crop_rule(base.data.crop)},
+        "rows": lines,
+        "stability": _rates(
+            [
+                collapses(r, depth_range=depth_range)
+                for name, found in scores.items()
+                if rows[name].kind == "trained"
+                for r in found
+            ]
+        ),
+        "notes": list(table.notes),
+    }
+    record["rank_agreement"] = _rank_agreement(lines)
+    record["claims"] = [
+        verdict
+        for claim in table.claims
+        if (verdict := _verdict(lines, claim.better, claim.worse)) is not None
+    ]
+    if (recovered := _recovered(lines)) is not None:
+        record["recovered"] = recovered
+    return record
+
+
+def _keypoint_line(found: Sequence[Mapping[str, Any]]) -> dict:
+    entries = [r["keypoint_depth"] for r in found if "keypoint_depth" in r]
+    entries = [e for e in entries if e["sum"] is not None]
+    if not entries:
+        return {}
+    sums = [e["sum"] for e in entries]
+    return {
+        "keypoint_depth": {
+            "mean": float(np.mean(sums)),
+            "std_seeds": float(np.std(sums, ddof=1)) if len(sums) > 1 else None,
+            "keypoints": entries[0]["keypoints"],
+            "seeds": sums,
+        }
+    }
+
+
+def _rates(verdicts: Sequence[Mapping[str, bool]]) -> dict | None:
+    """How many seeds failed in each way; None if no seed can fail."""
+    judged = [v for v in verdicts if v]
+    if not judged:
+        return None
+    counts = {name: sum(bool(v[name]) for v in judged) for name in COLLAPSES}
+    failed = sum(any(v.values()) for v in judged)
+    return counts | {
+        "seeds": len(judged),
+        "failed": failed,
+        "failed_share": failed / len(judged),
+    }
+
+
+def _rank_agreement(lines: Mapping[str, Mapping[str, Any]]) -> dict:
+    result = {}
+    for key, paper in (("side", "side"), ("mad_authors_deg", "mad")):
+        both = [x for x in lines.values() if key in x and "published" in x]
+        ours = [x[key]["mean"] for x in both]
+        theirs = [x["published"][paper] for x in both]
+        result[key] = {"kendall_tau": kendall_tau(ours, theirs), "rows": len(both)}
+    return result
+
+
+def _verdict(
+    lines: Mapping[str, Mapping[str, Any]], better: str, worse: str
+) -> dict | None:
+    """Whether an order of the paper is seen here; None if a row is missing.
+
+    `separated`: every seed of the better row lies below every seed of the worse.
+    """
+    if not all(name in lines and "side" in lines[name] for name in (better, worse)):
+        return None
+    a, b = lines[better], lines[worse]
+    verdict: dict[str, Any] = {"better": better, "worse": worse}
+    for key in ("side", "mad_authors_deg"):
+        verdict[key] = {
+            "seen": a[key]["mean"] < b[key]["mean"],
+            "separated": max(a[key]["seeds"]) < min(b[key]["seeds"]),
+        }
+    return verdict
+
+
+def _recovered(lines: Mapping[str, Mapping[str, Any]]) -> dict | None:
+    """(constant - ours) / (constant - supervised): 1 is as good as supervision."""
+    ours = next((n for n in ("ours", "full") if n in lines), "")
+    names = ("constant", ours, "supervised")
+    if not all(name in lines and "side" in lines[name] for name in names):
+        return None
+    result: dict[str, Any] = {"paper": {"side": 0.83, "mad": 0.82}}
+    for key in ("side", "mad_deg", "mad_authors_deg"):
+        constant, mean, supervised = (lines[name][key]["mean"] for name in names)
+        span = constant - supervised
+        result[key] = (constant - mean) / span if span > 0 else None
+    return result
+
+
+# --- files --------------------------------------------------------------------------
+
+
+def write_table(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Writes table.json, and table.md from it."""
+    finite = _without_nan(record)
+    text = json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(workdir / "table.json", text + "\n")
+    write_atomically(workdir / "table.md", markdown(json.loads(text)) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The table for people, from the content of table.json alone."""
+    state = "" if record["complete"] else " (not complete yet)"
+    lines = [
+        f"# {record['title']}{state}",
+        "",
+        f"Scale `{record['scale']}`: {record['image_size']} px, {record['steps']} "
+        f"steps, {record['seeds']} seed(s) a trained row; data `{record['data']}`, "
+        f"split `{record['split']}`, {record['images'] or 0} images. Crop: "
+        f"{record['rules']['crop']}. Mean ± spread over images ± spread over seeds.",
+        "",
+    ]
+    if record["scale"] == "tiny":
+        lines += ["**A test of the machinery: these numbers mean nothing.**", ""]
+    if record["measure"] == "keypoints":
+        lines += _keypoint_table(record)
+    else:
+        lines += _error_table(record)
+        lines += ["", *_agreement_lines(record)]
+    if record["stability"] is not None:
+        s = record["stability"]
+        parts = ", ".join(f"{name} {s[name]}" for name in COLLAPSES)
+        lines += [
+            "",
+            f"Stability: {s['failed']} of {s['seeds']} unsupervised trainings failed "
+            f"({parts}).",
+        ]
+    lines += [f"\n{note}" for note in record["notes"]]
+    return "\n".join(lines)
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _spread(summary: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+    if summary is None:
+        return "–"
+    text = f"{scale * summary['mean']:.{digits}f}"
+    for key in ("std_images", "std_seeds"):
+        if summary.get(key) is not None:
+            text += f" ± {scale * summary[key]:.{digits}f}"
+    return text
+
+
+def _error_table(record: Mapping[str, Any]) -> list[str]:
+    header = ["row", "SIDE ours", "SIDE paper", "MAD ours", "MAD paper"]
+    header += ["MAD, unit normals", "coverage", "viewpoint (deg.)", "failed seeds"]
+    lines = [_cells(header), _cells(["---"] * len(header))]
+    (side, _, side_scale, side_digits), (mad, *_), (unit, *_) = MEASURES
+    for line in record["rows"].values():
+        published = line.get("published")
+
+        def paper(key: str, digits: int, published=published) -> str:
+            if published is None:
+                return "–"
+            std = published[f"{key}_std"]
+            text = f"{published[key]:.{digits}f}"
+            return text if std is None else f"{text} ± {std:.{digits}f}"
+
+        fails = line["collapses"]
+        failed = "–" if fails is None else f"{fails['failed']} of {fails['seeds']}"
+        cells = [
+            line["label"],
+            _spread(line.get(side), side_scale, side_digits),
+            paper("side", 3),
+            _spread(line.get(mad), 1.0, 2),
+            paper("mad", 2),
+            _spread(line.get(unit), 1.0, 2),
+            _spread(line.get("coverage"), 1.0, 3),
+            _spread(line.get("viewpoint_error_deg"), 1.0, 1),
+            failed,
+        ]
+        lines.append(_cells(cells))
+    lines += ["", "SIDE x10^-2; MAD in degrees by the authors' formula (see rules)."]
+    return lines
+
+
+def _keypoint_table(record: Mapping[str, Any]) -> list[str]:
+    lines = [_cells(["row", "depth correlation", "of", "coverage"])]
+    lines.append(_cells(["---"] * 4))
+    for line in record["rows"].values():
+        found = line.get("keypoint_depth")
+        cells = [line["label"], _spread(found, 1.0, 2)]
+        cells.append("–" if found is None else str(found["keypoints"]))
+        cells.append(_spread(line.get("coverage"), 1.0, 3))
+        lines.append(_cells(cells))
+    return lines
+
+
+def _agreement_lines(record: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key, name, *_ in MEASURES[:2]:
+        found = record["rank_agreement"][key]
+        tau = found["kendall_tau"]
+        value = "undefined" if tau is None else f"{tau:.2f}"
+        lines.append(
+            f"Rank agreement with the paper, {name}: Kendall's tau {value} over "
+            f"{found['rows']} rows.  "
+        )
+    labels = {name: line["label"] for name, line in record["rows"].items()}
+    for claim in record["claims"]:
+        words = []
+        for key, name in (("side", "SIDE"), ("mad_authors_deg", "MAD")):
+            verdict = claim[key]
+            word = "seen" if verdict["seen"] else "**not seen**"
+            if verdict["separated"]:
+                word += " (all seeds apart)"
+            words.append(f"{name} {word}")
+        pair = f"{labels[claim['better']]} below {labels[claim['worse']]}"
+        lines.append(f"- {pair}: {', '.join(words)}.")
+    if "recovered" in record:
+        found = record["recovered"]
+        parts = [
+            f"{name} {found[key]:.2f} (paper {found['paper'][paper]})"
+            for key, name, paper in (
+                ("side", "SIDE", "side"),
+                ("mad_authors_deg", "MAD", "mad"),
+            )
+            if found[key] is not None
+        ]
+        lines.append(f"- Recovered share of supervision: {', '.join(parts)}.")
+    return lines
+
+
+# --- the figure ---------------------------------------------------------------------
+
+
+def _save_figure(
+    path: Path,
+    rows: Mapping[str, Row],
+    configs: Mapping[str, Sequence[ConfigDict]],
+    workdir: Path,
+    data_of: _DataCache,
+    count: int,
+) -> None:
+    """Input, and shape and albedo of each trained row's first seed, as Fig. 9."""
+    from PIL import Image
+
+    columns: dict[str, np.ndarray] = {}
+    inputs: dict[bool, np.ndarray] = {}
+    for name, row in rows.items():
+        config = configs[name][0]
+        place = workdir / "rows" / name / "seed0"
+        if row.kind not in ("trained", "supervised") or (
+            checkpoint.newest_step(place) is None
+        ):
+            continue
+        dataset = data_of(config)(config.eval.split)
+        images = dataset.take(range(min(count, len(dataset))), ["image"])["image"]
+        if config.data.perturb not in inputs:
+            inputs[config.data.perturb] = images
+            columns["perturbed" if config.data.perturb else "input"] = images
+        params, _ = checkpoint.load_params(place)
+        options = train.check_config(config)
+        batch = jnp.asarray(images, jnp.float32) / 255.0
+        shape, albedo = jax.device_get(_shape_and_albedo(params, batch, options))
+        columns[name.replace("_", " ")] = shape
+        if row.kind == "trained":
+            columns[f"{name} albedo".replace("_", " ")] = albedo
+    if columns:
+        Image.fromarray(figure(columns)).save(path)
+
+
+def figure(columns: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
+    """Columns of equally large pictures, uint8 or in [0, 1], under their names."""
+    scaled = {
+        name: np.asarray(p, np.float32) / (255.0 if p.dtype == np.uint8 else 1.0)
+        for name, p in columns.items()
+    }
+    return visualize.labelled_rows(scaled)
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _shape_and_albedo(
+    params: dict, images: Float[Array, "b h w 3"], options: model.ModelOptions
+) -> tuple[Array, Array]:
+    """Clay under a light from the upper left, turned aside; and the albedo."""
+    factors = model.decompose(params, images, options)
+    depth = factors.canon_depth
+    normal = jax.vmap(
+        functools.partial(geometry.depth_to_normals, fov_deg=options.scene.fov_deg)
+    )(depth)
+    light = jnp.array([0.4, 0.4, 1.0])
+    light = light / jnp.linalg.norm(light)
+    clay = 0.15 + 0.75 * jnp.maximum(0.0, jnp.sum(normal * light, axis=-1))
+    clay = jnp.repeat(clay[..., None], 3, axis=-1)
+    turned, valid = visualize.turned_views(
+        clay, depth, options.scene, yaws_deg=(_CLAY_YAW_DEG,)
+    )
+    return jnp.where(valid[0][..., None], turned[0], 0.0), factors.canon_albedo

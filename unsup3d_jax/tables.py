@@ -158,9 +158,8 @@ def _change(config: ConfigDict, changes: Mapping[str, Any]) -> None:
 def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
     """Trains and scores what is missing, and writes the table.
 
-    Seeds are trained one after the other: together under `vmap` every
-    convolution becomes a grouped one, which is slower on CPU, and one seed fills
-    a GPU at the paper's batch size.
+    Seeds are trained one after the other, each with the loop, the checkpoints
+    and the log that a run of its own has.
 
     Args:
         config: of configs/tables/, resolved.

@@ -17,22 +17,14 @@ from ml_collections import ConfigDict
 from configs import default
 
 
-def get_config() -> ConfigDict:
-    config = default.get_config()
-    config.name = "quickstart"
-    config.data.name = "open_faces"
-    config.data.image_size = 32
-    config.data.pose = "natural"
-    config.data.count_train = 6000
-    config.data.count_val = 300
-    config.data.count_test = 500
+def use_short_recipe(config: ConfigDict) -> None:
+    """Sets narrow networks and a short schedule, for a few CPU cores."""
     config.model.width = 16
     config.depth.bump_height = 0.5
     config.depth.output_gain = 0.03
     config.raster.supersample = 1
     config.loss.flip = 1.0
     config.loss.perceptual = 0.0
-    config.train.steps = 4000
     config.train.batch_size = 32
     config.train.learning_rate = 1e-3
     config.train.schedule = "cosine"
@@ -44,9 +36,22 @@ def get_config() -> ConfigDict:
     config.train.depth_start = 300
     config.train.depth_full = 800
     config.eval.every = 0
+    config.log.every = 50
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    use_short_recipe(config)
+    config.name = "quickstart"
+    config.data.name = "open_faces"
+    config.data.image_size = 32
+    config.data.pose = "natural"
+    config.data.count_train = 6000
+    config.data.count_val = 300
+    config.data.count_test = 500
+    config.train.steps = 4000
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
     config.eval.baseline_steps = 600
     config.checkpoint.every = 1000
-    config.log.every = 50
     config.log.picture_every = 2000
     return config

@@ -198,6 +198,12 @@ def test_without_confidence_there_is_no_network_for_it(images):
         ("model__supervision", "keypoints", "model.supervision"),
         ("model__compute_dtype", "float16", "model.compute_dtype"),
         ("model__width", 20, "width"),
+        ("view__fov_deg", 0.0, "view.fov_deg"),
+        ("depth__max", 0.8, "depth.max .* greater than depth.min"),
+        ("depth__border_columns", 16, "depth.border_columns"),
+        ("raster__supersample", 0, "raster.supersample"),
+        ("raster__sigma", 0.5, "raster.gamma"),
+        ("loss__perceptual", -1.0, "loss.perceptual"),
     ],
 )
 def test_impossible_options_are_named(key, value, message):

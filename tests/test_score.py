@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_task
 
+from configs import default
 from unsup3d_jax import score
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.errors import UserError
@@ -47,10 +48,27 @@ def test_baselines_the_data_cannot_train_are_refused_early(fields, words):
     report = ds.Report(name="folder", split="train", root="", found=2)
     data = ds.Dataset(arrays=arrays, report=report, digest="x")
     if fields is None:
-        score.check_baselines(_config(), lambda split: data)
+        score.check_data(_config(), lambda split: data)
     else:
         with pytest.raises(UserError, match=f"'supervised' needs true {words}"):
-            score.check_baselines(_config(), lambda split: data)
+            score.check_data(_config(), lambda split: data)
+
+
+def test_a_missing_split_is_found_before_training():
+    asked = []
+
+    def splits(split):
+        asked.append(split)
+        raise UserError(f"no split {split}")
+
+    config = default.get_config()
+    config.eval.baselines = ()
+    with pytest.raises(UserError, match="val"):
+        score.check_data(config, splits)
+    config.log.picture_every = config.eval.every = 0
+    with pytest.raises(UserError, match="test"):
+        score.check_data(config, splits)
+    assert asked == ["val", "test"]
 
 
 def test_a_recorded_table_counts_if_it_is_complete(tmp_path):

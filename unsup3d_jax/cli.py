@@ -273,7 +273,7 @@ def run_train(args: Arguments, interrupts: Interrupts) -> None:
     checkpoint.check_workdir(args.workdir, config)  # before any data are loaded
     splits = train.lazy_splits(config)
     if (checkpoint.newest_step(args.workdir) or 0) < config.train.steps:
-        score.check_baselines(config, splits)
+        score.check_data(config, splits)
     params, step = train.train(config, args.workdir, splits, interrupts=interrupts)
     if step < config.train.steps:
         say(

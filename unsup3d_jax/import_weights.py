@@ -2,7 +2,7 @@
 
     python -m unsup3d_jax.import_weights --input=checkpoint030.pth \\
         --config=configs/celeba.py --config.compat.half_pixel_depth=true \\
-        --workdir=runs/authors_celeba
+        --config.compat.short_normals=true --workdir=runs/authors_celeba
 
 Then `main.py --mode=eval` and `--mode=reconstruct` with the same --config and
 --workdir use it. The optimizer's state is not imported. PyTorch is not needed,

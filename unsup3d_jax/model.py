@@ -120,6 +120,7 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
     if config.model.shading == "map" and config.model.oracle_light:
         raise ValueError("model.oracle_light needs model.shading = 'lambert'.")
     networks.down_channels(config.data.image_size, config.model.width)
+    _check_numbers(config)
     model, view, depth = config.model, config.view, config.depth
     light, compat = config.light, config.compat
     return ModelOptions(
@@ -171,6 +172,31 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
         albedo_flip=model.albedo_flip,
         depth_flip=model.depth_flip,
     )
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    def need(key: str, allowed: bool, rule: str) -> None:
+        section, name = key.split(".")
+        if not allowed:
+            raise ValueError(f"{key} must be {rule}, got {config[section][name]!r}.")
+
+    view, depth, light = config.view, config.depth, config.light
+    raster, loss = config.raster, config.loss
+    need("view.fov_deg", 0 < view.fov_deg < 180, "between 0 and 180")
+    need("depth.min", depth.min > 0, "greater than 0")
+    need("depth.max", depth.max > depth.min, "greater than depth.min")
+    half = config.data.image_size // 2
+    need("depth.border_columns", 0 <= depth.border_columns < half, f"below {half}")
+    need("depth.bump_width", depth.bump_width > 0, "greater than 0")
+    need("light.ambient_max", light.ambient_max >= light.ambient_min, "ambient_min up")
+    need("light.diffuse_max", light.diffuse_max >= light.diffuse_min, "diffuse_min up")
+    need("raster.supersample", raster.supersample >= 1, "at least 1")
+    need("raster.sigma", raster.sigma >= 0, "0 or more")
+    need("raster.gamma", raster.gamma >= 0, "0 or more")
+    both = (raster.sigma > 0) == (raster.gamma > 0)
+    need("raster.gamma", both, "greater than 0 exactly if raster.sigma is")
+    for name in ("flip", "perceptual", "depth_smoothness"):
+        need(f"loss.{name}", loss[name] >= 0, "0 or more")
 
 
 def loss_weights(config: ConfigDict, step: Array | int) -> LossWeights:

@@ -47,12 +47,19 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
     return result
 
 
-def check_baselines(config: ConfigDict, splits: train.Splits) -> None:
-    """Refuses baselines that the data cannot train, before hours are spent.
+def check_data(config: ConfigDict, splits: train.Splits) -> None:
+    """Finds out before hours are spent what the data cannot do.
+
+    Loads the splits that pictures, evaluations and the final table will want, and
+    asks whether the baselines can be trained.
 
     Raises:
-        UserError: naming the baseline and the field that is missing.
+        UserError: naming the split that is missing or empty, or the baseline and
+            the field that it lacks.
     """
+    if config.log.picture_every or config.eval.every:
+        splits("val")
+    splits(config.eval.split)
     needs = {"supervised": ("depth", "mask"), "oracle": ("view", "light")}
     wanted = [n for n in config.eval.baselines if n in train.TRAINED_BASELINES]
     if not wanted:

@@ -62,7 +62,7 @@ def make_source(request, photos, tmp_path):
 
 def make_config(photos, tmp_path):
     config = default.get_config()
-    config.data.path = str(photos)
+    config.data.path, config.data.split = str(photos), "folder"
     config.data.cache_dir = str(tmp_path / "cache")
     config.data.image_size, config.data.min_images = SIZE, 1
     config.train.batch_size = BATCH
@@ -166,6 +166,13 @@ def test_resuming_equals_not_having_stopped(make_source, stop):
     np.testing.assert_array_equal(take(restored, 4), whole[stop:])
     started = make_source(start_step=stop)
     np.testing.assert_array_equal(take(started, 4), whole[stop:])
+
+
+def test_a_checkpoint_without_a_position_starts_at_the_beginning(make_source):
+    source, fresh = make_source(), make_source()
+    next(source)
+    source.restore({})
+    jax.tree.map(np.testing.assert_array_equal, next(source), next(fresh))
 
 
 def test_resuming_on_another_data_set_is_refused(make_source):

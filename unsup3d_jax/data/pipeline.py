@@ -273,11 +273,14 @@ class TrainSource:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from a `state()`, exactly.
+        """Continues from a `state()`, exactly; an empty one is the beginning.
 
         Raises:
             UserError: if the data set or the order is another than then.
         """
+        if not state:  # of imported weights, which have seen no data of ours
+            self.seek(0)
+            return
         for name, now in self.state().items():
             if name not in ("step", "reordered") and state[name] != now:
                 raise UserError(

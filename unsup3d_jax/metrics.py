@@ -566,9 +566,10 @@ def keypoint_depth_correlation(
         return result | {"sum": None, "share": None, "sum_absolute_depth": None}
     # What varies less than float32 rounds is a constant.
     floors = (1e-6 * np.abs(a).max(), 1e-6 * np.abs(b).max())
-    centred = [x - x.mean(1, keepdims=True) for x in (a, b)]
-    over_images = _correlations(*centred, floors, axis=0)
-    per_image = _correlations(*centred, floors, axis=1)
+    relative_a = a - a.mean(1, keepdims=True)
+    relative_b = b - b.mean(1, keepdims=True)
+    over_images = _correlations(relative_a, relative_b, floors, axis=0)
+    per_image = _correlations(relative_a, relative_b, floors, axis=1)
     return result | {
         "sum": float(over_images.sum()),
         "share": float(over_images.mean()),

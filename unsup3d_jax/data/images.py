@@ -94,12 +94,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported")
-    if image.mode == "I":  # 16-bit PGM, or 32-bit TIFF
-        darkest, brightest = image.getextrema()
-        if darkest < 0 or brightest > 65535:
-            raise ValueError("32-bit integer pixels are not supported")
-    if image.mode.startswith("I"):  # I;16 and its byte orders too
+    if image.mode.startswith("I"):  # I;16 and its byte orders; I: PGM, 32-bit TIFF
         wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError("32-bit integer pixels are not supported")
         image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

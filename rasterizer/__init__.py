@@ -1,14 +1,18 @@
-"""A differentiable triangle rasterizer for JAX."""
+"""A differentiable triangle rasterizer for JAX; README.md explains it."""
 
+from rasterizer.antialias import antialias
 from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
 from rasterizer.interpolate import interpolate
 from rasterizer.mesh import grid_faces
+from rasterizer.normals import vertex_normals
 from rasterizer.rasterize import barycentrics_at, rasterize
+from rasterizer.texture import sample_texture
 from rasterizer.types import DepthImage, Fragments
 
 __all__ = [
     "DepthImage",
     "Fragments",
+    "antialias",
     "barycentrics_at",
     "grid_faces",
     "interpolate",
@@ -16,4 +20,6 @@ __all__ = [
     "render_depth",
     "render_grid_depth",
     "render_silhouette",
+    "sample_texture",
+    "vertex_normals",
 ]

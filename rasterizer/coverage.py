@@ -89,6 +89,21 @@ class SampleGrid:
         return x, y
 
 
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Which faces are drawn at all.
+
+    Attributes:
+        near, far: a face with a vertex at z <= near or z >= far is not.
+        facing: 0 draws both sides; 1 only faces whose corners follow one another
+            counter-clockwise as seen on the screen, -1 only clockwise ones.
+    """
+
+    near: float = 0.0
+    far: float = math.inf
+    facing: int = 0
+
+
 def snap(x: jax.Array, shift: float, centre: int, grid: SampleGrid) -> jax.Array:
     """Pixel coordinates to int32 units of 2**-bits samples, relative to `centre`.
 
@@ -118,12 +133,13 @@ def wide_edge(ax, ay, bx, by, px, py):
     return hi + (lo >> _LOW_BITS), lo & _LOW_MASK
 
 
-def nearness(edges, inverse_depths):
+def nearness(edges, inverse_depths, facing: int = 0):
     """How near a triangle is at a sample: int32 that grows with inverse depth.
 
     Args:
         edges: `edge` opposite to each of the three vertices, int32.
         inverse_depths: 1 / z of the three vertices, float32; 0 marks a bad vertex.
+        facing: see `Rules`.
 
     Returns:
         int32; 0 where the sample is not covered or the triangle is degenerate, else
@@ -133,7 +149,8 @@ def nearness(edges, inverse_depths):
     area = e0 + e1 + e2
     lowest = jnp.minimum(jnp.minimum(e0, e1), e2)
     highest = jnp.maximum(jnp.maximum(e0, e1), e2)
-    inside = ((lowest >= 0) | (highest <= 0)) & (area != 0)
+    # y points down, so that a counter-clockwise face has negative areas.
+    inside = _facing(lowest >= 0, highest <= 0, facing) & (area != 0)
     return _nearness(
         [e.astype(jnp.float32) for e in edges],
         area.astype(jnp.float32),
@@ -142,7 +159,13 @@ def nearness(edges, inverse_depths):
     )
 
 
-def wide_nearness(edges, inverse_depths):
+def _facing(clockwise, counter_clockwise, facing: int):
+    if facing == 0:
+        return clockwise | counter_clockwise
+    return counter_clockwise if facing > 0 else clockwise
+
+
+def wide_nearness(edges, inverse_depths, facing: int = 0):
     """`nearness` of `wide_edge`; the same number where both are exact."""
     lo = edges[0][1] + edges[1][1] + edges[2][1]
     hi = edges[0][0] + edges[1][0] + edges[2][0] + (lo >> _LOW_BITS)
@@ -158,7 +181,7 @@ def wide_nearness(edges, inverse_depths):
     return _nearness(
         [to_float(*e) for e in edges],
         to_float(hi, lo),
-        positive | negative,
+        _facing(positive, negative, facing),
         inverse_depths,
     )
 

@@ -1,10 +1,14 @@
 """Vertex attributes at fragments."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
+from rasterizer.batching import flatten_lead
+from rasterizer.sums import gather_rows
 from rasterizer.types import Fragments
 
 
@@ -52,14 +56,22 @@ def interpolate(
     pixels = index.shape[-2:]
     if faces.shape[0] == 0 or attributes.shape[-2] == 0:
         return jnp.zeros((*lead, *pixels, channels), attributes.dtype)
+    return _interpolate(attributes, faces, index, barycentrics, lead)
+
+
+@partial(jax.jit, static_argnums=4)
+def _interpolate(attributes, faces, index, barycentrics, lead):
+    channels = attributes.shape[-1]
+    pixels = index.shape[-2:]
     attributes = jnp.broadcast_to(attributes, (*lead, *attributes.shape[-2:]))
     index = jnp.broadcast_to(index, (*lead, *pixels))
     barycentrics = jnp.broadcast_to(barycentrics, (*index.shape, 3))
     drawn = index >= 0
-    corner_ids = faces[jnp.where(drawn, index, 0)].reshape(
-        *lead, 3 * pixels[0] * pixels[1], 1
+    corner_ids = faces[jnp.where(drawn, index, 0)]
+    corners = gather_rows(
+        flatten_lead(attributes, 2),
+        flatten_lead(corner_ids, 3).reshape(-1, 3 * pixels[0] * pixels[1]),
     )
-    corners = jnp.take_along_axis(attributes, corner_ids, axis=-2)
     corners = corners.reshape(*index.shape, 3, channels)
     # Vertex 0 may hold NaN where nothing is drawn, and 0 * NaN is NaN.
     corners = jnp.where(drawn[..., None, None], corners, 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from rasterizer.coverage import SampleGrid
+from rasterizer.coverage import Rules, SampleGrid
 
 
 def grid_faces(height: int, width: int) -> np.ndarray:
@@ -72,6 +72,24 @@ def make_grid(size, supersample: int, pixel_offset) -> SampleGrid:
     return SampleGrid(height, width, int(supersample), (dx, dy))
 
 
+def make_rules(near, far, cull) -> Rules:
+    """Rules from user arguments.
+
+    Raises:
+        ValueError: unless near < far, neither NaN, and cull is a known word.
+    """
+    try:
+        near, far = float(near), float(far)
+    except TypeError as error:
+        raise ValueError(f"near and far must be Python numbers: {error}") from error
+    if not near < far:
+        raise ValueError(f"near must be less than far, got {near=}, {far=}.")
+    facings = {"none": 0, "back": 1, "front": -1}
+    if cull not in facings:
+        raise ValueError(f"cull must be one of {list(facings)}, got {cull!r}.")
+    return Rules(near, far, facings[cull])
+
+
 def check_vertices(vertices) -> jax.Array:
     """Vertices as a float array (..., V, 3).
 
@@ -99,20 +117,35 @@ def check_faces(faces, vertex_count: int) -> jax.Array:
         ValueError: for another shape, a dtype that is not integer, or an index out of
             range.
     """
-    concrete = not isinstance(faces, Tracer)
-    if not concrete:
-        pass
-    else:
-        faces = np.asarray(faces)
-        if faces.size == 0 and faces.shape in ((0,), (0, 3)):
-            faces = np.zeros((0, 3), np.int32)
-    if faces.ndim != 2 or faces.shape[-1] != 3:
-        raise ValueError(f"faces must be (F, 3), got {faces.shape}.")
-    if not jnp.issubdtype(faces.dtype, jnp.integer):
-        raise ValueError(f"faces must be integers, got {faces.dtype}.")
-    if concrete and faces.size and (faces.min() < 0 or faces.max() >= vertex_count):
+    if not isinstance(faces, Tracer):
+        faces = check_concrete_faces(faces, vertex_count)
+    _check_triples(faces)
+    return jnp.asarray(faces, jnp.int32)
+
+
+def check_concrete_faces(faces, vertex_count: int) -> np.ndarray:
+    """`check_faces` for those who need the numbers themselves, even under `jit`.
+
+    Raises:
+        ValueError: as `check_faces`, and for a traced array.
+    """
+    if isinstance(faces, Tracer):
+        raise ValueError("faces must be concrete here, got a traced array.")
+    faces = np.asarray(faces)
+    if faces.shape == (0,):
+        faces = np.zeros((0, 3), np.int32)
+    _check_triples(faces)
+    if faces.size and (faces.min() < 0 or faces.max() >= vertex_count):
         raise ValueError(
             f"faces must index {vertex_count} vertices, got indices "
             f"{faces.min()} to {faces.max()}."
         )
-    return jnp.asarray(faces, jnp.int32)
+    return faces.astype(np.int32)
+
+
+def _check_triples(faces) -> None:
+    if faces.ndim != 2 or faces.shape[-1] != 3:
+        raise ValueError(f"faces must be (F, 3), got {faces.shape}.")
+    # An empty list makes an array of floats.
+    if faces.size and not jnp.issubdtype(faces.dtype, jnp.integer):
+        raise ValueError(f"faces must be integers, got {faces.dtype}.")

@@ -1,5 +1,6 @@
 """Meshes to fragments."""
 
+import math
 from functools import partial
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 
 from rasterizer import mesh as mesh_lib
 from rasterizer.batching import flatten_lead
-from rasterizer.coverage import SampleGrid
+from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.sums import gather_rows
 from rasterizer.types import Fragments
 from rasterizer.visibility import mesh_visibility
 
@@ -19,20 +21,22 @@ def rasterize(
     size: tuple[int, int],
     *,
     near: float = 0.0,
+    far: float = math.inf,
+    cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
 ) -> Fragments:
     """The nearest face at each pixel centre; an exact z-buffer.
 
-    Both sides of a face are drawn. Edges are inclusive. Depths that agree to one part
-    in a million are a tie, which the smallest face index wins. Face indices come from
-    integer arithmetic on vertices snapped to 1/256 pixel (coarser for images above 1360
-    samples a side), alike on every machine and under every compiler.
+    Edges are inclusive. Depths that agree to one part in a million are a tie, which the
+    smallest face index wins. Face indices come from integer arithmetic on vertices
+    snapped to 1/256 pixel (coarser for images above 1360 samples a side), alike on
+    every machine and under every compiler.
 
-    A face draws nothing when a vertex is NaN or infinite, has z <= near or z outside
-    [1e-15, 1e15], or lies more than 522,240 pixels from the image's centre; when its
-    snapped area is 0; or when a traced face index is out of range. A face with a vertex
-    more than 2040 pixels from the centre (at 1/256) is snapped to a coarser grid, up to
-    whole pixels, and may then part from its neighbours by as much.
+    A face draws nothing when a vertex is NaN or infinite, has z <= near, z >= far or z
+    outside [1e-15, 1e15], or lies more than 522,240 pixels from the image's centre;
+    when its snapped area is 0; or when a traced face index is out of range. A face with
+    a vertex more than 2040 pixels from the centre (at 1/256) is snapped to a coarser
+    grid, up to whole pixels, and may then part from its neighbours by as much.
 
     Gradients reach vertices through `barycentrics` and `depth`, exactly for the visible
     face; where it changes, at silhouettes and occlusions, they are zero.
@@ -42,7 +46,11 @@ def rasterize(
             x right and y down; z camera depth > 0.
         faces: (F, 3) integers, shared by the batch.
         size: (height, width) of the image, pixels.
-        near: faces with a vertex at z <= near are dropped, not clipped; static.
+        near, far: a face is drawn only if z of all its vertices lies strictly between;
+            it is dropped, not clipped: a vertex behind the camera has no place on the
+            screen, so that clipping belongs before the projection; static.
+        cull: "none" draws both sides of a face, "back" leaves out faces whose corners
+            are clockwise on the screen, "front" the others; static.
         pixel_offset: (x, y) shift of the sample from the pixel centre, pixels; static.
 
     Returns:
@@ -54,18 +62,18 @@ def rasterize(
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, 1, pixel_offset)
-    return _rasterize(vertices, faces, grid, float(near))
+    return _rasterize(vertices, faces, grid, mesh_lib.make_rules(near, far, cull))
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _rasterize(vertices, faces, grid: SampleGrid, near: float) -> Fragments:
+def _rasterize(vertices, faces, grid: SampleGrid, rules: Rules) -> Fragments:
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
-    index = mesh_visibility(
+    index, _ = mesh_visibility(
         flat,
         jnp.broadcast_to(faces, (flat.shape[0], *faces.shape)),
         grid=grid,
-        near=near,
+        rules=rules,
     )
     index = index.reshape(*lead, grid.rows, grid.columns)
     barycentrics, depth = barycentrics_at(
@@ -104,10 +112,11 @@ def barycentrics_at(
         )
     vertices = jnp.broadcast_to(vertices, (*lead, *vertices.shape[-2:]))
     drawn = face_index >= 0
-    corner_ids = faces[jnp.where(drawn, face_index, 0)].reshape(
-        *lead, height * width * 3
+    corner_ids = jnp.asarray(faces)[jnp.where(drawn, face_index, 0)]
+    corners = gather_rows(
+        flatten_lead(vertices, 2),
+        flatten_lead(corner_ids, 3).reshape(-1, height * width * 3),
     )
-    corners = jnp.take_along_axis(vertices, corner_ids[..., None], axis=-2)
     corners = corners.reshape(*face_index.shape, 3, 3)
     # A face that is not drawn may hold NaN; keep it out of the arithmetic.
     corners = jnp.where(drawn[..., None, None], corners, 1.0)

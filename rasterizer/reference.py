@@ -60,6 +60,8 @@ def rasterize(
     *,
     supersample: int = 1,
     near: float = 0.0,
+    far: float = np.inf,
+    cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
 ) -> Fragments:
     """`rasterizer.rasterize` of one mesh, at every sample of a supersampled image.
@@ -86,7 +88,8 @@ def rasterize(
         snapped, bits = _snap(vertices[:, :2], size, supersample, pixel_offset)
         inverse = 1.0 / vertices[:, 2].astype(np.float32)
         limit = 2**29 / (supersample * 2**bits)
-        good = np.isfinite(vertices).all(-1) & (vertices[:, 2] > near)
+        good = np.isfinite(vertices).all(-1)
+        good &= (vertices[:, 2] > near) & (vertices[:, 2] < far)
         good &= (vertices[:, 2] >= 1e-15) & (vertices[:, 2] <= 1e15)
         good &= (np.abs(vertices[:, :2]) < limit).all(-1)
         good &= (np.abs(snapped) <= (_MAX_SPAN // 2) << bits).all(-1)
@@ -112,7 +115,8 @@ def rasterize(
             edges.append((bx - ax) * (py - ay) - (by - ay) * (px - ax))
         edges = np.stack(edges)
         area = edges.sum(axis=0)
-        covers = (edges >= 0).all(axis=0) | (edges <= 0).all(axis=0)
+        clockwise, other = (edges >= 0).all(axis=0), (edges <= 0).all(axis=0)
+        covers = {"none": clockwise | other, "back": other, "front": clockwise}[cull]
         covers &= area != 0
         if not covers.any():
             continue
@@ -138,6 +142,8 @@ def render_depth(
     background: float,
     supersample: int = 1,
     near: float = 0.0,
+    far: float = np.inf,
+    cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
 ) -> DepthImage:
     """`rasterizer.render_depth`, hard, of one mesh; float64."""
@@ -147,6 +153,8 @@ def render_depth(
         size,
         supersample=supersample,
         near=near,
+        far=far,
+        cull=cull,
         pixel_offset=pixel_offset,
     )
     shape = (size[0], supersample, size[1], supersample)

@@ -35,8 +35,9 @@ import jax.numpy as jnp
 
 from rasterizer import visibility, worklist
 from rasterizer.batching import fold_vmap
-from rasterizer.coverage import SampleGrid
+from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
+from rasterizer.sums import sum_rows
 from rasterizer.worklist import take
 
 REACH = 10.0
@@ -93,11 +94,11 @@ def _item(xs, ys, zs, sigma, gamma, grid):
     return (-jax.nn.softplus(-distance) - depth / gamma, depth, miss), reaches
 
 
-def _lay_out(vertices, faces, grid, near, sigma):
+def _lay_out(vertices, faces, grid, rules, sigma):
     """Boxes widened by the reach of sigma, and the corner planes of the faces."""
     margin = math.ceil(REACH * sigma * grid.supersample)
     _, boxes = visibility.mesh_primitives(
-        vertices, faces, grid=grid, near=near, margin=margin
+        vertices, faces, grid=grid, rules=rules, margin=margin
     )
     batch, count = vertices.shape[:2]
     ids = jnp.clip(faces, 0, count - 1)
@@ -109,9 +110,11 @@ def _lay_out(vertices, faces, grid, near, sigma):
     )
     (xa, xb, xc), (ya, yb, yc), _ = corners
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
-    thick = jnp.abs(area) > smallest_area(grid)  # and False for NaN
+    # y points down: counter-clockwise is negative.
+    size = jnp.abs(area) if rules.facing == 0 else -rules.facing * area
+    thick = size > smallest_area(grid)  # and False for NaN
     boxes = boxes._replace(count=jnp.where(thick, boxes.count, 0))
-    return boxes, corners, ids
+    return boxes, corners
 
 
 def _relative(items, corners, grid):
@@ -131,19 +134,15 @@ def _relative(items, corners, grid):
     return out
 
 
-def _chunk(batch, grid):
-    return max(1024, math.ceil(batch * grid.samples / 2))
-
-
-def _forward(vertices, faces, grid, near, sigma, gamma):
+def _forward(vertices, faces, grid, rules, sigma, gamma):
     """(maximum log weight, sum of weights, sum of weight x depth, log miss)."""
 
     @fold_vmap
     def run(vertices, faces):
         batch = vertices.shape[0]
         samples = batch * grid.samples
-        boxes, corners, _ = _lay_out(vertices, faces, grid, near, sigma)
-        options = {"batch": batch, "grid": grid, "chunk": _chunk(batch, grid)}
+        boxes, corners = _lay_out(vertices, faces, grid, rules, sigma)
+        options = {"batch": batch, "grid": grid}
         dtype = vertices.dtype
 
         def evaluate(items):
@@ -180,7 +179,7 @@ def _forward(vertices, faces, grid, near, sigma, gamma):
     return run(vertices, faces)
 
 
-def _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls):
+def _backward(vertices, faces, grid, rules, sigma, gamma, highest, pulls):
     """Pulls: cotangents (B, samples) of the log weight / weight, depth and log miss.
 
     `pulls` is (a, b, c): d loss / d log weight = w (a + b z), d loss / d z = w b and
@@ -190,7 +189,7 @@ def _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls):
     @fold_vmap
     def run(vertices, faces, highest, pulls):
         batch, count, _ = vertices.shape
-        boxes, corners, ids = _lay_out(vertices, faces, grid, near, sigma)
+        boxes, corners = _lay_out(vertices, faces, grid, rules, sigma)
         flat = [v.reshape(-1) for v in (highest, *pulls)]
 
         def pull_back(items, ranges, totals):
@@ -217,28 +216,27 @@ def _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls):
             pull_back,
             batch=batch,
             grid=grid,
-            chunk=_chunk(batch, grid),
         )
-        planes = []
-        for axis in range(3):
-            plane = jnp.zeros(batch * count, vertices.dtype)
-            for k in range(3):
-                plane = plane.at[ids[:, k]].add(totals[3 * axis + k])
-            planes.append(plane.reshape(batch, count))
-        return jnp.stack(planes, axis=-1)
+        # (9, B F) to a row (x, y, z) for each corner.
+        rows = jnp.stack(totals).reshape(3, 3, batch, -1)
+        rows = rows.transpose(2, 3, 1, 0).reshape(batch, -1, 3)
+        ids = jnp.clip(faces, 0, count - 1).reshape(batch, -1)
+        return sum_rows(rows, ids, count)
 
     return run(vertices, faces, highest, pulls)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def soft_depth(vertices, faces, background, grid: SampleGrid, near, sigma, gamma):
+def soft_depth(
+    vertices, faces, background, grid: SampleGrid, rules: Rules, sigma, gamma
+):
     """Soft depth at samples: (B, V, 3), (B, F, 3) to (B, samples)."""
-    return _soft_depth_fwd(vertices, faces, background, grid, near, sigma, gamma)[0]
+    return _soft_depth_fwd(vertices, faces, background, grid, rules, sigma, gamma)[0]
 
 
-def _soft_depth_fwd(vertices, faces, background, grid, near, sigma, gamma):
+def _soft_depth_fwd(vertices, faces, background, grid, rules, sigma, gamma):
     highest, total, weighted, log_miss = _forward(
-        vertices, faces, grid, near, sigma, gamma
+        vertices, faces, grid, rules, sigma, gamma
     )
     some = total > 0.0
     total = jnp.where(some, total, 1.0)
@@ -248,12 +246,12 @@ def _soft_depth_fwd(vertices, faces, background, grid, near, sigma, gamma):
     return depth, (vertices, faces, background, highest, total, mean, log_miss)
 
 
-def _soft_depth_bwd(grid, near, sigma, gamma, residuals, cotangent):
+def _soft_depth_bwd(grid, rules, sigma, gamma, residuals, cotangent):
     vertices, faces, background, highest, total, mean, log_miss = residuals
     miss = jnp.exp(log_miss)
     share = cotangent * (1.0 - miss) / total
     pulls = (-share * mean, share, cotangent * miss * (background - mean))
-    gradient = _backward(vertices, faces, grid, near, sigma, gamma, highest, pulls)
+    gradient = _backward(vertices, faces, grid, rules, sigma, gamma, highest, pulls)
     return gradient, None, jnp.sum(cotangent * miss)
 
 
@@ -261,21 +259,21 @@ soft_depth.defvjp(_soft_depth_fwd, _soft_depth_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def soft_coverage(vertices, faces, grid: SampleGrid, near, sigma):
+def soft_coverage(vertices, faces, grid: SampleGrid, rules: Rules, sigma):
     """Soft coverage A at samples: (B, V, 3), (B, F, 3) to (B, samples)."""
-    return _soft_coverage_fwd(vertices, faces, grid, near, sigma)[0]
+    return _soft_coverage_fwd(vertices, faces, grid, rules, sigma)[0]
 
 
-def _soft_coverage_fwd(vertices, faces, grid, near, sigma):
-    *_, log_miss = _forward(vertices, faces, grid, near, sigma, None)
+def _soft_coverage_fwd(vertices, faces, grid, rules, sigma):
+    *_, log_miss = _forward(vertices, faces, grid, rules, sigma, None)
     return -jnp.expm1(log_miss), (vertices, faces, log_miss)
 
 
-def _soft_coverage_bwd(grid, near, sigma, residuals, cotangent):
+def _soft_coverage_bwd(grid, rules, sigma, residuals, cotangent):
     vertices, faces, log_miss = residuals
     zeros = jnp.zeros_like(cotangent)
     pulls = (zeros, zeros, -cotangent * jnp.exp(log_miss))
-    gradient = _backward(vertices, faces, grid, near, sigma, None, zeros, pulls)
+    gradient = _backward(vertices, faces, grid, rules, sigma, None, zeros, pulls)
     return gradient, None
 
 

@@ -4,17 +4,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rasterizer import worklist
 from rasterizer.batching import fold_vmap
-from rasterizer.coverage import SampleGrid
+from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.worklist import Boxes, Primitives
 
 
-@partial(jax.jit, static_argnames=("grid", "near"))
+@partial(jax.jit, static_argnames=("grid", "rules"))
 def mesh_visibility(
-    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, near: float
-) -> jax.Array:
+    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, rules: Rules
+) -> tuple[jax.Array, Boxes]:
     """Nearest face at each sample.
 
     Args:
@@ -22,96 +23,82 @@ def mesh_visibility(
         faces: (B, F, 3); a face with an index out of range draws nothing.
 
     Returns:
-        (B, rows * columns) int32, -1 where empty.
+        (B, rows * columns) int32, -1 where empty; and the boxes of the faces, each
+        (B, F), for `sums.sum_by_face`.
     """
 
     @fold_vmap
     def visible(vertices, faces):
-        primitives, boxes = mesh_primitives(vertices, faces, grid=grid, near=near)
-        return worklist.visible_faces(
-            primitives, boxes, worklist.MESH, batch=vertices.shape[0], grid=grid
+        primitives, boxes = mesh_primitives(vertices, faces, grid=grid, rules=rules)
+        index = worklist.visible_faces(
+            primitives,
+            boxes,
+            worklist.MESH,
+            batch=vertices.shape[0],
+            grid=grid,
+            facing=rules.facing,
         )
+        return index, Boxes(*(v.reshape(faces.shape[:2]) for v in boxes))
 
     return visible(vertices, faces)
 
 
-@partial(jax.jit, static_argnames=("grid", "near"))
+@partial(jax.jit, static_argnames=("grid", "rules"))
 def grid_visibility(
-    vertices: jax.Array, *, grid: SampleGrid, near: float
+    vertices: jax.Array, *, grid: SampleGrid, rules: Rules
 ) -> tuple[jax.Array, Boxes]:
-    """`mesh_visibility` of `grid_faces`, a cell of two triangles at a time.
+    """`mesh_visibility` of a grid, a cell of two triangles at a time.
+
+    A cell is named by its top left vertex v (row-major); its upper triangle
+    (TL, BL, TR) is face v, its lower one (TR, BL, BR) face h * w + v. These indices
+    compare as those of `grid_faces` do, and need no division to find the vertices.
 
     Args:
         vertices: (B, h, w, 3), h and w at least 2.
 
     Returns:
         (B, rows * columns) int32, -1 where empty; and the boxes of the cells, each
-        (B, cells), for `grid_face_sums`.
+        (B, h * w), for `sums.sum_by_face`.
     """
 
     @fold_vmap
     def visible(vertices):
         batch, h, w, _ = vertices.shape
-        primitives, boxes = grid_primitives(vertices, grid=grid, near=near)
+        primitives, boxes = grid_primitives(vertices, grid=grid, rules=rules)
         index = worklist.visible_faces(
-            primitives, boxes, worklist.CELL, batch=batch, grid=grid
+            primitives,
+            boxes,
+            worklist.cell_layout(w),
+            batch=batch,
+            grid=grid,
+            facing=rules.facing,
         )
-        return index, Boxes(*(v.reshape(batch, (h - 1) * (w - 1)) for v in boxes))
+        return index, Boxes(*(v.reshape(batch, h * w) for v in boxes))
 
     return visible(vertices)
 
 
-@partial(jax.jit, static_argnames=("grid",))
-def grid_face_sums(
-    boxes: Boxes,
-    face_index: jax.Array,
-    values: tuple[jax.Array, ...],
-    *,
-    grid: SampleGrid,
-) -> list[list[jax.Array]]:
-    """Sums of values over the samples that each face of a grid won, in a fixed order.
-
-    Args:
-        boxes: each (B, cells), from `grid_visibility`.
-        face_index: (B, samples), likewise.
-        values: each (B, samples).
-
-    Returns:
-        For each of the two triangles of a cell, one (B, cells) array for each value.
-    """
-
-    @fold_vmap
-    def sums(boxes, face_index, values):
-        totals = worklist.sum_by_face(
-            Boxes(*(v.reshape(-1) for v in boxes)),
-            face_index,
-            values,
-            triangle_count=2,
-            batch=face_index.shape[0],
-            grid=grid,
-        )
-        return [[v.reshape(boxes.count.shape) for v in t] for t in totals]
-
-    return sums(boxes, face_index, values)
-
-
 def grid_primitives(
-    vertices: jax.Array, *, grid: SampleGrid, near: float
+    vertices: jax.Array, *, grid: SampleGrid, rules: Rules
 ) -> tuple[Primitives, Boxes]:
-    """The cells of (B, h, w, 3) vertices: corners TL, BL, TR, BR; and their boxes."""
+    """The cells of (B, h, w, 3) vertices, one for each vertex; and their boxes.
 
-    def corners(snapped):
-        return Primitives(
-            *(
-                tuple(
-                    v[:, i : v.shape[1] - 1 + i, j : v.shape[2] - 1 + j].reshape(-1)
-                    for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))
-                )
-                for v in snapped
-            )
-        )
-
-    return _in_stages(vertices, corners, worklist.CELL, grid, near)
+    Those of the last row and column do not exist.
+    """
+    batch, h, w, _ = vertices.shape
+    layout = worklist.cell_layout(w)
+    # Zeros behind the last vertex, which is no corner to draw with.
+    flat = jnp.pad(vertices.reshape(-1, 3), ((0, max(layout.offsets)), (0, 0)))
+    inside = np.zeros((h, w), bool)
+    inside[:-1, :-1] = True
+    return _in_stages(
+        flat,
+        lambda snapped: Primitives(*((v,) * 4 for v in snapped)),
+        layout,
+        jnp.tile(jnp.asarray(inside.reshape(-1)), batch),
+        grid,
+        rules,
+    )
 
 
 def mesh_primitives(
@@ -119,7 +106,7 @@ def mesh_primitives(
     faces: jax.Array,
     *,
     grid: SampleGrid,
-    near: float,
+    rules: Rules,
     margin: int = 0,
 ) -> tuple[Primitives, Boxes]:
     """The triangles of (B, V, 3) vertices and (B, F, 3) faces; and their boxes,
@@ -138,19 +125,24 @@ def mesh_primitives(
         )
         return Primitives(x, y, tuple(jnp.where(known, v, 0.0) for v in inverse))
 
-    return _in_stages(vertices, corners, worklist.MESH, grid, near, margin)
+    return _in_stages(vertices, corners, worklist.MESH, None, grid, rules, margin)
 
 
-def _in_stages(vertices, corners, triangles, grid: SampleGrid, near, margin=0):
+def _in_stages(vertices, corners, layout, exists, grid: SampleGrid, rules, margin=0):
     snapped = worklist.apart(
-        jnp.any(vertices[..., 2] > near),
-        lambda v: worklist.snap_vertices(v, grid, near),
+        jnp.any(vertices[..., 2] > rules.near),
+        lambda v: worklist.snap_vertices(v, grid, rules),
         vertices,
     )
     drawable = jnp.any(snapped[2] > 0)
-    primitives = worklist.apart(drawable, corners, snapped)
+    if max(layout.offsets) > 0:
+        primitives = corners(snapped)  # the planes themselves
+    else:
+        primitives = worklist.apart(drawable, corners, snapped)
     boxes = worklist.apart(
-        drawable, lambda p: worklist.bound(p, triangles, grid, margin), primitives
+        drawable,
+        lambda p: worklist.bound(p, layout, exists, grid, margin),
+        primitives,
     )
     # Zeros from a stage that was skipped must not divide.
     return primitives, boxes._replace(width=jnp.maximum(boxes.width, 1))

@@ -10,6 +10,7 @@ through `optimization_barrier`, which costs several times the work itself here. 
 keeps a stage's results from being recomputed.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,25 +19,47 @@ import jax
 import jax.numpy as jnp
 
 from rasterizer import coverage
-from rasterizer.coverage import SampleGrid
+from rasterizer.coverage import Rules, SampleGrid
 
 _INT32_MAX = 2**31 - 1
 _LIST_LIMIT = 2**30  # items of one list, however large the boxes
+_CHUNK = 2**16  # XLA's CPU compiler uses threads above half of it; caches hold this
+_RADIX = 8  # passes over a chunk that a running maximum is spared, against their cost
+_SIDE_BITS = 15  # an image has at most 2**15 samples a side
 
 # So that z**2 and 1 / z**2, which gradients take, are ordinary float32 numbers.
 MIN_DEPTH, MAX_DEPTH = 1e-15, 1e15
 
-Triangles = tuple[tuple[int, int, int], ...]
-MESH: Triangles = ((0, 1, 2),)
-CELL: Triangles = ((0, 1, 2), (2, 1, 3))  # of corners TL, BL, TR, BR
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a primitive is made of; static.
+
+    Attributes:
+        triangles: of its corners.
+        offsets: corner k of primitive p lies at p + offsets[k] in the k-th planes. They
+            are longer than the list of primitives by the largest offset.
+    """
+
+    triangles: tuple[tuple[int, int, int], ...]
+    offsets: tuple[int, ...]
+
+
+MESH = Layout(((0, 1, 2),), (0, 0, 0))
+
+
+def cell_layout(width: int) -> Layout:
+    """Cells of a row-major grid of vertices, each named by its top left vertex, so that
+    one plane serves all corners: TL, BL, TR, BR."""
+    return Layout(((0, 1, 2), (2, 1, 3)), (0, width, 1, width + 1))
 
 
 class Primitives(NamedTuple):
-    """The corners of all primitives of a batch, flattened, batch-major.
+    """The corners of all primitives of a batch, flattened, batch-major; see `Layout`.
 
     Attributes:
-        x, y: one (N,) int32 for each corner, snapped.
-        inverse_depth: one (N,) float32 for each corner; 0 marks a bad vertex.
+        x, y: one int32 plane for each corner, snapped.
+        inverse_depth: one float32 plane for each corner; 0 marks a bad vertex.
     """
 
     x: tuple[jax.Array, ...]
@@ -71,6 +94,7 @@ class Items(NamedTuple):
         sample: into the flattened samples of the batch.
         step: int32; how many items of the same primitive precede this one.
         live: bool; False beyond the end of the list.
+        wide: bool (); a primitive of the chunk needs wide arithmetic.
     """
 
     primitive: jax.Array
@@ -80,6 +104,7 @@ class Items(NamedTuple):
     sample: jax.Array
     step: jax.Array
     live: jax.Array
+    wide: jax.Array
 
 
 class Ranges(NamedTuple):
@@ -113,12 +138,12 @@ def apart(worthwhile: jax.Array, stage: Callable, *args):
 
 
 def snap_vertices(
-    vertices: jax.Array, grid: SampleGrid, near: float
+    vertices: jax.Array, grid: SampleGrid, rules: Rules
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Snapped x, y and float32 inverse depth, 0 where a vertex cannot be drawn."""
     x, y, z = vertices[..., 0], vertices[..., 1], vertices[..., 2]
     limit = 2.0**29 / (grid.supersample * 2**grid.bits)  # int32 must not overflow
-    ok = (z > near) & (z >= MIN_DEPTH) & (z <= MAX_DEPTH)
+    ok = (z > rules.near) & (z < rules.far) & (z >= MIN_DEPTH) & (z <= MAX_DEPTH)
     ok &= (jnp.abs(x) < limit) & (jnp.abs(y) < limit)
     inverse = 1.0 / jnp.where(ok, z, 1.0).astype(jnp.float32)
     (shift_x, shift_y), (centre_x, centre_y) = grid.shift, grid.centre
@@ -130,9 +155,25 @@ def snap_vertices(
 
 
 def bound(
-    primitives: Primitives, triangles: Triangles, grid: SampleGrid, margin: int = 0
+    primitives: Primitives,
+    layout: Layout,
+    exists: jax.Array | None,
+    grid: SampleGrid,
+    margin: int = 0,
 ) -> Boxes:
-    """Sample boxes of the drawable triangles of each primitive, widened by `margin`."""
+    """Sample boxes of the drawable triangles of each primitive, widened by `margin`.
+
+    Args:
+        exists: (N,) bool; False for a primitive that is none; None if all are.
+    """
+    n = primitives.x[0].size - max(layout.offsets)
+    primitives = Primitives(
+        *(
+            tuple(v[k : k + n] for v, k in zip(q, layout.offsets, strict=True))
+            for q in primitives
+        )
+    )
+    triangles = layout.triangles
     drawable = [
         (primitives.inverse_depth[a] > 0)
         & (primitives.inverse_depth[b] > 0)
@@ -144,6 +185,8 @@ def bound(
         mine = [d for d, t in zip(drawable, triangles, strict=True) if k in t]
         used.append(mine[0] if len(mine) == 1 else mine[0] | mine[1])
     any_used = drawable[0] if len(drawable) == 1 else drawable[0] | drawable[1]
+    if exists is not None:
+        any_used &= exists
 
     def extent(values):
         ends = (
@@ -183,16 +226,20 @@ def for_each_chunk(
     *,
     batch: int,
     grid: SampleGrid,
-    chunk: int,
 ):
     """Runs `work(items, ranges, state) -> state` on all items, a chunk at a time.
 
     A chunk's runs start anew: the first item of one may continue a primitive's run.
     """
     n = boxes.count.shape[0]
+    chunk = min(max(batch * grid.samples, 1024), _CHUNK)
     per_mesh = n // batch
     # The list of one block must not overflow int32, whatever the boxes.
     block = min(n, max(1, _LIST_LIMIT // grid.samples))
+
+    # Gathers are what an item costs: one number instead of two.
+    place = boxes.row << _SIDE_BITS | boxes.column
+    extent = boxes.large.astype(jnp.int32) << (_SIDE_BITS + 1) | boxes.width
 
     def run_block(first, state):
         # The last block is moved back to end with the list; skip what is done already.
@@ -220,13 +267,16 @@ def for_each_chunk(
             p = local + base
             k = item - take(start, local)
             k = jnp.where(live, k, 0)
-            width = take(boxes.width, p)
+            width = take(extent, p)
+            wide = jnp.any(width >= 2 << _SIDE_BITS)
+            width = width & (2 << _SIDE_BITS) - 1
+            corner = take(place, p)
             row = _divide(k, width, grid)
-            column = take(boxes.column, p) + (k - row * width)
-            row = take(boxes.row, p) + row
+            column = (corner & (1 << _SIDE_BITS) - 1) + (k - row * width)
+            row = (corner >> _SIDE_BITS) + row
             mesh = p // per_mesh
             sample = mesh * grid.samples + row * grid.columns + column
-            items = Items(p, mesh, row, column, sample, k, live)
+            items = Items(p, mesh, row, column, sample, k, live, wide)
             ranges = Ranges(base, begin, stop, longest)
             return origin + chunk, work(items, ranges, state)
 
@@ -244,18 +294,25 @@ def for_each_chunk(
 
 
 def running(x, longest, combine):
-    """Doubles the backward reach of each item of each array until it spans the longest
-    run. A loop, not `associative_scan`, which takes seconds to compile."""
+    """Multiplies the backward reach of each item of each array by _RADIX until it spans
+    the longest run. A loop, not `associative_scan`, which takes seconds to compile.
+
+    Args:
+        combine: (here, back, distance) -> here with what lies `distance` items back.
+    """
     size = x[0].size
 
-    def double(carry):
+    def grow(carry):
         reach, x = carry
         padded = [jnp.concatenate([jnp.zeros_like(v), v]) for v in x]
-        back = [jax.lax.dynamic_slice(v, (size - reach,), (size,)) for v in padded]
-        return 2 * reach, [combine(v, b, reach) for v, b in zip(x, back, strict=True)]
+        for k in range(1, _RADIX):
+            start = jnp.maximum(size - k * reach, 0)
+            back = [jax.lax.dynamic_slice(v, (start,), (size,)) for v in padded]
+            x = [combine(v, b, k * reach) for v, b in zip(x, back, strict=True)]
+        return _RADIX * reach, x
 
     return jax.lax.while_loop(
-        lambda carry: carry[0] < longest, double, (jnp.int32(1), x)
+        lambda carry: carry[0] < longest, grow, (jnp.int32(1), x)
     )[1]
 
 
@@ -279,34 +336,33 @@ def _divide(k, width, grid):
 def visible_faces(
     primitives: Primitives,
     boxes: Boxes,
-    triangles: Triangles,
+    layout: Layout,
     *,
     batch: int,
     grid: SampleGrid,
+    facing: int = 0,
 ) -> jax.Array:
     """The nearest face at each sample: (batch, rows * columns) int32, -1 where empty.
 
     Face ids count within a mesh: triangle t of primitive p has id t * P + p, with P the
     primitives of one mesh.
     """
-    n = primitives.x[0].shape[0]
+    n = boxes.count.size
     samples = batch * grid.samples
     if n == 0 or samples == 0:
         return jnp.full((batch, grid.samples), -1, jnp.int32)
     per_mesh = n // batch
 
+    offsets = _pack_offsets(primitives, layout)
+
     def draw(items, ranges, state):
         del ranges
         near_buffer, primitive_buffer = state
-        corners = Primitives(
-            *(tuple(take(v, items.primitive) for v in q) for q in primitives)
-        )
         # Wide arithmetic gives the same numbers wherever the narrow one is exact.
         key = jax.lax.cond(
-            jnp.any(take(boxes.large, items.primitive)),
-            lambda c, i: _test(c, i, triangles, grid, wide=True),
-            lambda c, i: _test(c, i, triangles, grid, wide=False),
-            corners,
+            items.wide,
+            lambda i: _test(primitives, offsets, i, layout, grid, facing, wide=True),
+            lambda i: _test(primitives, offsets, i, layout, grid, facing, wide=False),
             items,
         )
         where = jnp.where(items.live & (key > 0), items.sample, samples)
@@ -326,44 +382,76 @@ def visible_faces(
         draw,
         batch=batch,
         grid=grid,
-        chunk=max(1024, math.ceil(samples / 2)),
     )
     # The lowest bit of the key says that triangle 0 won.
     face = jnp.where(near & 1 == 1, primitive, primitive + per_mesh)
     return jnp.where(near > 0, face, -1).reshape(batch, grid.samples)
 
 
-def _test(corners: Primitives, items: Items, triangles, grid: SampleGrid, *, wide):
-    """The nearer triangle's nearness, with the lowest bit set for triangle 0, so that
-    it wins a tie; 0 where neither covers the sample.
+def _pack_offsets(primitives: Primitives, layout: Layout) -> list[jax.Array]:
+    """Corners 1, 2, ... relative to corner 0, x and y in one int32; for primitives that
+    are not `large`, whose spans fit 16 bits."""
+    n = primitives.x[0].size - max(layout.offsets)
+
+    def relative(planes, k):
+        first = layout.offsets[0]
+        at = layout.offsets[k]
+        return planes[k][at : at + n] - planes[0][first : first + n]
+
+    return [
+        relative(primitives.x, k) << 16 | relative(primitives.y, k) & 0xFFFF
+        for k in range(1, len(layout.offsets))
+    ]
+
+
+def _test(
+    primitives, offsets, items: Items, layout: Layout, grid, facing: int, *, wide: bool
+):
+    """The nearest triangle's nearness, with the lowest bit set for triangle 0, so that
+    it wins a tie; 0 where none covers the sample.
 
     One output: with two, XLA would compute everything twice.
     """
-    column = items.column - grid.centre[0]
-    row = items.row - grid.centre[1]
 
-    def nearness(t, a, b, c):
-        xs, ys = [corners.x[i] for i in (a, b, c)], [corners.y[i] for i in (a, b, c)]
-        inverse = [corners.inverse_depth[i] for i in (a, b, c)]
-        if wide:
-            shift = coarsening(xs + ys)
-            half = (1 << shift) >> 1
-            xs, ys = ([(v + half) >> shift for v in q] for q in (xs, ys))
-            unit = 1 << (grid.bits - shift)
-        else:
-            unit = 1 << grid.bits
-        px, py = column * unit, row * unit
-        edge = coverage.wide_edge if wide else coverage.edge
-        edges = [
-            edge(xs[i], ys[i], xs[j], ys[j], px, py)
-            for i, j in ((1, 2), (2, 0), (0, 1))
+    def gather(planes):
+        return [
+            take(v, items.primitive + k)
+            for v, k in zip(planes, layout.offsets, strict=True)
         ]
-        near = (coverage.wide_nearness if wide else coverage.nearness)(edges, inverse)
-        return jnp.where(near > 0, near | (1 if t == 0 else 0), 0)
 
-    best = nearness(0, *triangles[0])
-    for t, corner_ids in enumerate(triangles[1:], start=1):
-        best = jnp.maximum(best, nearness(t, *corner_ids))
+    column, row = items.column - grid.centre[0], items.row - grid.centre[1]
+    inverse = gather(primitives.inverse_depth)
+    if wide:
+        xs, ys = gather(primitives.x), gather(primitives.y)
+    else:
+        first = items.primitive + layout.offsets[0]
+        packed = [take(v, items.primitive) for v in offsets]
+        xs = [0, *(v >> 16 for v in packed)]
+        ys = [0, *(v << 16 >> 16 for v in packed)]
+        px = column * (1 << grid.bits) - take(primitives.x[0], first)
+        py = row * (1 << grid.bits) - take(primitives.y[0], first)
+
+    def nearness(corners):
+        x, y = [xs[i] for i in corners], [ys[i] for i in corners]
+        if wide:
+            shift = coarsening(x + y)
+            half = (1 << shift) >> 1
+            x, y = ([(v + half) >> shift for v in q] for q in (x, y))
+            unit = 1 << (grid.bits - shift)
+            sample = column * unit, row * unit
+            edge, combine = coverage.wide_edge, coverage.wide_nearness
+        else:
+            sample = px, py
+            edge, combine = coverage.edge, coverage.nearness
+        edges = [
+            edge(x[i], y[i], x[j], y[j], *sample) for i, j in ((1, 2), (2, 0), (0, 1))
+        ]
+        return combine(edges, [inverse[i] for i in corners], facing)
+
+    best = nearness(layout.triangles[0])
+    best = jnp.where(best > 0, best | 1, 0)
+    for corners in layout.triangles[1:]:
+        best = jnp.maximum(best, nearness(corners))
     return best
 
 
@@ -402,53 +490,3 @@ def add_runs(terms, items: Items, ranges: Ranges, totals):
         )
         for total, new in zip(totals, sums, strict=True)
     ]
-
-
-def sum_by_face(
-    boxes: Boxes,
-    face_index: jax.Array,
-    values: tuple[jax.Array, ...],
-    *,
-    triangle_count: int,
-    batch: int,
-    grid: SampleGrid,
-) -> list[list[jax.Array]]:
-    """Sums values over the samples that each face won, in a fixed order, by gathers.
-
-    The work list holds the samples of a primitive next to one another, so that a
-    segmented running sum ends with the primitive's total.
-
-    Args:
-        boxes: of the primitives that were drawn.
-        face_index: (batch, samples) int32.
-        values: each (batch, samples).
-
-    Returns:
-        One list for each triangle of a primitive, of one (N,) array for each value.
-    """
-    n = boxes.count.shape[0]
-    per_mesh = n // batch
-    face_index = face_index.reshape(-1)
-    values = tuple(v.reshape(-1) for v in values)
-    chunk = max(1024, math.ceil(batch * grid.samples / 2))
-
-    def add(items, ranges, totals):
-        face = jnp.where(items.live, take(face_index, items.sample), -1)
-        within = items.primitive - items.mesh * per_mesh
-        terms = [
-            jnp.where(face == within + t * per_mesh, take(v, items.sample), 0.0)
-            for t in range(triangle_count)
-            for v in values
-        ]
-        return add_runs(terms, items, ranges, totals)
-
-    count = len(values)
-    totals = for_each_chunk(
-        boxes,
-        [jnp.zeros(n, values[0].dtype) for _ in range(triangle_count * count)],
-        add,
-        batch=batch,
-        grid=grid,
-        chunk=chunk,
-    )
-    return [totals[t * count : (t + 1) * count] for t in range(triangle_count)]

@@ -1,0 +1,205 @@
+"""Sums over faces and over vertices, bit-equal from run to run.
+
+XLA's CPU scatter adds its updates one after the other, in their order: fast, and the
+same every time. Elsewhere a scatter-add is a race (GPU) or slow (TPU), so there the
+terms are brought next to one another, by the work list or by a stable sort, and added
+in a segmented running sum.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from rasterizer import worklist
+from rasterizer.batching import fold_vmap
+from rasterizer.coverage import SampleGrid
+from rasterizer.worklist import Boxes, take
+
+
+def sum_by_face(
+    boxes: Boxes,
+    face_index: jax.Array,
+    values: tuple[jax.Array, ...],
+    *,
+    triangle_count: int,
+    grid: SampleGrid,
+) -> list[list[jax.Array]]:
+    """Sums values over the samples that each face won.
+
+    Args:
+        boxes: of the primitives that were drawn; each (B, P).
+        face_index: (B, samples) int32; triangle t of primitive p is t * P + p.
+        values: each (B, samples); read where face_index >= 0.
+
+    Returns:
+        For each triangle of a primitive, one (B, P) array for each value.
+    """
+    options = {"triangle_count": triangle_count, "grid": grid}
+
+    @fold_vmap
+    def sums(boxes, face_index, values):
+        return jax.lax.platform_dependent(
+            boxes,
+            face_index,
+            values,
+            cpu=partial(face_sums_by_scatter, **options),
+            default=partial(face_sums_by_list, **options),
+        )
+
+    return sums(boxes, face_index, values)
+
+
+def face_sums_by_scatter(
+    boxes: Boxes, face_index, values, *, triangle_count: int, grid: SampleGrid
+):
+    """`sum_by_face`, in a fixed order only where a scatter has one."""
+    del grid
+    batch, count = boxes.count.shape
+    faces = triangle_count * count
+    target = face_index + (jnp.arange(batch, dtype=jnp.int32) * faces)[:, None]
+    target = jnp.where(face_index >= 0, target, batch * faces)
+    totals = [
+        jnp.zeros(batch * faces, v.dtype)
+        .at[target]
+        .add(v, mode="drop")
+        .reshape(batch, triangle_count, count)
+        for v in values
+    ]
+    return [[total[:, t] for total in totals] for t in range(triangle_count)]
+
+
+def face_sums_by_list(
+    boxes: Boxes, face_index, values, *, triangle_count: int, grid: SampleGrid
+):
+    """`sum_by_face` by gathers: the work list holds the samples of a primitive next to
+    one another, so that a segmented running sum ends with the primitive's total."""
+
+    batch, count = boxes.count.shape
+    index = face_index.reshape(-1)
+    flat = [v.reshape(-1) for v in values]
+
+    def add(items, ranges, totals):
+        face = jnp.where(items.live, take(index, items.sample), -1)
+        within = items.primitive - items.mesh * count
+        terms = [
+            jnp.where(face == within + t * count, take(v, items.sample), 0.0)
+            for t in range(triangle_count)
+            for v in flat
+        ]
+        return worklist.add_runs(terms, items, ranges, totals)
+
+    totals = worklist.for_each_chunk(
+        Boxes(*(v.reshape(-1) for v in boxes)),
+        [
+            jnp.zeros(batch * count, v.dtype)
+            for _ in range(triangle_count)
+            for v in flat
+        ],
+        add,
+        batch=batch,
+        grid=grid,
+    )
+    totals = [v.reshape(batch, count) for v in totals]
+    k = len(flat)
+    return [totals[t * k : (t + 1) * k] for t in range(triangle_count)]
+
+
+def sum_rows(values: jax.Array, ids: jax.Array, count: int) -> jax.Array:
+    """Sums rows that name the same target: the transpose of `gather_rows`.
+
+    Args:
+        values: (B, M, C).
+        ids: (B, M) int32 in [0, count).
+
+    Returns:
+        (B, count, C). The gradient is exact.
+    """
+    return _sum_rows(values, ids, count)
+
+
+def _sum_rows_in_order(values, ids, count) -> jax.Array:
+    @fold_vmap
+    def sums(values, ids):
+        return jax.lax.platform_dependent(
+            values,
+            ids,
+            cpu=partial(sum_rows_by_scatter, count=count),
+            default=partial(sum_rows_by_sort, count=count),
+        )
+
+    return sums(values, ids)
+
+
+def gather_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    """table[b, ids[b, m]]: (B, N, C), (B, M) to (B, M, C), ids in [0, N).
+
+    The gradient is exact, and summed in a fixed order.
+    """
+    return _gather_rows(table, ids, table.shape[1])
+
+
+def _take_rows(table, ids, count) -> jax.Array:
+    del count
+    return jax.vmap(take)(table, ids)
+
+
+def _sum_rows_fwd(values, ids, count):
+    return _sum_rows(values, ids, count), ids
+
+
+def _sum_rows_bwd(count, ids, cotangent):
+    del count
+    return gather_rows(cotangent, ids), None
+
+
+def _gather_rows_fwd(table, ids, count):
+    return _gather_rows(table, ids, count), ids
+
+
+def _gather_rows_bwd(count, ids, cotangent):
+    return sum_rows(cotangent, ids, count), None
+
+
+_sum_rows = jax.custom_vjp(_sum_rows_in_order, nondiff_argnums=(2,))
+_gather_rows = jax.custom_vjp(_take_rows, nondiff_argnums=(2,))
+_sum_rows.defvjp(_sum_rows_fwd, _sum_rows_bwd)
+_gather_rows.defvjp(_gather_rows_fwd, _gather_rows_bwd)
+
+
+def sum_rows_by_scatter(values, ids, *, count: int):
+    """`sum_rows`, in a fixed order only where a scatter has one."""
+    batch, _, channels = values.shape
+    target = ids + (jnp.arange(batch, dtype=jnp.int32) * count)[:, None]
+    target = target.reshape(-1)
+    # A plane at a time: XLA's CPU scatter is slower on rows.
+    planes = [
+        jnp.zeros(batch * count, values.dtype)
+        .at[target]
+        .add(values[..., c].reshape(-1), mode="promise_in_bounds")
+        for c in range(channels)
+    ]
+    return jnp.stack(planes, axis=-1).reshape(batch, count, channels)
+
+
+def sum_rows_by_sort(values, ids, *, count: int):
+    """`sum_rows` in the order of the rows, whatever the machine."""
+    batch, _, channels = values.shape
+    target = ids + (jnp.arange(batch, dtype=jnp.int32) * count)[:, None]
+    position = jnp.arange(target.size, dtype=jnp.int32)
+    target, order = jax.lax.sort((target.reshape(-1), position), num_keys=1)
+    first = jnp.concatenate([jnp.ones(1, bool), target[1:] != target[:-1]])
+    last = jnp.concatenate([first[1:], jnp.ones(1, bool)])
+    step = position - jax.lax.cummax(jnp.where(first, position, 0))
+    sums = worklist.running(
+        [values[..., c].reshape(-1)[order] for c in range(channels)],
+        jnp.max(step) + 1,
+        lambda here, back, reach: jnp.where(step >= reach, here + back, here),
+    )
+    # One update a target: nothing to race for.
+    where = jnp.where(last, target, batch * count)
+    planes = [
+        jnp.zeros(batch * count, values.dtype).at[where].set(v, mode="drop")
+        for v in sums
+    ]
+    return jnp.stack(planes, axis=-1).reshape(batch, count, channels)

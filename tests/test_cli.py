@@ -77,6 +77,19 @@ def test_an_empty_tuple_and_a_workdir():
         ([f"--config={FOLDER}", "--config.train.schedule=up"], "train.schedule"),
         ([f"--config={FOLDER}", "--mode=eval", "--workdir=/no/such"], "no checkpoint"),
         ([f"--config={FOLDER}", "--mode=reconstruct"], "--input"),
+        ([f"--config={FOLDER}", "--profile=5"], "FIRST,LAST"),
+        ([f"--config={FOLDER}", "--profile=5,4"], "FIRST <= LAST"),
+        ([f"--config={FOLDER}", "--mode=eval", "--dry_run"], "belongs to --mode=train"),
+        ([f"--config={FOLDER}", "--processes=2"], "go together"),
+        (
+            [
+                f"--config={FOLDER}",
+                "--coordinator=a:1",
+                "--processes=2",
+                "--process=2",
+            ],
+            "0 <= --process < --processes",
+        ),
         (
             [f"--config={FOLDER}", "--mode=reconstruct", "--input=/no", "--output=x"],
             "/no does not exist",
@@ -139,3 +152,16 @@ def test_main_prints_help_and_errors():
         assert f"  {mode} " in helped.stdout
     assert "configs" in helped.stdout and "folder" in helped.stdout
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+
+
+def test_processes_and_profile_are_read():
+    args = _parse(
+        f"--config={FOLDER}",
+        "--coordinator=a:1",
+        "--processes=2",
+        "--process=1",
+        "--profile=3,5",
+    )
+    assert args.cluster == ("a:1", 2, 1) and args.profile == (3, 5)
+    assert _parse(f"--config={FOLDER}").cluster is None
+    assert _parse(f"--config={FOLDER}", "--distributed").cluster == (None, None, None)

@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ class Arguments:
         workdir: of the run; may not exist.
         checkpoint: a workdir or one checkpoint folder; None: the workdir's.
         input, output: of mode reconstruct (output also of mode data).
+        dry_run: mode train only says what it would need.
+        profile: mode train traces these steps, (first, last).
+        cluster: (coordinator, processes, process) of a run of several; each
+            None is found in the environment. None: one process.
     """
 
     mode: str
@@ -51,6 +56,9 @@ class Arguments:
     checkpoint: Path | None = None
     input: Path | None = None
     output: Path | None = None
+    dry_run: bool = False
+    profile: tuple[int, int] | None = None
+    cluster: tuple[str | None, int | None, int | None] | None = None
 
 
 # --- parsing ------------------------------------------------------------------
@@ -90,6 +98,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="DIR", help="eval, reconstruct")
     parser.add_argument("--input", metavar="FILE_OR_FOLDER", help="reconstruct")
     parser.add_argument("--output", metavar="DIR", help="reconstruct, data, rotnet")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="train: print shapes, parameters, memory and time, and stop",
+    )
+    parser.add_argument(
+        "--profile", metavar="FIRST,LAST", help="train: trace these steps"
+    )
+    several = parser.add_argument_group("several processes (docs/clusters.md)")
+    several.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the others by the environment: TPU pod, SLURM, Open MPI",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    several.add_argument("--processes", metavar="N", type=int)
+    several.add_argument("--process", metavar="I", type=int, help="0 ... N - 1")
     return parser
 
 
@@ -135,7 +160,7 @@ def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
     return keys
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -237,6 +262,9 @@ def parse(argv: Sequence[str], default: ConfigDict) -> Arguments:
     def path(text: str | None) -> Path | None:
         return Path(text).expanduser() if text else None
 
+    for name in ("dry_run", "profile", "distributed", "coordinator"):
+        if getattr(flags, name) and flags.mode != "train":
+            raise UserError(f"--{name} belongs to --mode=train, not {flags.mode}.")
     return Arguments(
         mode=flags.mode,
         config=config,
@@ -244,7 +272,40 @@ def parse(argv: Sequence[str], default: ConfigDict) -> Arguments:
         checkpoint=path(flags.checkpoint),
         input=path(flags.input),
         output=path(flags.output),
+        dry_run=flags.dry_run,
+        profile=_profile_steps(flags.profile),
+        cluster=_cluster(flags),
     )
+
+
+def _profile_steps(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+        first, last = map(int, parts)
+        if 1 <= first <= last:
+            return first, last
+    raise UserError(f"--profile={text}: expected FIRST,LAST with 1 <= FIRST <= LAST.")
+
+
+def _cluster(flags: Any) -> tuple[str | None, int | None, int | None] | None:
+    given = (flags.coordinator, flags.processes, flags.process)
+    if flags.distributed:
+        return given
+    if all(value is None for value in given):
+        return None
+    if any(value is None for value in given):
+        raise UserError(
+            "--coordinator, --processes and --process go together; --distributed "
+            "finds what is left out by the environment."
+        )
+    if not 0 <= flags.process < flags.processes or ":" not in flags.coordinator:
+        raise UserError(
+            "need --coordinator=HOST:PORT and 0 <= --process < --processes, got "
+            f"{flags.coordinator}, {flags.process}, {flags.processes}."
+        )
+    return given
 
 
 def _joined(argv: list[str]) -> list[str]:
@@ -265,37 +326,51 @@ def _joined(argv: list[str]) -> list[str]:
 
 def run_train(args: Arguments, interrupts: Interrupts) -> None:
     """Trains or resumes, then prints the table of the final scores."""
-    from unsup3d_jax import checkpoint, score, train
+    from unsup3d_jax import checkpoint, hosts, score, train
     from unsup3d_jax.log import say
 
     config, split = args.config, args.config.eval.split
     train.check_config(config)
+    if args.dry_run:
+        from unsup3d_jax import dry_run
+
+        print(dry_run.report(config), flush=True)
+        return
     checkpoint.check_workdir(args.workdir, config)  # before any data are loaded
     splits = train.lazy_splits(config)
+    processes = hosts.Hosts()
     if (checkpoint.newest_step(args.workdir) or 0) < config.train.steps:
         score.check_data(config, splits)
-    params, step = train.train(config, args.workdir, splits, interrupts=interrupts)
+    params, step = train.train(
+        config, args.workdir, splits, interrupts=interrupts, profile=args.profile
+    )
     if step < config.train.steps:
-        say(
-            f"stopped at step {step} of {config.train.steps}; the checkpoint is saved. "
-            f"To resume: {_command()}"
-        )
+        if processes.first:
+            say(
+                f"stopped at step {step} of {config.train.steps}; the checkpoint is "
+                f"saved. To resume: {_command()}"
+            )
         return
-    table = score.recorded_table(config, args.workdir, step, split)
-    if table is None:
-        table = score.score_run(
-            config,
-            args.workdir,
-            params,
-            step,
-            split,
-            splits,
-            train_baselines=True,
-            interrupts=interrupts,
-        )
-    print(table, flush=True)
-    if config.log.picture_every:
-        say(f"pictures: {args.workdir / 'pictures'}")
+
+    def finish() -> None:
+        table = score.recorded_table(config, args.workdir, step, split)
+        if table is None:
+            table = score.score_run(
+                config,
+                args.workdir,
+                params,
+                step,
+                split,
+                splits,
+                # They train with all processes, or none.
+                train_baselines=processes.count == 1,
+                interrupts=interrupts,
+            )
+        print(table, flush=True)
+        if config.log.picture_every:
+            say(f"pictures: {args.workdir / 'pictures'}")
+
+    processes.from_first(finish)
 
 
 def run_eval(args: Arguments, interrupts: Interrupts) -> None:
@@ -383,32 +458,79 @@ RUN: dict[str, Callable[[Arguments, Interrupts], None]] = {
 }
 
 
+def _keep_compiled(config: ConfigDict) -> None:
+    """Keeps compiled programs on disk, so that a restart need not wait for them.
+
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE)
+    have the last word.
+    """
+    import jax
+
+    from unsup3d_jax.data.prepare import cache_root
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = cache_root(config.data.cache_dir) / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def main(argv: Sequence[str], default: ConfigDict) -> int:
     """Runs a command line and returns its exit status.
 
     Status 0: done, or stopped by a first Ctrl-C or SIGTERM with everything
-    saved. 1: training diverged. 2: the user can fix it; one line on stderr
-    says how. 130: aborted by a second Ctrl-C.
+    saved. 1: training diverged; another process of the run is gone; or the
+    deadline after a signal came before everything was saved. 2: the user can
+    fix it; one line on stderr says how. 130: aborted by a second Ctrl-C.
     """
+    several = False
     try:
         with Interrupts() as interrupts:
             args = parse(argv, default)
             interrupts.deadline = args.config.checkpoint.deadline
+            if args.cluster is not None:
+                from unsup3d_jax import hosts
+
+                hosts.join(hosts.Cluster(*args.cluster))
+                several = True
+            if args.mode != "data":
+                _keep_compiled(args.config)
             RUN[args.mode](args, interrupts)
         return 0
-    except UserError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except Interrupted:
-        print(f"stopped. To go on: {_command()}", file=sys.stderr)
-        return 0
-    except KeyboardInterrupt:
-        print("aborted.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        from unsup3d_jax.train import Diverged
+    except (Exception, KeyboardInterrupt) as error:
+        message, status = ending(error)
+        if message is None:
+            if not several:
+                raise
+            traceback.print_exc()  # then leave: the others must not wait
+        else:
+            print(message, file=sys.stderr, flush=True)
+        if several:
+            from unsup3d_jax import hosts
 
-        if not isinstance(error, Diverged):
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 1
+            hosts.leave_at_once(status)
+        return status
+
+
+def ending(error: BaseException) -> tuple[str | None, int]:
+    """What to say, and the exit status, when a run ends by an exception.
+
+    The message is None for a bug, whose trace is wanted.
+    """
+    if isinstance(error, UserError):
+        return f"error: {_one_line(error)}", 2
+    if isinstance(error, Interrupted):
+        return f"stopped. To go on: {_command()}", 0
+    if isinstance(error, KeyboardInterrupt):
+        return "aborted.", 130
+    from unsup3d_jax.hosts import HostLost
+    from unsup3d_jax.train import Diverged
+
+    if isinstance(error, Diverged):
+        return f"error: {_one_line(error)}", 1
+    if isinstance(error, HostLost):
+        return (
+            "error: another process of this run is gone "
+            f"({_one_line(error)[:300]}). The last checkpoint is kept; start all "
+            "processes again to go on.",
+            1,
+        )
+    return None, 1

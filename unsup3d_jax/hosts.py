@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -21,7 +21,6 @@ from jax.experimental import multihost_utils
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupted
-from unsup3d_jax.log import say
 
 # How often, in steps, processes look whether one of them wants to leave.
 LOOK_EVERY = 8
@@ -72,15 +71,15 @@ def join(cluster: Cluster) -> None:
         ) from error
 
 
-def leave_abruptly(message: str) -> None:
-    """Ends this process with status 1, without waiting for the others.
+def leave_at_once(status: int) -> NoReturn:
+    """Ends this process without waiting for the others.
 
     The shutdown of `jax.distributed` is a barrier; with a process missing it
     would wait for minutes and then abort with a C++ trace.
     """
-    say(message)
     sys.stdout.flush()
-    os._exit(1)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 class Hosts:

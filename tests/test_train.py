@@ -244,6 +244,61 @@ def test_only_the_first_step_compiles(tmp_path):
     assert seen[1] > seen[0] and set(seen[1:]) == {seen[1]}
 
 
+def test_evaluating_and_saving_compile_nothing_new(tmp_path):
+    events, seen = [], {}
+
+    def listen(name, *_, **__):
+        if name.endswith("backend_compile_duration"):
+            events.append(name)
+
+    norm = jax.jit(
+        lambda params: sum(jnp.abs(x).sum() for x in jax.tree.leaves(params))
+    )
+
+    def validate(params, step):
+        return {"total": float(norm(params))}
+
+    class Watching(tiny_task.Source):
+        def __next__(self):
+            seen[self.position] = len(events)
+            return super().__next__()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    config = tiny_task.config()
+    config.eval.every, config.checkpoint.every = 3, 2
+    _fit(
+        tmp_path,
+        config,
+        validate=validate,
+        make_source=lambda devices: Watching(devices, 8),
+    )
+    assert seen[3] > seen[0] and seen[11] == seen[4]  # from the second round on
+
+
+def test_a_profile_of_some_steps_is_written(tmp_path):
+    config = tiny_task.config()
+    with Interrupts() as interrupts:
+        train.fit(
+            config,
+            tiny_task.task(config),
+            tmp_path,
+            devices=train.local_devices(config)[:1],
+            interrupts=interrupts,
+            profile=(3, 4),
+        )
+    names = [p.name for p in (tmp_path / "profile").rglob("*") if p.is_file()]
+    assert any("perfetto" in n for n in names) and any("xplane" in n for n in names)
+
+
+def test_a_run_ends_with_a_summary(tmp_path, capfd):
+    config = tiny_task.config()
+    config.eval.every = 6
+    _fit(tmp_path, config, validate=lambda params, step: {"total": 1.0 / step})
+    text = capfd.readouterr().err
+    assert "steps 1 to 12: 0:0" in text and "of training" in text
+    assert "best validation loss 0.0833 (step 12)" in text
+
+
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGINT)
     with Interrupts():

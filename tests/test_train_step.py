@@ -143,7 +143,7 @@ print(json.dumps({"lines": lines, "params": [c[0] for c in copies]}))
 
 def _run_on(*counts: int) -> list[dict]:
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
@@ -165,17 +165,17 @@ def _run_on(*counts: int) -> list[dict]:
     return results
 
 
-def test_four_devices_take_the_step_of_one():
+def test_eight_devices_take_the_step_of_one():
     """To float32 rounding: only the order of sums differs.
 
     Images mask different numbers of pixels, so a mean of per-device means
     would be off by percents.
     """
-    one, four = _run_on(1, 4)
-    for a, b in zip(one["lines"], four["lines"], strict=True):
+    one, eight = _run_on(1, 8)
+    for a, b in zip(one["lines"], eight["lines"], strict=True):
         assert a.keys() == b.keys()
         for key in a:  # spreads of the viewpoint are differences of moments
             tolerance = 1e-3 if key.startswith("view_std") else 2e-5
             assert a[key] == pytest.approx(b[key], rel=tolerance, abs=1e-6), key
-    for a, b in zip(one["params"], four["params"], strict=True):
+    for a, b in zip(one["params"], eight["params"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -87,8 +87,10 @@ class Source:
     def __init__(self, devices, batch_size, seed=0, kill_at=None, number=None):
         self.position, self._seed, self._reordered = 0, seed, 0
         self._shape = (len(devices), batch_size // len(devices), SIZE, SIZE, 3)
+        mine = [d.process_index == jax.process_index() for d in devices]
+        self._mine = np.flatnonzero(mine)
         self._kill_at, self._signal = kill_at, number or signal.SIGTERM
-        mesh = Mesh(np.array(devices), ("devices",))
+        mesh = Mesh(np.array(devices)[self._mine], ("devices",))
         self._split = NamedSharding(mesh, PartitionSpec("devices"))
 
     def __next__(self):
@@ -96,7 +98,7 @@ class Source:
             os.kill(os.getpid(), self._signal)
         rng = np.random.default_rng([self._seed, self.position, self._reordered])
         self.position += 1
-        image = rng.random(self._shape, np.float32)
+        image = rng.random(self._shape, np.float32)[self._mine]
         return Batch(image=jax.device_put(image, self._split))
 
     def state(self):

@@ -39,7 +39,7 @@ from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.hosts import HostLost, Hosts
 from unsup3d_jax.interrupts import Interrupted, Interrupts
-from unsup3d_jax.log import RunLog, say
+from unsup3d_jax.log import RunLog, duration, say
 from unsup3d_jax.train_state import TrainState
 from unsup3d_jax.train_step import Objective, train_step
 
@@ -230,7 +230,8 @@ class Recorder:
         self._seconds, self._steps = 0.0, 0
         self._compiling = True
         self._step_time = 0.0
-        self.total_seconds, self.total_steps = 0.0, 0
+        self.total_seconds, self.total_steps = 0.0, 0  # without the first step
+        self._first_step_seconds = 0.0
 
     def push(self, step: int, metrics: dict[str, Array]) -> None:
         """Takes the metrics of the step just dispatched.
@@ -253,6 +254,19 @@ class Recorder:
         while self._pending:
             self._settle(*self._pending.popleft())
 
+    def summary(self, start: int, step: int) -> str:
+        """What was done since the start of this process, for people."""
+        text = f"steps {start + 1} to {step}" if step > start else "no new steps"
+        if self.total_steps and self.total_seconds > 0:
+            rate = self._config.train.batch_size * self.total_steps
+            text += f": {duration(self.total_seconds)} of training"
+            text += f", {rate / self.total_seconds:.1f} images/s"
+        if self._first_step_seconds:
+            text += f", first step {self._first_step_seconds:.1f} s"
+        if self._skipped:
+            text += f", {len(self._skipped)} steps skipped"
+        return text
+
     def restart_clock(self) -> None:
         """Leaves the time since the last step (evaluation, saving) uncounted."""
         self._mark = time.monotonic()
@@ -269,7 +283,9 @@ class Recorder:
         now = time.monotonic()
         self._seconds += now - self._mark
         self._steps += 1
-        if not self._compiling:
+        if self._compiling:
+            self._first_step_seconds = now - self._mark
+        else:
             self.total_seconds += now - self._mark
             self.total_steps += 1
         self._mark = now
@@ -330,10 +346,12 @@ class Recorder:
             )
         self._history.append(line)
         self._ill = self._ill + 1 if found else 0
-        if not found:
+        # What is found first stays, because steps in flight, whose lines are
+        # judged too, are others in a run that was resumed.
+        if self.collapse is None and not found:
             self.healthy_step = line["step"]
-        long = self._ill >= watch.PATIENCE
-        self.collapse = f"step {line['step']}: {found[0]}" if long else None
+        if self.collapse is None and self._ill >= watch.PATIENCE:
+            self.collapse = f"step {line['step']}: {found[0]}"
         return found
 
 
@@ -525,12 +543,23 @@ def fit(
 
         hosts.from_first(score)
 
+    def draw_now(at: _Position, picture: Callable) -> None:
+        path = workdir / "pictures" / f"{at.step}.png"
+
+        def draw() -> None:
+            if at.step == at.start and path.exists():
+                return
+            with interrupts.immediate():
+                image = picture(one_copy(at.state.params))
+            log.picture(path, image, at.step)
+
+        hosts.from_first(draw)
+
     def look_and_save(at: _Position) -> None:
         """Checkpoint, evaluation and picture, whichever is due at a step."""
-        step, path = at.step, workdir / "pictures" / f"{at.step}.png"
+        step = at.step
         validate = task.validate if is_due(config.eval.every, step) else None
         picture = task.picture if is_due(config.log.picture_every, step) else None
-        picture = None if step == at.start and path.exists() else picture
         saves = validate or is_due(config.checkpoint.every, step)
         if not (validate or picture or saves):
             return
@@ -539,10 +568,8 @@ def fit(
             save(at)
         if validate:
             evaluate_now(at, validate)
-        if picture and hosts.first:
-            with interrupts.immediate():
-                image = picture(one_copy(at.state.params))
-            log.picture(path, image, step)
+        if picture:
+            draw_now(at, picture)
         at.recorder.restart_clock()
 
     def advance(at: _Position) -> None:
@@ -574,13 +601,14 @@ def fit(
         return checkpoints is not None and good_step(at) is not None
 
     def good_step(at: _Position) -> int | None:
-        """Newest checkpoint before the first warning, if going back is allowed."""
+        """Newest checkpoint before a collapse began, if going back is allowed."""
         assert checkpoints is not None
         used = sum(line.get("event") == "rollback" for line in at.lines)
         if used >= config.train.rollbacks:
             return None
-        good = [s for s in checkpoints.steps() if s <= at.recorder.healthy_step]
-        return max(good, default=None)
+        # One that has not collapsed but diverged: every checkpoint is finite.
+        limit = at.recorder.healthy_step if at.recorder.collapse else at.step
+        return max((s for s in checkpoints.steps() if s <= limit), default=None)
 
     def go_back(at: _Position, reason: str) -> bool:
         """Makes the newest good checkpoint the newest one; False if there is none.
@@ -613,6 +641,17 @@ def fit(
         if checkpoints is not None:
             checkpoints.wait()
 
+    def sum_up(at: _Position) -> None:
+        """Says what this process has done, in one line."""
+        text = at.recorder.summary(at.start, at.step)
+        losses = checkpoints.losses if checkpoints is not None else {}
+        finite = [(loss, s) for s, loss in losses.items() if np.isfinite(loss)]
+        if finite:
+            text += ", best validation loss {:.4f} (step {})".format(*min(finite))
+        rollbacks = sum(line.get("event") == "rollback" for line in at.lines)
+        text += f", went back {rollbacks} times" if rollbacks else ""
+        log.message(f"{text}.")
+
     at = begin()
 
     def unsaved() -> bool:
@@ -628,6 +667,7 @@ def fit(
                     except Interrupted:
                         pass  # out of an evaluation, which resuming will repeat
                     finish(at)
+                    sum_up(at)
                     break
                 except _Collapsed:
                     trouble: Exception | None = None

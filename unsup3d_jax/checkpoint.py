@@ -306,6 +306,14 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) < 200 else text[:200] + " ..."
 
 
+def _why(error: BaseException) -> str:
+    """The system's reason in an error of orbax, whose text runs over pages."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if (reason := os.strerror(number)) in str(error):
+            return reason
+    return _one_line(error)
+
+
 class Checkpoints:
     """Saves and restores; keeps the newest `keep` and the best one.
 
@@ -414,7 +422,7 @@ class Checkpoints:
         kept = f"checkpoint {steps[-1]} is kept" if steps else "there is none yet"
         return NotSaved(
             f"cannot write a checkpoint in {self._manager.directory} "
-            f"({_one_line(error)}); {kept}. Make room, then run the same command again."
+            f"({_why(error)}); {kept}. Make room, then run the same command again."
         )
 
     def delete(self, step: int) -> None:
@@ -497,7 +505,13 @@ class Checkpoints:
         return loaded["state"], loaded["data"]
 
     def close(self) -> None:
-        self._manager.close()
+        """Ends the threads of the background.
+
+        Who needs a save to succeed calls `wait`; one that fails only now follows
+        an error that says more, and must not hide it.
+        """
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
 
 def unpacked(tree: Mapping, like: TrainState) -> TrainState:

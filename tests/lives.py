@@ -1,0 +1,286 @@
+"""Runs of the tiny task in processes of their own, to be killed by tests.
+
+Processes are forked from a server that has imported JAX but not started it, so
+that a life costs a second and not five.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import jax
+import numpy as np
+import tiny_task
+
+from unsup3d_jax import checkpoint, cli, hosts, interrupts, train, train_state
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import pipeline
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.log import CLOCK_FIELDS
+
+STEPS = 60
+
+
+def config():
+    """Sixty steps, a checkpoint every five, an evaluation every ten."""
+    c = tiny_task.config(steps=STEPS)
+    c.checkpoint.every, c.eval.every, c.checkpoint.keep = 5, 10, 2
+    return c
+
+
+class SlowSource(tiny_task.Source):
+    """A few milliseconds a batch, so that a kill can strike between steps."""
+
+    def __next__(self):
+        time.sleep(0.003)
+        return super().__next__()
+
+
+def task(c, workdir: Path):
+    def validate(params, step):
+        (workdir / "evaluating").touch()
+        time.sleep(0.05)
+        (workdir / "evaluating").unlink()
+        return {"total": float(np.abs(params["view"]["w"]).sum())}
+
+    return tiny_task.task(
+        c,
+        validate=validate,
+        make_source=lambda devices: SlowSource(devices, c.train.batch_size),
+    )
+
+
+def fit(workdir: Path, c=None, the_task=None, deadline=30.0):
+    """`train.fit` on one device, under the lock of the workdir."""
+    c = c or config()
+    with interrupts.Interrupts(deadline) as now, checkpoint.lock_workdir(workdir):
+        return train.fit(
+            c,
+            the_task or task(c, workdir),
+            workdir,
+            devices=train.local_devices(c)[:1],
+            interrupts=now,
+        )
+
+
+# --- what a life does -------------------------------------------------------------
+
+
+def live(workdir: Path) -> None:
+    workdir.mkdir(exist_ok=True)
+    (workdir / "evaluating").unlink(missing_ok=True)
+    (workdir / "alive").touch()
+    fit(workdir)
+    (workdir / "finished").touch()
+
+
+def burn_cpu_in_c() -> None:
+    """Minutes in C, without the interpreter: no signal handler can run."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+
+def compile_for_ever(workdir: Path) -> None:
+    """As XLA does with a large model, for all that a signal can see."""
+    interrupts.GRACE = 0.2
+
+    def objective(*args, **kwargs):
+        (workdir / "compiling").touch()
+        burn_cpu_in_c()
+
+    fit(workdir, the_task=tiny_task.task(config(), objective=objective))
+
+
+def wait_for_data_for_ever(workdir: Path) -> None:
+    class Stuck(tiny_task.Source):
+        def __next__(self):
+            if self.position == 7:
+                (workdir / "waiting").touch()
+                burn_cpu_in_c()
+            return super().__next__()
+
+    made = tiny_task.task(config(), make_source=lambda devices: Stuck(devices, 8))
+    fit(workdir, the_task=made, deadline=0.5)
+
+
+def fill_the_disk(workdir: Path, answer: Path) -> None:
+    """Trains on a disk that is full at step 7, then with room again."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x00020000, 1 << 18 | 1 << 14
+    workdir.mkdir()
+    if (
+        libc.unshare(new_namespace)
+        or libc.mount(None, b"/", None, private, None)
+        or libc.mount(b"tmpfs", os.fsencode(workdir), b"tmpfs", 0, b"size=1m")
+    ):
+        answer.write_text(json.dumps({"skip": os.strerror(ctypes.get_errno())}))
+        return
+    ballast = workdir / "ballast"
+
+    class Filling(SlowSource):
+        def __next__(self):
+            if self.position == 7 and not ballast.exists():
+                wait_until((workdir / "checkpoints" / "5").exists)  # in the background
+                with contextlib.suppress(OSError), open(ballast, "wb") as file:
+                    while True:
+                        file.write(bytes(4096))
+                        file.flush()
+            return super().__next__()
+
+    c = config()
+    made = tiny_task.task(c, make_source=lambda devices: Filling(devices, 8))
+    made = dataclasses.replace(made, validate=task(c, workdir).validate)
+    error = ""
+    try:
+        fit(workdir, the_task=made)
+    except UserError as refusal:
+        error = str(refusal)
+    steps = sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*")
+                   if p.name.isdigit())  # fmt: skip
+    ballast.unlink()
+    fit(workdir)
+    answer.write_text(
+        json.dumps({"error": error, "steps": steps, "outcome": outcome(workdir)})
+    )
+
+
+def host(workdir: Path, steps: int, port: int, count: int, index: int) -> None:
+    """One of `count` processes with two devices each that train together.
+
+    Through the real pipeline, reading examples on the way, and noting which.
+    """
+    jax.config.update("jax_num_cpu_devices", 2 if count > 1 else 1)
+    if count > 1:
+        hosts.join(hosts.Cluster(f"127.0.0.1:{port}", count, index))
+    c = config()
+    c.train.steps = steps
+    read = []
+
+    def read_item(item):
+        read.append(int(item.name))
+        rng = np.random.default_rng(int(item.name))
+        return {"image": rng.integers(0, 256, (8, 8, 3), np.uint8)}, (8, 8)
+
+    data = ds.Dataset(
+        arrays={},
+        report=ds.Report("folder", "train", "", 50),
+        digest="numbers",
+        items=tuple(ds.Item(str(i), (str(i),)) for i in range(50)),
+        read=read_item,
+        workers=1,
+    )
+
+    def make_source(devices):
+        source = pipeline.train_source(data, c, devices=devices, seed=0)
+        read.clear()  # it has looked at one example
+        original = type(source).__next__
+
+        class Slow(type(source)):
+            def __next__(self):
+                time.sleep(0.003)
+                return original(self)
+
+        source.__class__ = Slow
+        return source
+
+    the_task = dataclasses.replace(task(c, workdir), make_source=make_source)
+    if index == 0:
+        workdir.mkdir(exist_ok=True)
+        (workdir / "evaluating").unlink(missing_ok=True)
+    status = 0
+    try:
+        with interrupts.Interrupts() as now:
+            train.fit(
+                c, the_task, workdir, devices=train.run_devices(c), interrupts=now
+            )
+    except Exception as error:  # as main.py does
+        message, status = cli.ending(error)
+        print(message or traceback.format_exc(), file=sys.stderr, flush=True)
+        if count > 1:
+            hosts.leave_at_once(status)
+    Path(f"{workdir}.read{index}").write_text(json.dumps(read))
+    if count > 1:  # as at the exit of a program; a forked child skips it
+        jax.distributed.shutdown()
+    sys.exit(status)
+
+
+# --- seen from outside --------------------------------------------------------------
+
+
+def start(target, *args) -> multiprocessing.Process:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lives"])
+    process = context.Process(target=_quietly, args=(target, *args), daemon=True)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the server's imports
+    try:
+        process.start()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return process
+
+
+def _quietly(target, workdir, *args) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    with open(f"{workdir}.err", "a") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    target(workdir, *args)
+
+
+def wait_until(condition, process=None, seconds=120.0) -> bool:
+    """Whether the condition came true while the process lived."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process is not None and not process.is_alive():
+            return False
+        if time.monotonic() > end:
+            raise TimeoutError(str(condition))
+        time.sleep(0.001)
+    return True
+
+
+def kill(process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def outcome(workdir: Path, step: int = STEPS) -> dict:
+    """Everything that must be bit-equal: the last state and the lines."""
+    c = config()
+    optimizer = train_state.make_optimizer(c)
+    like = jax.eval_shape(
+        lambda: train_state.create(
+            jax.random.key(0), tiny_task.init(jax.random.key(0)), optimizer
+        )
+    )
+    checkpoints = checkpoint.Checkpoints(workdir, keep=2)
+    try:
+        packed, position = checkpoints.restore(like, step)
+        steps = checkpoints.steps()
+    finally:
+        checkpoints.close()
+    lines = lines_of(workdir)
+    return {
+        "state": [np.asarray(x).tobytes().hex() for x in jax.tree.leaves(packed)],
+        "position": position,
+        "steps": steps,
+        "lines": lines,
+    }
+
+
+def lines_of(workdir: Path) -> list[dict]:
+    """metrics.jsonl without what depends on the clock."""
+    text = (workdir / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in x.items() if k not in CLOCK_FIELDS} for x in lines]

@@ -30,14 +30,14 @@ def get_config() -> ConfigDict:
     # (s,) cuts a centred s x s square, (0,) the largest one that fits,
     # (y0, x0, h, w) a box (code, crop).
     data.crop = ()
-    # folders: path/{train,val,test}; hash: a file's split follows from its
-    # relative name; auto: folders where they exist, else hash.
+    # folder: path/{train,val,test}; hash: a file's split follows from its
+    # relative name; auto: folder where train and another exist, else hash.
     data.split = "auto"
     data.hash_split_percent = (80, 10, 10)  # train, val, test
     data.flip = True  # mirror training images with probability 1/2 (code)
     data.min_images = 64  # fewer usable training images are an error
     data.max_images = 0  # use only the first N of each split; 0: all
-    data.workers = 4  # decoding threads (or grain workers when streaming)
+    data.workers = 4  # threads that decode images
     # Keep the decoded uint8 set in device memory when it needs at most this
     # many MiB; larger sets are streamed. 0 always streams.
     data.device_memory_mib = 4096
@@ -88,7 +88,9 @@ def get_config() -> ConfigDict:
     # Off: plain L1 and L2 instead of Eqs. (3) and (7). Off for cars (code) and
     # in Table 3, "w/o confidence".
     model.use_confidence = True
-    model.compute_dtype = "float32"  # of convolutions: float32 | bfloat16
+    # Of the five networks' convolutions: float32 | bfloat16. Geometry, statistics
+    # and the perceptual loss stay float32.
+    model.compute_dtype = "float32"
     # none: the paper's method. depth: the supervised baseline of Table 2,
     # L1 on ground-truth depth in the input's view.
     model.supervision = "none"
@@ -108,7 +110,9 @@ def get_config() -> ConfigDict:
     # --- forward warp -----------------------------------------------------
     c.raster = raster = ConfigDict()
     raster.supersample = 2  # samples per pixel and axis; code 2
-    raster.sigma = 0.0  # soft edges, pixels; 0 is a hard z-buffer
+    # Soft edges, pixels; 0 is a hard z-buffer. Its gradients are biased where
+    # triangles are as small as a pixel, as here (benchmarks/gradient_noise.py).
+    raster.sigma = 0.0
     raster.gamma = 0.0  # soft depth blending, scene units; 0 is hard
 
     # --- loss -------------------------------------------------------------
@@ -215,6 +219,9 @@ def get_config() -> ConfigDict:
     # defaults come on top, and then what makes each row.
     tables.scale = "small"
     tables.seeds = 3  # of each trained row: seed, seed + 1, ...
+    # Train a row's seeds as one run of stacked parameters, where memory has room for
+    # all of them.
+    tables.together = False
     tables.figure_images = 4  # rows of the figure; 0: no figure
     # The self-supervised encoder of Table 3, an .npz of --mode=rotnet; "":
     # trained first, on the table's own images.

@@ -520,9 +520,7 @@ def _score_model(
         more = _factor_scores(factors, reconstruction, batch, truth, options)
         scores = dataclasses.replace(scores, **more)
     if truth.keypoints is not None:
-        at_keypoints = jax.vmap(metrics.depth_at)(
-            plain.depth, plain.valid, truth.keypoints[..., :2]
-        )
+        at_keypoints = _depths_at(plain.depth, plain.valid, truth.keypoints[..., :2])
         scores = dataclasses.replace(
             scores,
             keypoint_depth=at_keypoints,
@@ -625,11 +623,12 @@ def _score_map(
         return scores
     return dataclasses.replace(
         scores,
-        keypoint_depth=jax.vmap(metrics.depth_at)(
-            depths, everywhere, truth.keypoints[..., :2]
-        ),
+        keypoint_depth=_depths_at(depths, everywhere, truth.keypoints[..., :2]),
         true_keypoint_depth=truth.keypoints[..., 2],
     )
+
+
+_depths_at = jax.jit(jax.vmap(metrics.depth_at))
 
 
 @functools.partial(jax.jit, static_argnames="fov_deg")

@@ -195,6 +195,9 @@ TABLES: dict[str, Table] = {
         },
         keypoints=True,
         notes=(
+            "An average depth map, the same for every image, scores well because it "
+            "is read off at the true 2D keypoints, which follow the viewpoint: the "
+            "row shows how much of the measure needs no knowledge of the face.",
             "The paper's figures are on 3DFAW (66 keypoints): ground truth 66, AIGN "
             "50.81, DepthNetGAN 58.68, MOFA 15.97, DepthNet 26.32 and 35.77, the "
             "paper's method 48.98, with CelebA pre-training 54.65. Those who have "

@@ -2,6 +2,8 @@
 
     <workdir>/
       rows/<row>/seed<k>/   a workdir as training leaves it, with eval/<split>.json
+      rows/<row>/together/  with tables.together: the training of all seeds as one;
+                            their own workdirs then have scores only
       rows/<baseline>.json  rows without training
       rotnet.npz            the self-supervised encoder, where a row needs it
       table.json            everything below is made from it
@@ -31,6 +33,7 @@ from unsup3d_jax import (
     evaluate,
     geometry,
     model,
+    replicas,
     rotnet,
     score,
     train,
@@ -158,8 +161,8 @@ def _change(config: ConfigDict, changes: Mapping[str, Any]) -> None:
 def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
     """Trains and scores what is missing, and writes the table.
 
-    Seeds are trained one after the other, each with the loop, the checkpoints
-    and the log that a run of its own has.
+    Seeds are trained one after the other, each as a run of its own; or, with
+    `tables.together`, as one run of stacked parameters (`replicas`).
 
     Args:
         config: of configs/tables/, resolved.
@@ -175,9 +178,8 @@ def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
     """
     table, rows = table_of(config)
     base = base_config(config)
-    _keep_compiled(workdir)
     data_of = _DataCache()
-    encoder = _encoder(base, table, rows, workdir, data_of, interrupts)
+    encoder = _encoder_path(base, rows, workdir)
     configs = {
         name: [
             row_config(base, table, row, seed=seed, encoder=encoder)
@@ -185,8 +187,16 @@ def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
         ]
         for name, row in rows.items()
     }
+    stacked = {}
     for name in rows:  # what would be refused is refused before hours are spent
         train.check_config(configs[name][0])
+        if base.tables.together:
+            replicas.check_config(configs[name][0])
+        # Also without tables.together: an earlier start may have left such a run.
+        folder = workdir / "rows" / name / "together"
+        stacked[name] = _Together(configs[name][0], base.tables.seeds, folder, data_of)
+    if encoder is not None and not base.tables.encoder:
+        _train_encoder(base, table, encoder, data_of, interrupts)
     scores: dict[str, list[dict]] = {name: [] for name in rows}
 
     def write(complete: bool) -> dict:
@@ -199,11 +209,12 @@ def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
             scores[name] = [_untrained_row(configs[name][0], row, workdir, data_of)]
             write(False)
             continue
+        together = stacked[name] if base.tables.together else None
         for seed, row_cfg in enumerate(configs[name]):
             place = workdir / "rows" / name / f"seed{seed}"
             say(f"{base.tables.name}: {row.label}, seed {row_cfg.seed}")
             scores[name].append(
-                _trained_row(row_cfg, place, data_of(row_cfg), interrupts)
+                _trained_row(row_cfg, place, data_of(row_cfg), interrupts, together)
             )
             write(False)
     record = write(True)
@@ -211,12 +222,6 @@ def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
         path = workdir / "figure.png"
         _save_figure(path, rows, configs, workdir, data_of, base.tables.figure_images)
     return markdown(record)
-
-
-def _keep_compiled(workdir: Path) -> None:
-    """Lets the seeds of a row share one compilation, across processes too."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
 
 
 class _DataCache:
@@ -234,34 +239,136 @@ class _DataCache:
         return self._splits[key]
 
 
-def _encoder(
-    base: ConfigDict,
-    table: Table,
-    rows: Mapping[str, Row],
-    workdir: Path,
-    data_of: _DataCache,
-    interrupts: Interrupts,
+def _encoder_path(
+    base: ConfigDict, rows: Mapping[str, Row], workdir: Path
 ) -> Path | None:
-    """Weights of the self-supervised encoder, trained here if none are given."""
+    """Where the self-supervised encoder is, or will be; None if no row needs it."""
     if not any(row.needs_encoder for row in rows.values()):
         return None
-    if base.tables.encoder:
-        return Path(base.tables.encoder).expanduser().resolve()
-    path = (workdir / "rotnet.npz").resolve()
+    given = base.tables.encoder
+    return (Path(given).expanduser() if given else workdir / "rotnet.npz").resolve()
+
+
+def _train_encoder(
+    base: ConfigDict,
+    table: Table,
+    path: Path,
+    data_of: _DataCache,
+    interrupts: Interrupts,
+) -> None:
+    """Trains the encoder on the table's images, unless that is done."""
     record = path.with_suffix(".json")
     done = record.is_file() and path.is_file()
     if done and json.loads(record.read_text())["steps"] == base.rotnet.steps:
-        return path
+        return
     config = base.copy_and_resolve_references()
     _change(config, table.changes)
     reached = rotnet.pretrain(config, path, data_of(config), interrupts=interrupts)
     if reached["steps"] < base.rotnet.steps:
         raise Interrupted
-    return path
+
+
+class _Together:
+    """All seeds of a row, trained as one when the first of them is asked for.
+
+    A run that has begun keeps its number of seeds (tables.seeds in its own
+    config.json). Seeds that are added later are trained alone.
+
+    Args:
+        first: config of the first seed.
+        seeds: how many.
+        folder: the run's own workdir.
+
+    Raises:
+        UserError: if the folder holds a run of another config.
+    """
+
+    def __init__(
+        self, first: ConfigDict, seeds: int, folder: Path, data_of: _DataCache
+    ):
+        self._folder, self._data_of = folder, data_of
+        self._config = first.copy_and_resolve_references()
+        with self._config.unlocked():
+            self._config.tables.seeds = _stacked_seeds(folder) or seeds
+        checkpoint.check_workdir(folder, self._config)
+        self._found: tuple[Any, int] | None = None
+        self._failed = folder / "diverged.json"
+        self._fits = True
+
+    def params(self, seed: int, interrupts: Interrupts) -> tuple[Any, int] | None:
+        """Parameters of one seed, and the step reached; see `train.train`.
+
+        None if the seed has to be trained alone: it is none of the stacked ones,
+        the common run diverged (one seed cannot stop by itself), or memory has no
+        room for it.
+        """
+        index, steps = seed - self._config.seed, self._config.train.steps
+        if (
+            index >= self._config.tables.seeds
+            or self._failed.is_file()
+            or not self._fits
+        ):
+            return None
+        if self._found is None or self._found[1] < steps:
+            try:
+                self._found = self._trained(interrupts)
+            except train.Diverged as error:
+                write_atomically(
+                    self._failed, json.dumps({"diverged": str(error)}) + "\n"
+                )
+                say(f"{error} Training the seeds one by one instead.")
+                return None
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                self._fits = False
+                say("No memory for all seeds at once: training them one by one.")
+                return None
+        params, step = self._found
+        return replicas.params_of(params, index), step
+
+    def _trained(self, interrupts: Interrupts) -> tuple[Any, int]:
+        """Stacked parameters and the step reached, of this run or one before."""
+        config, folder = self._config, self._folder
+        with checkpoint.lock_workdir(folder):
+            if (checkpoint.newest_step(folder) or 0) >= config.train.steps:
+                params, step = checkpoint.load_params(folder)
+                if step >= config.train.steps:  # else the newest one is damaged
+                    return params, step
+            devices, splits = train.local_devices(config), self._data_of(config)
+            seeds = range(config.seed, config.seed + config.tables.seeds)
+            tasks = [train.model_task(_seeded(config, seed), splits) for seed in seeds]
+            checkpoint.claim_workdir(folder, config, devices)
+            say(f"training {len(tasks)} seeds together in {folder}")
+            state = replicas.fit(
+                config, tasks, folder, devices=devices, interrupts=interrupts
+            )
+        return train.one_copy(state.params), int(state.step)
+
+
+def _stacked_seeds(folder: Path) -> int | None:
+    """How many seeds the common run of a folder trains; None if it has none."""
+    if checkpoint.newest_step(folder) is None:
+        return None
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        return int(content["config"]["tables"]["seeds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # `check_workdir` says what is wrong
+
+
+def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
+    result = config.copy_and_resolve_references()
+    _change(result, {"seed": seed})
+    return result
 
 
 def _trained_row(
-    config: ConfigDict, place: Path, splits: train.Splits, interrupts: Interrupts
+    config: ConfigDict,
+    place: Path,
+    splits: train.Splits,
+    interrupts: Interrupts,
+    together: _Together | None,
 ) -> dict:
     """Scores of one seed, trained if need be; {"diverged": message} if it failed."""
     split = config.eval.split
@@ -272,7 +379,12 @@ def _trained_row(
     if (recorded := _recorded(place, split, config.train.steps)) is not None:
         return recorded
     try:
-        params, step = train.train(config, place, splits, interrupts=interrupts)
+        found = together.params(config.seed, interrupts) if together else None
+        if found is not None:  # the place has no checkpoints of its own
+            checkpoint.claim_workdir(place, config, train.local_devices(config))
+        params, step = found or train.train(
+            config, place, splits, interrupts=interrupts
+        )
     except train.Diverged as error:
         result = {"diverged": str(error)}
         write_atomically(failed, json.dumps(result) + "\n")
@@ -447,7 +559,7 @@ def summarise(
         "steps": base.train.steps,
         "image_size": base.data.image_size,
         "seeds": base.tables.seeds,
-        "seeds_trained": "one after the other",
+        "seeds_trained": "together" if base.tables.together else "one by one",
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
         "rules": evaluate.RULES | {"crop": evaluate.crop_rule(base.data.crop)},
         "rows": lines,
@@ -709,17 +821,16 @@ def _save_figure(
     inputs: dict[bool, np.ndarray] = {}
     for name, row in rows.items():
         config = configs[name][0]
-        place = workdir / "rows" / name / "seed0"
-        if row.kind not in ("trained", "supervised") or (
-            checkpoint.newest_step(place) is None
-        ):
+        if row.kind not in ("trained", "supervised"):
+            continue
+        params = _first_params(workdir / "rows" / name)
+        if params is None:
             continue
         dataset = data_of(config)(config.eval.split)
         images = dataset.take(range(min(count, len(dataset))), ["image"])["image"]
         if config.data.perturb not in inputs:
             inputs[config.data.perturb] = images
             columns["perturbed" if config.data.perturb else "input"] = images
-        params, _ = checkpoint.load_params(place)
         options = train.check_config(config)
         batch = jnp.asarray(images, jnp.float32) / 255.0
         shape, albedo = jax.device_get(_shape_and_albedo(params, batch, options))
@@ -728,6 +839,16 @@ def _save_figure(
             columns[f"{name} albedo".replace("_", " ")] = albedo
     if columns:
         Image.fromarray(figure(columns)).save(path)
+
+
+def _first_params(row_folder: Path) -> Any | None:
+    """Parameters of a row's first seed; None if it diverged at once."""
+    alone, together = row_folder / "seed0", row_folder / "together"
+    if checkpoint.newest_step(alone) is not None:
+        return checkpoint.load_params(alone)[0]
+    if _stacked_seeds(together) and not (together / "diverged.json").is_file():
+        return replicas.params_of(checkpoint.load_params(together)[0], 0)
+    return None
 
 
 def figure(columns: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:

@@ -159,6 +159,7 @@ def host(workdir: Path, steps: int, port: int, count: int, index: int) -> None:
     """
     jax.config.update("jax_num_cpu_devices", 2 if count > 1 else 1)
     if count > 1:
+        hosts.HEARTBEAT_SECONDS = 10
         hosts.join(hosts.Cluster(f"127.0.0.1:{port}", count, index))
     c = config()
     c.train.steps = steps

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_evaluate import COUNT, SIZE, dataset_of, images_of, random_params
+from test_evaluate import BATCH, COUNT, SIZE, dataset_of, images_of, random_params
 
 from configs import default
 from unsup3d_jax import evaluate, formation, metrics, model
+from unsup3d_jax.types import Batch, Truth
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +62,25 @@ def params(options):
 
 @pytest.fixture(scope="module")
 def row(params, arrays, options):
-    # A batch size that does not divide the set: the last batch is padded.
-    return evaluate.evaluate(params, dataset_of(arrays), options, batch_size=3)
+    return evaluate.evaluate(params, dataset_of(arrays), options, batch_size=BATCH)
 
 
 @pytest.fixture(scope="module")
 def outputs(params, arrays, options):
-    @jax.jit
-    def run(params, images):
-        factors = model.decompose(params, images, options)
-        reconstruction = model.reconstruct(factors, options)
-        seen = formation.sample_canonical(
-            factors.canon_albedo,
-            reconstruction.plain.depth,
-            factors.view,
-            options.scene,
-        )
-        return factors, reconstruction, seen
-
-    return jax.device_get(run(params, images_of(arrays)))
+    """Factors, reconstruction, and the albedo as the camera sees it."""
+    weights = model.LossWeights(flip=jnp.ones(()))
+    images, parts = images_of(arrays), []
+    for rows in ([0, 1, 2], [3, 4, 4]):  # the program that `row` has compiled
+        batch = Batch(image=images[np.array(rows)])
+        parts.append(evaluate._forward(params, {}, batch, weights, options)[:2])
+    factors, reconstruction = jax.tree.map(
+        lambda *x: jnp.concatenate(x)[:COUNT], *parts
+    )
+    sample = jax.jit(formation.sample_canonical, static_argnums=3)
+    seen = sample(
+        factors.canon_albedo, reconstruction.plain.depth, factors.view, options.scene
+    )
+    return jax.device_get((factors, reconstruction, seen))
 
 
 def test_every_measure_is_that_of_its_function(row, outputs, arrays):
@@ -154,7 +155,7 @@ def test_shape_statistics_are_over_all_images(row, outputs):
 
 def test_what_is_not_known_is_left_out(params, arrays, options):
     photos = dataset_of({k: arrays[k] for k in ("image", "depth", "mask")})
-    got = evaluate.evaluate(params, photos, options, batch_size=3)
+    got = evaluate.evaluate(params, photos, options, batch_size=BATCH)
     assert not {"viewpoint", "light", "albedo", "auroc", "keypoint_depth"} & set(got)
     assert "confidence" in got and "shape" in got and "side" in got
 
@@ -173,10 +174,20 @@ def test_every_measure_has_its_rule(tmp_path, row):
     assert evaluate.crop_rule(()).startswith("none")
 
 
-def test_a_shading_map_has_no_light_to_score(params, arrays, options):
-    factors = dataclasses.replace(options.factors, shading="map")
-    mapped = dataclasses.replace(options, factors=factors)
-    got = evaluate.evaluate(
-        random_params(mapped), dataset_of(arrays), mapped, batch_size=COUNT
+def test_a_shading_map_has_no_light_to_score(outputs, arrays, options):
+    factors, reconstruction, _ = outputs
+    batch = Batch(image=images_of(arrays), depth=arrays["depth"], light=arrays["light"])
+    mapped = dataclasses.replace(
+        options, factors=dataclasses.replace(options.factors, shading="map")
     )
-    assert "light" not in got and "albedo" in got
+
+    def scored(options):
+        truth = Truth(albedo=images_of(arrays))
+        return jax.eval_shape(  # which measures there are, without computing them
+            lambda: evaluate._factor_scores(
+                factors, reconstruction, batch, truth, options
+            )
+        )
+
+    gone = scored(options).keys() - scored(mapped).keys()
+    assert gone == {"light_deg", "light_share"} and "albedo" in scored(mapped)

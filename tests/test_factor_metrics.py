@@ -7,6 +7,11 @@ import pytest
 
 from unsup3d_jax import geometry, metrics
 
+# One small program each: operation by operation they compile for longer.
+depth_at = jax.jit(metrics.depth_at)
+rotation_matrix = jax.jit(geometry.rotation_matrix)
+viewpoint_errors = jax.jit(metrics.viewpoint_errors)
+
 
 def _rotations(rng, n, spread):
     view = np.zeros((n, 6), np.float32)
@@ -15,7 +20,7 @@ def _rotations(rng, n, spread):
 
 
 def _matrix(view):
-    return np.asarray(geometry.rotation_matrix(jnp.asarray(view[:3])), np.float64)
+    return np.asarray(rotation_matrix(jnp.asarray(view[:3])), np.float64)
 
 
 def _angles(rotation):
@@ -44,7 +49,7 @@ def test_another_canonical_frame_is_no_error():
     view = truth.copy()
     for i in range(7):  # predicted R with R Q = R*
         view[i, :3] = _angles(_matrix(truth[i]) @ offset.T)
-    got = metrics.viewpoint_errors(jnp.asarray(view), jnp.asarray(truth))
+    got = viewpoint_errors(jnp.asarray(view), jnp.asarray(truth))
     np.testing.assert_allclose(got.error_deg, 0, atol=1e-3)
     np.testing.assert_allclose(got.offset, offset, atol=1e-5)
     np.testing.assert_allclose(got.offset_deg, _angle_deg(offset, np.eye(3)), rtol=1e-4)
@@ -53,7 +58,7 @@ def test_another_canonical_frame_is_no_error():
 def test_viewpoint_errors_are_those_of_the_best_rotation():
     rng = np.random.default_rng(1)
     view, truth = _rotations(rng, 9, 0.3), _rotations(rng, 9, 0.3)
-    got = metrics.viewpoint_errors(jnp.asarray(view), jnp.asarray(truth))
+    got = viewpoint_errors(jnp.asarray(view), jnp.asarray(truth))
     pairs = [(_matrix(v), _matrix(t)) for v, t in zip(view, truth, strict=True)]
     offset = np.asarray(got.offset, np.float64)
     expected = [_angle_deg(r @ offset, t) for r, t in pairs]
@@ -73,7 +78,7 @@ def test_offset_is_a_rotation_also_where_a_reflection_fits_better():
     # Predictions that are the mirror image of the truth.
     truth = np.zeros((4, 6), np.float32)
     truth[:, :3] = [[0.5, 0, 0], [-0.5, 0, 0], [0, 0, 1.2], [0, 0, -1.2]]
-    got = metrics.viewpoint_errors(jnp.asarray(-truth), jnp.asarray(truth))
+    got = viewpoint_errors(jnp.asarray(-truth), jnp.asarray(truth))
     assert np.linalg.det(np.asarray(got.offset)) > 0.99
     np.testing.assert_allclose(got.offset.T @ got.offset, np.eye(3), atol=1e-5)
 
@@ -219,12 +224,12 @@ def test_depth_at_is_bilinear_inside_and_nearest_beside_the_object():
     valid[:, 5:] = False
     depth[:, 5:] = 1.2
     points = np.array([[1.25, 2.5], [3.0, 4.0], [4.0, 5.0], [5.6, 1.2], [-3.0, 9.0]])
-    got = metrics.depth_at(jnp.asarray(depth), valid, jnp.asarray(points, jnp.float32))
+    got = depth_at(jnp.asarray(depth), valid, jnp.asarray(points, jnp.float32))
     bilinear = 0.5 * (0.75 * depth[2, 1] + 0.25 * depth[2, 2])
     bilinear += 0.5 * (0.75 * depth[3, 1] + 0.25 * depth[3, 2])
     expected = [bilinear, depth[4, 3], depth[5, 4], depth[1, 4], depth[5, 0]]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    nowhere = metrics.depth_at(jnp.asarray(depth), ~valid & False, jnp.zeros((1, 2)))
+    nowhere = depth_at(jnp.asarray(depth), ~valid & False, jnp.zeros((1, 2)))
     assert np.isnan(nowhere).all()
 
 

@@ -143,21 +143,22 @@ def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
         keypoints.score({}, options, files[:1], points[:1], crop=())
 
 
-def test_the_model_answers_at_every_keypoint(tmp_path, points):
+def test_depth_is_that_of_the_turned_face(monkeypatch):
+    """The nose of a known head, turned to either side, is nearest where it went."""
     import jax
-    from bust import config_of
+    from bust import NEAREST, make
 
-    from unsup3d_jax import model
-
-    config = config_of(32)
-    config.model.use_confidence = False
-    options = model.options_from_config(config)
-    files = [tmp_path / f"{i}.png" for i in range(COUNT)]
-    for i, file in enumerate(files):
-        _photo(file, i)
-    params = model.init_params(jax.random.key(0), options)
-    got = keypoints.score(params, options, files, points, crop=(), batch_size=3)
-    assert got["images"] == COUNT and np.isfinite(got["sum"]) and abs(got["sum"]) <= K
+    factors, options = make(32)
+    monkeypatch.setattr(keypoints.model, "decompose", lambda *a: factors)
+    v, u = np.mgrid[:32, :32].astype(np.float32)
+    everywhere = np.tile(np.stack([u, v], -1).reshape(1, -1, 2), (2, 1, 1))
+    read = jax.jit(keypoints._depth_at.__wrapped__, static_argnames="options")
+    depth = np.asarray(read({}, np.zeros((2, 32, 32, 3)), everywhere, options=options))
+    pitch, yaw = np.asarray(factors.view[:, 0]), np.asarray(factors.view[:, 1])
+    nearest = 1 - (1 - NEAREST) * np.cos(pitch) * np.cos(yaw)
+    np.testing.assert_allclose(depth.min(axis=1), nearest, atol=3e-3)
+    at = u.ravel()[depth.argmin(axis=1)] - 15.5
+    assert np.all(np.abs(at) > 1) and at[0] * at[1] < 0
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys):

@@ -83,22 +83,33 @@ def test_the_weights_serve_the_perceptual_loss(trained):
         perceptual.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
 
 
+def _initial(network, image):
+    init = jax.jit(functools.partial(network.init, is_training=False))
+    return init(jax.random.key(0), image)
+
+
 def test_stored_convolutions_contain_the_normalisation():
     """Features of the file are what the network computes in evaluation mode."""
     network = rotnet.RotNet(4)
     image = jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3))
-    variables = network.init(jax.random.key(0), image, is_training=False)
-    keys = iter(jax.random.split(jax.random.key(2), 99))
+    variables = _initial(network, image)
+    rng = np.random.default_rng(2)
     # Running statistics, scales and shifts of a network in the middle of its life.
     variables = jax.tree.map(
-        lambda x: x + jax.random.uniform(next(keys), x.shape, maxval=0.3), variables
+        lambda x: x + rng.uniform(0, 0.3, x.shape).astype(np.float32), variables
     )
     state = rotnet.RotNetState(variables["params"], variables["batch_stats"], ())
-    _, kept = network.apply(
-        variables, image, is_training=False, capture_intermediates=True
-    )
-    normed = kept["intermediates"]["norm3"]["__call__"][0]
-    found = perceptual.features(rotnet.convolutions_of(state), image, layer="relu2_2")
+
+    @jax.jit
+    def normed_features(variables):
+        _, kept = network.apply(
+            variables, image, is_training=False, capture_intermediates=True
+        )
+        return kept["intermediates"]["norm3"]["__call__"][0]
+
+    normed = normed_features(variables)
+    features = jax.jit(functools.partial(perceptual.features, layer="relu2_2"))
+    found = features(rotnet.convolutions_of(state), image)
     expected = np.maximum(normed, 0)
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
@@ -106,7 +117,7 @@ def test_stored_convolutions_contain_the_normalisation():
 def test_a_step_changes_parameters_and_statistics():
     network, optimizer = rotnet.RotNet(2), optax.sgd(0.1)
     image = jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3))
-    variables = network.init(jax.random.key(0), image, is_training=False)
+    variables = _initial(network, image)
     params, statistics = variables["params"], variables["batch_stats"]
     state = rotnet.RotNetState(params, statistics, optimizer.init(params))
     step = functools.partial(rotnet.update, network=network, optimizer=optimizer)

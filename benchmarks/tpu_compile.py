@@ -1,0 +1,268 @@
+"""Does the training step compile for TPUs, what does it cost there, and what
+crosses chips? Needs no TPU: package `libtpu` compiles for a described topology.
+
+    pip install libtpu
+    python -m benchmarks.tpu_compile --output=benchmarks/results/tpu_compile.json
+    python -m benchmarks.tpu_compile --topologies=v5e:16x16 --images_per_chip=16
+
+The program is `train.parallel_step`, rasterizer included, at full width unless
+`--width` says otherwise. Times and FLOP are the compiler's estimates, per chip;
+nothing was run. Only gradients and metrics may cross chips: any collective but
+an all-reduce of at most the parameters' size plus a few numbers is an error.
+
+`v5e:1` is one chip. With libtpu outside site-packages set TPU_LIBRARY_PATH to its
+libtpu.so. A program takes 5 to 30 minutes on one CPU core;
+JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1 makes the compiler try less.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from configs import default
+from unsup3d_jax import model, perceptual, train, train_state
+from unsup3d_jax.types import Batch
+
+# Bytes that may cross chips beside the gradients: loss terms, statistics,
+# denominators of the losses' means.
+SMALL = 4096
+BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+
+
+def chips(name: str) -> list[Any]:
+    """Described devices: "v5e:16x16", or "v5e:1" for one chip of a small slice."""
+    kind, _, shape = name.partition(":")
+    if shape in ("1", "1x1"):
+        # Slices have at least the chips of one host; one of them is used.
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{kind}:2x2"
+        ).devices[:1]
+    return list(
+        topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    )
+
+
+def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
+    """The pmapped step for these devices and its arguments as shapes."""
+    options = train.check_config(config)
+    vgg = [
+        {"kernel": jnp.zeros(s, jnp.float32), "bias": jnp.zeros(s[-1], jnp.float32)}
+        for s in perceptual._kernel_shapes()
+    ]
+    task = train.Task(
+        init=lambda key: model.init_params(key, options),
+        objective=lambda *args, axis_name: model.objective(
+            *args, options, axis_name=axis_name
+        ),
+        weights_at=lambda step: model.loss_weights(config, step),
+        constants={"vgg": vgg} if config.loss.perceptual > 0 else {},
+        make_source=lambda devices: None,
+    )
+    optimizer = train_state.make_optimizer(config)
+    state = jax.eval_shape(
+        lambda: train_state.create(
+            jax.random.key(0), task.init(jax.random.key(0)), optimizer
+        )
+    )
+    count, size = len(devices), config.data.image_size
+    shape = (count, config.train.batch_size // count, size, size, 3)
+    batch = Batch(image=jax.ShapeDtypeStruct(shape, jnp.float32))
+    constants = jax.eval_shape(lambda: task.constants)
+    schedule = jax.eval_shape(lambda: train_state.schedule_from_config(config))
+    step = train.parallel_step(task, optimizer, devices)
+    return step, (state, batch, constants, schedule)
+
+
+def collectives(text: str) -> list[dict]:
+    """Collectives of a compiled module's text: kind, operands, bytes in all."""
+    found = []
+    names = "|".join(COLLECTIVES)
+    pattern = rf"= (\(?[^=]*?\)?) ({names})(?:-start)?\("
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():  # "/*index=5*/"
+        match = re.search(pattern, line)
+        if match is None:
+            continue
+        arrays = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+        if f"{match[2]}-start(" in line and len(arrays) > 1:
+            arrays = arrays[len(arrays) // 2 :]  # operands, then results
+        sizes = [
+            BYTES.get(kind, 8) * math.prod(int(n) for n in dims.split(",") if n)
+            for kind, dims in arrays
+        ]
+        found.append({"kind": match[2], "arrays": len(sizes), "bytes": sum(sizes)})
+    return found
+
+
+def measure(config: Any, name: str, folder: Path | None = None) -> dict:
+    """Compiles for one topology and reads what the compiler says.
+
+    Args:
+        folder: where the compiled program is kept as text.
+    """
+    devices = chips(name)
+    step, args = abstract_step(config, devices)
+    start = time.perf_counter()
+    lowered = step.lower(*args)
+    lower = time.perf_counter() - start
+    compiled = lowered.compile()
+    whole = time.perf_counter() - start
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    # Negative where the program has parts that the compiler cannot estimate.
+    seconds = cost.get("optimal_seconds", -1.0)
+    text = compiled.as_text()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name.replace(':', '_')}.txt").write_text(text)
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(args[0].params))
+    crossing = collectives(text)
+    ours = {
+        "topology": name,
+        "chips": len(devices),
+        "device_kind": devices[0].device_kind,
+        "batch_size": config.train.batch_size,
+        "images_per_chip": config.train.batch_size // len(devices),
+        "width": config.model.width,
+        "compute_dtype": config.model.compute_dtype,
+        "parameters": parameters,
+        "lower_seconds": lower,
+        "compile_seconds": whole - lower,
+        "memory_bytes": {
+            "arguments": memory.argument_size_in_bytes,
+            "output": memory.output_size_in_bytes,
+            "aliased": memory.alias_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+            "code": memory.generated_code_size_in_bytes,
+            "total": memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes,
+        },
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "estimated_seconds": seconds if seconds > 0 else None,
+        "collectives": crossing,
+        "scatters": len(re.findall(r" scatter\(", text)),
+        "sorts": len(re.findall(r" sort\(", text)),
+        "while_loops": len(re.findall(r" while\(", text)),
+        "host_calls": len(re.findall(r"custom_call_target=\"[^\"]*callback", text)),
+    }
+    return ours
+
+
+def wrong_crossings(row: dict) -> list[str]:
+    """What crosses chips and must not."""
+    kinds = {c["kind"] for c in row["collectives"]} - {"all-reduce"}
+    wrong = [f"{kind} in {row['topology']}" for kind in sorted(kinds)]
+    total = sum(c["bytes"] for c in row["collectives"])
+    if total > 4 * row["parameters"] + SMALL:
+        wrong.append(
+            f"{total} bytes cross chips in {row['topology']}, the gradients have "
+            f"{4 * row['parameters']}"
+        )
+    return wrong
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as a table of one line each."""
+    head = "topology      images/chip  memory GB  TFLOP  GB moved  est. ms  crossing MB"
+    lines = [head]
+    for r in rows:
+        seconds = r["estimated_seconds"]
+        crossing = sum(c["bytes"] for c in r["collectives"]) / 1e6
+        lines.append(
+            f"{r['topology']:12}  {r['images_per_chip']:11}"
+            f"  {r['memory_bytes']['total'] / 1e9:9.2f}"
+            f"  {(r['flops'] or 0) / 1e12:5.2f}"
+            f"  {(r['bytes_accessed'] or 0) / 1e9:8.1f}"
+            f"  {1e3 * seconds if seconds else float('nan'):7.1f}"
+            f"  {crossing:11.1f} in {len(r['collectives'])}"
+        )
+    return "\n".join(lines)
+
+
+def _libtpu_version() -> str:
+    """Version of the package, or of the one that TPU_LIBRARY_PATH lies in."""
+    if path := os.environ.get("TPU_LIBRARY_PATH"):
+        for folder in Path(path).resolve().parent.parent.glob("libtpu-*.dist-info"):
+            return folder.name.removeprefix("libtpu-").removesuffix(".dist-info")
+        return "unknown"
+    return importlib.metadata.version("libtpu")
+
+
+def _commit() -> str:
+    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return run.stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topologies", default="v5e:1,v5e:16x16,v6e:16x16")
+    parser.add_argument("--images_per_chip", type=int, default=64)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--compute_dtype", default="bfloat16")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--text", type=Path, help="folder for the compiled programs")
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # the TPU is a description only
+    # No Google Cloud machine: libtpu must not ask one what it is.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    rows = []
+    for name in args.topologies.split(","):
+        config = default.get_config()
+        config.model.width = args.width
+        config.model.compute_dtype = args.compute_dtype
+        config.train.batch_size = args.images_per_chip * len(chips(name))
+        rows.append(measure(config, name, args.text))
+        print(table(rows[-1:]), flush=True)
+        if args.output:  # after each: a compilation takes minutes
+            content = {
+                "question": "the training step compiled for TPUs, without one",
+                "versions": {
+                    "python": platform.python_version(),
+                    "jax": jax.__version__,
+                    "numpy": np.__version__,
+                    "libtpu": _libtpu_version(),
+                },
+                "commit": _commit(),
+                "command": ["python", "-m", "benchmarks.tpu_compile", *sys.argv[1:]],
+                "optimization_effort": jax.config.values[
+                    "jax_exec_time_optimization_effort"
+                ],
+                "rows": rows,
+            }
+            args.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(table(rows))
+    wrong = [text for row in rows for text in wrong_crossings(row)]
+    for text in wrong:
+        print(f"error: {text}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The reader of compiled programs; compiling one takes minutes (benchmarks)."""
+
+from benchmarks import tpu_compile
+
+PROGRAM = """
+  %all-reduce.1 = (f32[64]{0:T(256)}, f32[3,3]{1,0:T(8,128)}, f32[], f32[], f32[],
+ /*index=5*/bf16[2]{0}) all-reduce(%a, %b), channel_id=1
+  %all-reduce.2 = (f32[8]{0}, f32[8]{0}) all-reduce-start(%x), replica_groups={}
+  %get = f32[4] get-tuple-element(%all-reduce.1), index=0
+  ROOT %g = s32[2,4]{1,0} all-gather(%x)
+""".replace(",\n", ",")
+
+
+def test_collectives_are_found_with_their_sizes():
+    assert tpu_compile.collectives(PROGRAM) == [
+        {"kind": "all-reduce", "arrays": 6, "bytes": 4 * (64 + 9 + 3) + 2 * 2},
+        {"kind": "all-reduce", "arrays": 1, "bytes": 32},
+        {"kind": "all-gather", "arrays": 1, "bytes": 32},
+    ]
+
+
+def test_only_sums_of_the_size_of_the_gradients_may_cross():
+    row = {"topology": "v5e:2x2", "parameters": 100}
+    fine = [{"kind": "all-reduce", "arrays": 3, "bytes": 400 + 64}]
+    assert tpu_compile.wrong_crossings(row | {"collectives": fine}) == []
+    gathered = [{"kind": "all-gather", "arrays": 1, "bytes": 4}]
+    (text,) = tpu_compile.wrong_crossings(row | {"collectives": gathered})
+    assert "all-gather" in text
+    large = [{"kind": "all-reduce", "arrays": 1, "bytes": 400 + 8192}]
+    (text,) = tpu_compile.wrong_crossings(row | {"collectives": large})
+    assert "8592 bytes" in text

@@ -1,5 +1,6 @@
 """Seeds trained together learn what each learns alone."""
 
+import functools
 import json
 
 import jax
@@ -107,8 +108,7 @@ def test_what_would_tie_seeds_together_is_refused(key, value):
     replicas.check_config(tiny_task.config())
 
 
-def test_the_model_and_its_gradient_can_be_stacked():
-    """Traced only: every custom rule on the way knows how to be batched."""
+def _model_tasks():
     config = config_of(32)
     options = model.options_from_config(config)
 
@@ -124,16 +124,44 @@ def test_the_model_and_its_gradient_can_be_stacked():
         constants={},
         make_source=lambda devices: None,
     )
-    task = replicas.stacked_task([single, single], SEEDS)
+    return single, replicas.stacked_task([single, single], SEEDS)
+
+
+def _gradient(task, params, image):
+    def loss(params):
+        weights = task.weights_at(jnp.zeros((), jnp.int32))
+        return task.objective(params, {}, Batch(image=image), weights)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def test_the_model_and_its_gradient_can_be_stacked():
+    """Traced only: every custom rule on the way knows how to be batched."""
+    _, task = _model_tasks()
 
     def step(image):
-        params = task.init(jax.random.key(9))
-        weights = task.weights_at(jnp.zeros((), jnp.int32))
-        return jax.value_and_grad(task.objective, has_aux=True)(
-            params, {}, Batch(image=image), weights
-        )
+        return _gradient(task, task.init(jax.random.key(9)), image)
 
     image = jax.ShapeDtypeStruct((2, 3, 32, 32, 3), jnp.float32)
     (loss, outputs), grads = jax.eval_shape(step, image)
     assert loss.shape == () and outputs.factors.canon_depth.shape == (6, 32, 32)
     assert all(g.shape[0] == 2 for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.slow
+def test_the_models_gradient_is_that_of_each_seed():
+    single, task = _model_tasks()
+    params = jax.jit(task.init)(jax.random.key(9))
+    image = jax.random.uniform(jax.random.key(1), (2, 3, 32, 32, 3))
+    (total, _), together = jax.jit(functools.partial(_gradient, task))(params, image)
+    alone = jax.jit(functools.partial(_gradient, single))
+    losses = []
+    for index in range(2):
+        (loss, _), expected = alone(replicas.params_of(params, index), image[index])
+        losses.append(float(loss))
+        found = replicas.params_of(together, index)
+        for name in expected:
+            error = jax.tree.map(jnp.subtract, found[name], expected[name])
+            share = optax.global_norm(error) / optax.global_norm(expected[name])
+            assert share < 1e-4, name
+    np.testing.assert_allclose(total, sum(losses), rtol=1e-5)

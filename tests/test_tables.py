@@ -209,6 +209,9 @@ def test_an_order_that_is_not_seen_is_said_so():
     assert not claims["average_background"]["side"]["separated"]
     assert not claims["average_background"]["mad_authors_deg"]["seen"]
     assert "MAD **not seen**" in tables.markdown(record)
+    scores["ours"] = [_row(0.012, 18)]  # one seed is below, but proves no spread
+    claims = {c["worse"]: c for c in _record(scores)["claims"] if c["better"] == "ours"}
+    assert claims["constant"]["side"] == {"seen": True, "separated": False}
 
 
 def test_markdown_is_made_from_the_json_alone(tmp_path):
@@ -489,6 +492,13 @@ def test_the_figure_has_a_column_for_each_row_shape_and_albedo():
     assert sheet.dtype == np.uint8 and sheet.shape[1] > sheet.shape[0] - 18 - 4
     first = sheet[18 + 2 : 18 + 2 + 96 : 3, 2 : 2 + 96 : 3]
     np.testing.assert_array_equal(first, columns["input"][0])
+
+
+def test_long_names_of_columns_do_not_run_into_each_other():
+    names = ("perturb no confidence", "perturb no confidence albedo")
+    sheet = tables.figure({name: np.zeros((1, 32, 32, 3)) for name in names})
+    between = sheet[:-98, 98:100]  # above the gap of the two columns
+    assert len(between) > 18 and np.ptp(between) == 0 and np.ptp(sheet[:-98]) > 0
 
 
 def test_constant_depth_shows_as_even_clay(monkeypatch):

@@ -24,9 +24,11 @@ AnyArray = Array | np.ndarray
 
 _CELL = 96  # pixels: smaller maps are enlarged by a whole factor to at least this
 _GAP = 2
-_HEADER = 18
+_HEADER = 18  # of one line of names
+_LINE = 14  # of each more
 _BACKGROUND = 28  # grey level between the cells
 _INK = 225
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def to_bytes(picture: Float[AnyArray, "..."]) -> UInt8[np.ndarray, "..."]:
@@ -181,21 +183,41 @@ def _paint(
 def labelled_rows(
     columns: Mapping[str, Float[AnyArray, "b h w 3"]],
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws columns of equally large pictures in [0, 1] under their names."""
+    """Draws columns of equally large pictures in [0, 1] under their names.
+
+    Names that are wider than a column are broken between words.
+    """
     cells = np.stack([to_bytes(c) for c in columns.values()], axis=1)
     rows, count, height, width = cells.shape[:4]
     scale = max(1, -(-_CELL // width))
     sheet = grid_of_images(
         cells.reshape(rows * count, height, width, 3), columns=count, scale=scale
     )
-    header = Image.new("RGB", (sheet.shape[1], _HEADER), (_BACKGROUND,) * 3)
-    draw = ImageDraw.Draw(header)
     font = ImageFont.load_default(size=12)
+    names = [_broken(name, font, scale * width) for name in columns]
+    lines = max(name.count("\n") for name in names)
+    size = (sheet.shape[1], _HEADER + lines * _LINE)
+    header = Image.new("RGB", size, (_BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(header)
     step = scale * width + _GAP
-    for i, name in enumerate(columns):
-        middle = _GAP + i * step + scale * width / 2
-        draw.text((middle, _HEADER / 2), name, (_INK,) * 3, font=font, anchor="mm")
+    for i, name in enumerate(names):
+        middle = (_GAP + i * step + scale * width / 2, size[1] / 2)
+        draw.multiline_text(
+            middle, name, (_INK,) * 3, font, anchor="mm", spacing=2, align="center"
+        )
     return np.concatenate([np.asarray(header), sheet])
+
+
+def _broken(text: str, font: _Font, width: int) -> str:
+    """The text in lines of at most `width` pixels, as far as words allow."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else ""
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def grid_of_images(

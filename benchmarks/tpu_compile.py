@@ -16,6 +16,7 @@ JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1 makes the compiler try less.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import math
@@ -74,9 +75,7 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     ]
     task = train.Task(
         init=lambda key: model.init_params(key, options),
-        objective=lambda *args, axis_name: model.objective(
-            *args, options, axis_name=axis_name
-        ),
+        objective=functools.partial(train._objective, options=options),
         weights_at=lambda step: model.loss_weights(config, step),
         constants={"vgg": vgg} if config.loss.perceptual > 0 else {},
         make_source=lambda devices: None,
@@ -89,11 +88,11 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     )
     count, size = len(devices), config.data.image_size
     shape = (count, config.train.batch_size // count, size, size, 3)
-    batch = Batch(image=jax.ShapeDtypeStruct(shape, jnp.float32))
+    image: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     constants = jax.eval_shape(lambda: task.constants)
     schedule = jax.eval_shape(lambda: train_state.schedule_from_config(config))
     step = train.parallel_step(task, optimizer, devices)
-    return step, (state, batch, constants, schedule)
+    return step, (state, Batch(image=image), constants, schedule)
 
 
 def collectives(text: str) -> list[dict]:

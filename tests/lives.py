@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import jax
@@ -216,7 +217,7 @@ def host(workdir: Path, steps: int, port: int, count: int, index: int) -> None:
 # --- seen from outside --------------------------------------------------------------
 
 
-def start(target, *args) -> multiprocessing.Process:
+def start(target, *args) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lives"])
     process = context.Process(target=_quietly, args=(target, *args), daemon=True)

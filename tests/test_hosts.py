@@ -119,7 +119,7 @@ def test_one_process_agrees_with_itself():
     assert alone.first and alone.count == 1
     assert alone.from_first(lambda: {"a": 1}) == {"a": 1}
     assert alone.leave_at(3, None) is None and alone.leave_at(3, "stop") == "stop"
-    tree = {"x": np.float32([-0.0, 1e-45])}
+    tree = {"x": np.array([-0.0, 1e-45], np.float32)}
     assert alone.broadcast(tree) is tree
 
 
@@ -128,7 +128,7 @@ def test_a_coordinator_that_does_not_answer_is_said(monkeypatch):
         raise RuntimeError("connection timed out")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    before = jax.config.jax_cpu_collectives_implementation
+    before = jax.config.values["jax_cpu_collectives_implementation"]
     try:
         with pytest.raises(UserError, match="--coordinator=HOST:PORT"):
             hosts.join(hosts.Cluster("nowhere:1", 2, 1))

@@ -1,5 +1,6 @@
 """Kills, full disks, damage, and a second process: no step is lost or doubled."""
 
+import dataclasses
 import json
 import os
 import random
@@ -426,7 +427,9 @@ class _Poisoned(tiny_task.Source):
     def __next__(self):
         poisoned = self._reordered == 0 and self.position >= 13
         batch = super().__next__()
-        return batch.replace(image=batch.image * (0.0 if poisoned else 1.0))
+        return dataclasses.replace(
+            batch, image=batch.image * (0.0 if poisoned else 1.0)
+        )
 
 
 def _collapsing(config):

@@ -50,6 +50,9 @@ def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02):
         "coverage": {"mean": 0.9, "std": 0.01, "n": 16},
         "view": {"yaw": {"pearson": yaw}},
         "viewpoint": {"error_deg": {"mean": 5.0, "std": 1.0, "n": 16}},
+        "auroc": {
+            k: {"mean": 0.7, "std": 0.1, "n": 9} for k in ("patch", "asymmetric")
+        },
         "shape": {
             "depth_std": depth_std,
             "hollow_share": hollow,
@@ -140,6 +143,9 @@ def test_spread_over_images_is_not_that_over_seeds():
     np.testing.assert_allclose(got["std_seeds"], np.std([1, 2], ddof=1))
     assert tables.over_seeds(rows[:1], "side")["std_seeds"] is None
     assert tables.over_seeds(rows[2:], "side") is None
+    rows[0]["side"] |= {"mean": None}  # NaN, as a file has it
+    rows.append({"side": {"mean": 0.0, "std": 0.0, "n": 0}})  # over no image
+    assert tables.over_seeds(rows, "side")["seeds"] == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +155,8 @@ def test_spread_over_images_is_not_that_over_seeds():
         (_row(1, 1, hollow=0.8), ["hollow"]),
         (_row(1, 1, depth_std=1e-4, hollow=0.8), ["flat"]),
         (_row(1, 1, yaw=0.1), ["view_lost"]),
+        (_row(1, 1, yaw=None), ["view_lost"]),
+        (_row(1, 1, depth_std=None), ["diverged"]),
         ({"diverged": "step 3"}, ["diverged"]),
     ],
 )
@@ -197,6 +205,7 @@ def test_the_record_holds_orders_rates_and_recovery():
     )
     assert record["rows"]["ours"]["published"]["side"] == 0.793
     assert "published" not in record["rows"]["average"]
+    assert record["rows"]["ours"]["auroc_patch"]["seeds"] == [0.7, 0.7]
 
 
 def test_an_order_that_is_not_seen_is_said_so():

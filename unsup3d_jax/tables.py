@@ -464,6 +464,8 @@ def collapses(row: Mapping[str, Any], *, depth_range: float) -> dict[str, bool]:
     if "shape" not in row:
         return {}
     shape = row["shape"]
+    if None in shape.values():  # not finite
+        return dict.fromkeys(COLLAPSES, False) | {"diverged": True}
     flat = shape["depth_std"] < watch.FLAT_DEPTH_SHARE * depth_range
     result = {
         "hollow": not flat and shape["hollow_share"] > 0.5,
@@ -475,7 +477,8 @@ def collapses(row: Mapping[str, Any], *, depth_range: float) -> dict[str, bool]:
         "diverged": False,
     }
     if "view" in row:
-        result["view_lost"] = row["view"]["yaw"]["pearson"] < VIEW_LOST_PEARSON
+        pearson = row["view"]["yaw"]["pearson"]
+        result["view_lost"] = pearson is None or pearson < VIEW_LOST_PEARSON
     return result
 
 
@@ -487,7 +490,9 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> dict | None:
         fewer than two); "std_images", the mean over seeds of the spread over
         images; "seeds", the means themselves. None if no seed has it.
     """
-    found = [row[key] for row in rows if key in row]
+    # Not finite (null in the file), or over no image: no number.
+    found = [r[key] for r in rows if key in r]
+    found = [entry for entry in found if entry["n"] and entry["mean"] is not None]
     if not found:
         return None
     means = [entry["mean"] for entry in found]
@@ -537,7 +542,12 @@ def summarise(
         for key in (*(m[0] for m in MEASURES), "mae", "coverage", "albedo"):
             if (summary := over_seeds(found, key)) is not None:
                 line[key] = summary
-        for key, part in (("viewpoint", "error_deg"), ("light", "direction_deg")):
+        for key, part in (
+            ("viewpoint", "error_deg"),
+            ("light", "direction_deg"),
+            ("auroc", "patch"),
+            ("auroc", "asymmetric"),
+        ):
             inner = [r[key] for r in found if key in r]
             if (summary := over_seeds(inner, part)) is not None:
                 line[f"{key}_{part}"] = summary

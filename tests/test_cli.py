@@ -1,5 +1,7 @@
 """The command line from outside: what it accepts, refuses, and prints."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +167,23 @@ def test_processes_and_profile_are_read():
     assert args.cluster == ("a:1", 2, 1) and args.profile == (3, 5)
     assert _parse(f"--config={FOLDER}").cluster is None
     assert _parse(f"--config={FOLDER}", "--distributed").cluster == (None, None, None)
+
+
+def _documented() -> list[str]:
+    """The flags of every call of main.py in the code blocks of our texts."""
+    calls = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", path.read_text(), re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                if found := re.search(r"python3? main\.py (.*?)(?:&|\||$)", line):
+                    calls.append(found[1])
+    return calls
+
+
+def test_every_documented_command_is_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    calls = _documented()
+    assert len(calls) >= 6
+    for call in calls:
+        call = call.replace("--config=...", "--config=configs/folder.py")
+        _parse(*shlex.split(call, comments=True))

@@ -183,7 +183,7 @@ def test_vmap_equals_a_loop(example):
     stacked = [
         np.stack([a, np.roll(a, 2, 1)]) for a in (depth, true_depth, mask, true_mask)
     ]
-    batched = jax.vmap(partial(metrics.depth_scores, fov_deg=FOV))(*stacked)
+    batched = jax.jit(jax.vmap(partial(metrics.depth_scores, fov_deg=FOV)))(*stacked)
     for i in range(2):
         single = score(*(a[i] for a in stacked))
         for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(single), strict=True):

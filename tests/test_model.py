@@ -32,25 +32,41 @@ def images():
     return jax.random.uniform(jax.random.key(3), (2, SIZE, SIZE, 3))
 
 
+def _init(options):
+    return model.init_params(jax.random.key(0), options)
+
+
 @pytest.fixture(scope="module")
 def setup():
     config = _config()
     options = model.options_from_config(config)
-    return config, options, model.init_params(jax.random.key(0), options)
+    return config, options, _init(options)
 
 
-def _run(params, batch, config, options):
-    weights = model.loss_weights(config, 0)
-    return jax.jit(
-        lambda p: jax.value_and_grad(model.objective, has_aux=True)(
-            p, {}, batch, weights, options
-        )
-    )(params)
-
-
-def test_factors_lie_in_their_ranges(setup, images):
+@pytest.fixture(scope="module")
+def factors(setup, images):
     _, options, params = setup
-    factors = model.decompose(params, images, options)
+    return jax.jit(lambda p, x: model.decompose(p, x, options))(params, images)
+
+
+def _total(params, batch, config, options):
+    weights = model.loss_weights(config, 0)
+    return jax.jit(lambda p, b: model.objective(p, {}, b, weights, options))(
+        params, batch
+    )
+
+
+def _gradient(params, batch, config, options):
+    weights = model.loss_weights(config, 0)
+    (total, out), gradient = jax.jit(
+        lambda p, b: jax.value_and_grad(model.objective, has_aux=True)(
+            p, {}, b, weights, options
+        )
+    )(params, batch)
+    return total, out, gradient
+
+
+def test_factors_lie_in_their_ranges(factors):
     assert (factors.canon_depth >= 0.9).all() and (factors.canon_depth <= 1.1).all()
     assert (factors.canon_albedo >= 0).all() and (factors.canon_albedo <= 1).all()
     np.testing.assert_allclose(
@@ -85,11 +101,10 @@ def test_only_the_outer_columns_are_clamped():
         np.testing.assert_allclose(out[:, column], 1.04)
 
 
-def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, images):
-    _, options, params = setup
-    factors = model.decompose(params, images, options)
+def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, factors):
+    _, options, _ = setup
     factors = factors.replace(view=jnp.zeros((2, 6)))
-    out = model.reconstruct(factors, options)
+    out = jax.jit(lambda f: model.reconstruct(f, options))(factors)
     np.testing.assert_allclose(out.flip.depth, out.plain.depth[:, :, ::-1], atol=2e-6)
     # Light is not mirrored: a mirrored normal meets the same light.
     normal = out.canonical.normal[:, :, ::-1] * jnp.array([-1.0, 1.0, 1.0])
@@ -102,8 +117,8 @@ def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, images):
 def test_the_total_is_the_weighted_sum_of_its_terms(images):
     config = _config(loss__depth_smoothness=0.3, loss__flip=0.25)
     options = model.options_from_config(config)
-    params = model.init_params(jax.random.key(0), options)
-    (total, out), _ = _run(params, Batch(image=images), config, options)
+    params = _init(options)
+    total, out = _total(params, Batch(image=images), config, options)
     t = out.terms
     expected = t["photometric"] + 0.25 * t["photometric_flip"] + 0.3 * t["smoothness"]
     assert float(total) == pytest.approx(float(expected), rel=1e-5)
@@ -117,7 +132,7 @@ def test_the_flip_weight_follows_its_schedule():
 
 def test_every_network_receives_a_finite_gradient(setup, images):
     config, options, params = setup
-    _, grads = _run(params, Batch(image=images), config, options)
+    _, _, grads = _gradient(params, Batch(image=images), config, options)
     for name, tree in grads.items():
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
         assert all(np.isfinite(leaf).all() for leaf in leaves), name
@@ -129,7 +144,7 @@ def test_an_image_that_leaves_the_frame_gives_a_finite_loss_and_gradient(setup, 
     gone = jnp.tile(jnp.array([0.0, 0, 0, 5.0, 0, 0]), (2, 1))
     options = dataclasses.replace(options, oracle_view=True)
     batch = Batch(image=images, view=gone)
-    (total, out), grads = _run(params, batch, config, options)
+    total, out, grads = _gradient(params, batch, config, options)
     assert not out.reconstruction.plain.valid.any()
     assert float(total) == 0.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
@@ -143,19 +158,18 @@ def test_joint_mask_counts_only_pixels_valid_in_both_passes(images):
         config = _config(compat__joint_mask=joint, model__oracle_view=True)
         config.depth.bump_height = 1.5
         options = model.options_from_config(config)
-        params = model.init_params(jax.random.key(0), options)
-        (totals[joint], out), _ = _run(params, batch, config, options)
+        params = _init(options)
+        totals[joint], out = _total(params, batch, config, options)
     assert (out.reconstruction.plain.valid != out.reconstruction.flip.valid).any()
     assert float(totals[True]) != pytest.approx(float(totals[False]), rel=1e-6)
 
 
-def test_oracles_take_view_and_light_from_the_batch(setup, images):
-    _, options, params = setup
+def test_oracles_take_view_and_light_from_the_batch(setup, factors, images):
+    _, options, _ = setup
     view = jnp.tile(jnp.array([0.1, 0.3, 0.0, 0.01, 0.0, 0.0]), (2, 1))
     light = jnp.tile(jnp.array([0.4, 0.5, 0.0, 0.0, 1.0]), (2, 1))
     batch = Batch(image=images, view=view, light=light)
     options = dataclasses.replace(options, oracle_view=True, oracle_light=True)
-    factors = model.decompose(params, images, options)
     taken = model.apply_oracle(factors, batch, options)
     np.testing.assert_array_equal(taken.view, view)
     assert taken.light[0, 2] < -0.2  # the camera's axis as the turned face sees it
@@ -166,12 +180,12 @@ def test_oracles_take_view_and_light_from_the_batch(setup, images):
 def test_supervision_trains_the_depth_net_alone(images):
     config = _config(model__supervision="depth")
     options = model.options_from_config(config)
-    params = model.init_params(jax.random.key(0), options)
+    params = _init(options)
     assert set(params) == {"depth"}
     truth = jnp.full((2, SIZE, SIZE), 0.95)
     mask = jnp.ones((2, SIZE, SIZE), bool).at[:, :8].set(False)
     batch = Batch(image=images, depth=truth, mask=mask)
-    (total, out), _ = _run(params, batch, config, options)
+    total, out = _total(params, batch, config, options)
     error = np.abs(np.asarray(out.factors.canon_depth) - 0.95)[:, 8:]
     assert float(total) == pytest.approx(error.mean(), rel=1e-5)
     np.testing.assert_array_equal(
@@ -182,9 +196,9 @@ def test_supervision_trains_the_depth_net_alone(images):
 def test_without_confidence_there_is_no_network_for_it(images):
     config = _config(model__use_confidence=False)
     options = model.options_from_config(config)
-    params = model.init_params(jax.random.key(0), options)
+    params = _init(options)
     assert "conf" not in params
-    (_, out), _ = _run(params, Batch(image=images), config, options)
+    _, out = _total(params, Batch(image=images), config, options)
     error = 2 * np.abs(np.asarray(out.reconstruction.plain.image - images)).mean(-1)
     mask = np.asarray(out.reconstruction.plain.valid & out.reconstruction.flip.valid)
     assert float(out.terms["photometric"]) == pytest.approx(

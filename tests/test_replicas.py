@@ -151,7 +151,7 @@ def test_the_model_and_its_gradient_can_be_stacked():
 @pytest.mark.slow
 def test_the_models_gradient_is_that_of_each_seed():
     single, task = _model_tasks()
-    params = jax.jit(task.init)(jax.random.key(9))
+    params = task.init(jax.random.key(9))
     image = jax.random.uniform(jax.random.key(1), (2, 3, 32, 32, 3))
     (total, _), together = jax.jit(functools.partial(_gradient, task))(params, image)
     alone = jax.jit(functools.partial(_gradient, single))

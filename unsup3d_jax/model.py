@@ -245,11 +245,12 @@ def init_params(key: Array, options: ModelOptions) -> dict:
     "conf"; the supervised baseline has "depth" only.
     """
     size = options.networks.image_size
-    image = jnp.zeros((1, size, size, 3))
+    # Lazily: running the networks on an image would compile them, op by op.
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     nets = _networks(options)
     keys = jax.random.split(key, len(nets))
     return {
-        name: net.init(net_key, image)["params"]
+        name: net.lazy_init(net_key, image)["params"]
         for net_key, (name, net) in zip(keys, nets.items(), strict=True)
     }
 

@@ -26,7 +26,13 @@ def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        # Drawn in a few sizes, since each costs seconds to compile on a CPU. What
+        # is drawn depends on the place alone, so that no number changes by it.
+        count, drawn = math.prod(shape), 1024
+        while drawn < count:
+            drawn *= 16
+        values = jax.random.uniform(key, (drawn,), dtype, -bound, bound)
+        return values[:count].reshape(shape)
 
     return init
 

@@ -1,7 +1,9 @@
-"""Tests share compiled programs, over processes and from one run to the next.
+"""Tests share compiled programs, and compile them without much optimisation.
 
-The stand-in for the model is compiled a hundred times by the tests of the loop;
-most of their time went there. JAX's own variables have the last word.
+Most of their time goes to the compiler, for programs that run once. The tests of
+the rasterizer, whose numbers may not depend on what a compiler makes of them,
+have it optimise (tests/rasterizer/conftest.py). JAX's own variables have the last
+word.
 """
 
 import os
@@ -10,3 +12,4 @@ from pathlib import Path
 CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")

@@ -58,6 +58,11 @@ def get_config() -> ConfigDict:
     view.translation_xy_max = 0.1  # scene units; Table 6
     view.translation_z_max = 0.0  # scene units; code 0 (cats 0.1), paper 0.1
     view.rotation_centre_depth = 1.0  # scene units; code
+    # Warm-up of the range: every angle and translation is at first limited to
+    # `warmup_start` times its range, then to a share that grows linearly and is
+    # 1 from step `warmup_steps` on. The paper has none (0 steps).
+    view.warmup_start = 0.1
+    view.warmup_steps = 0
     c.depth = depth = ConfigDict()
     depth.min = 0.9  # scene units; Table 6
     depth.max = 1.1
@@ -126,6 +131,15 @@ def get_config() -> ConfigDict:
     # Keras, or what --mode=rotnet writes (Table 3, self-supervised).
     loss.perceptual_weights = ""
     loss.depth_smoothness = 0.0  # cars 0.1 (code)
+    # Gaussian prior on light, towards a frontal direction and the middle of both
+    # ranges. Adds, as the mean over images,
+    #   light_prior * (u_s^2 + u_d^2 + l_x^2 + l_y^2),
+    # where u = (2 k - max - min) / (max - min) in [-1, 1] of ambient k_s and
+    # diffuse k_d, and l is the unit direction of the light; in these units the
+    # prior has a standard deviation of 1 / sqrt(2 light_prior). The paper has none.
+    loss.light_prior = 0.0
+    # Steps during which that weight falls linearly to 0; 0: it does not fall.
+    loss.light_prior_steps = 0
 
     # --- departures of the authors' code from the paper ---------------------
     c.compat = compat = ConfigDict()
@@ -212,7 +226,7 @@ def get_config() -> ConfigDict:
 
     # --- mode tables ----------------------------------------------------------
     c.tables = tables = ConfigDict()
-    tables.name = ""  # table2 | table3 | table4 | table5 | synface
+    tables.name = ""  # table2 | table3 | table4 | table5 | synface | stability
     tables.rows = ("all",)  # or names of rows in unsup3d_jax/paper_tables.py
     # What every row starts from: tiny | small | paper, see
     # configs/tables/recipes.py. Keys of the config that differ from their

@@ -55,7 +55,7 @@ def scene(monkeypatch):
         normal=maps(SIZE, SIZE, 3), shading=maps(SIZE, SIZE), image=maps(SIZE, SIZE, 3)
     )
     reconstruction = Reconstruction(canonical, canonical, warped(), warped())
-    monkeypatch.setattr(model, "decompose", lambda *_: factors)
+    monkeypatch.setattr(model, "decompose", lambda *_, **__: factors)
     monkeypatch.setattr(model, "reconstruct", lambda *_: reconstruction)
     monkeypatch.setattr(perceptual, "features", averages)
     return factors, reconstruction, Batch(image=maps(SIZE, SIZE, 3))

@@ -192,7 +192,7 @@ def test_evaluation_pictures_and_the_best_checkpoint(tmp_path):
         tmp_path,
         config,
         validate=lambda params, step: {"total": losses[step]},
-        picture=lambda params: np.zeros((4, 4, 3), np.uint8),
+        picture=lambda params, step: np.zeros((4, 4, 3), np.uint8),
     )
     assert [line["step"] for line in _lines(tmp_path, "val")] == [3, 6, 9, 12]
     names = sorted(p.name for p in (tmp_path / "pictures").iterdir())

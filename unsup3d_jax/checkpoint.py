@@ -54,6 +54,10 @@ YOUNGER = {
     "train.grad_norm_max": 0.0,
     "train.skips_in_a_row": 10,
     "train.rollbacks": 0,
+    "view.warmup_start": 0.1,
+    "view.warmup_steps": 0,
+    "loss.light_prior": 0.0,
+    "loss.light_prior_steps": 0,
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

@@ -398,11 +398,12 @@ def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
         raise UserError("--mode=reconstruct needs --input=FILE_OR_FOLDER --output=DIR.")
     if not args.input.exists():
         raise UserError(f"--input: {args.input} does not exist.")
-    from unsup3d_jax import reconstruct_files, train
+    from unsup3d_jax import model, reconstruct_files, train
 
     train.check_config(args.config)
-    params, _ = _load_params(args)
-    reconstruct_files.reconstruct_folder(args.config, params, args.input, args.output)
+    params, step = _load_params(args)
+    config = model.config_at(args.config, step)
+    reconstruct_files.reconstruct_folder(config, params, args.input, args.output)
 
 
 def run_tables(args: Arguments, interrupts: Interrupts) -> None:

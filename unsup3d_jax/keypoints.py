@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     try:
         config = cli.load_config(Path(flags.config), default.get_config())
-        options = train.check_config(config)
+        train.check_config(config)
         files, points = find(flags.input, flags.layout, split=flags.split)
         if flags.near == "large":
             points = points * [1.0, 1.0, -1.0]
@@ -293,6 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = Path(flags.checkpoint or flags.workdir or f"runs/{config.name}")
         params, step = checkpoint.load_params(place)
         checkpoint.check_meaning(config, place)
+        options = model.options_from_config(model.config_at(config, step))
         result = score(params, options, files, points, crop=config.data.crop)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

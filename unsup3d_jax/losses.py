@@ -127,3 +127,33 @@ def supervised_depth(
 ) -> Float[Array, ""]:
     """L1 on ground-truth depth over the object: the baseline of Table 2."""
     return weighted_mean_share(jnp.abs(depth - truth), mask, axis_name=axis_name)
+
+
+def light_prior(
+    light: Float[Array, "b 5"],
+    *,
+    ambient_range: tuple[float, float],
+    diffuse_range: tuple[float, float],
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Gaussian prior on light: u_s^2 + u_d^2 + l_x^2 + l_y^2. Not of the paper.
+
+    u is ambient or diffuse light, scaled so that its range is [-1, 1]; a range of
+    no width has no term. l_x^2 + l_y^2 is the squared sine of the angle between
+    light and optical axis. Smooth everywhere, 0 for frontal light of medium
+    strength, and at most 4.
+
+    Args:
+        light: ambient, diffuse, unit direction.
+        ambient_range, diffuse_range: (least, largest); static.
+
+    Returns:
+        This device's share of the mean over images.
+    """
+    value = jnp.sum(jnp.square(light[:, 2:4]), axis=1)
+    for strength, (low, high) in zip(
+        (light[:, 0], light[:, 1]), (ambient_range, diffuse_range), strict=True
+    ):
+        if high > low:
+            value += jnp.square((2.0 * strength - high - low) / (high - low))
+    return weighted_mean_share(value, jnp.ones_like(value), axis_name=axis_name)

@@ -77,9 +77,18 @@ class ModelOptions:
 
 @struct.dataclass
 class LossWeights:
-    """Weights that follow a schedule, as arrays so that nothing recompiles."""
+    """What follows a schedule, as arrays so that nothing recompiles.
+
+    Attributes:
+        flip: lambda_f of Eq. (4).
+        view_range: share of the range of rotation and translation that is in
+            use, in (0, 1]; None: all of it.
+        light_prior: weight of `losses.light_prior`; None: no such term.
+    """
 
     flip: Float[Array, ""]
+    view_range: Float[Array, ""] | None = None
+    light_prior: Float[Array, ""] | None = None
 
 
 @struct.dataclass
@@ -119,6 +128,8 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
         )
     if config.model.shading == "map" and config.model.oracle_light:
         raise ValueError("model.oracle_light needs model.shading = 'lambert'.")
+    if config.model.shading == "map" and config.loss.light_prior > 0:
+        raise ValueError("loss.light_prior needs model.shading = 'lambert'.")
     networks.down_channels(config.data.image_size, config.model.width)
     _check_numbers(config)
     model, view, depth = config.model, config.view, config.depth
@@ -183,6 +194,9 @@ def _check_numbers(config: ConfigDict) -> None:
     view, depth, light = config.view, config.depth, config.light
     raster, loss = config.raster, config.loss
     need("view.fov_deg", 0 < view.fov_deg < 180, "between 0 and 180")
+    start = view.warmup_start
+    need("view.warmup_start", 0 < start <= 1, "greater than 0 and at most 1")
+    need("view.warmup_steps", view.warmup_steps >= 0, "0 or more")
     need("depth.min", depth.min > 0, "greater than 0")
     need("depth.max", depth.max > depth.min, "greater than depth.min")
     half = config.data.image_size // 2
@@ -195,14 +209,52 @@ def _check_numbers(config: ConfigDict) -> None:
     need("raster.gamma", raster.gamma >= 0, "0 or more")
     both = (raster.sigma > 0) == (raster.gamma > 0)
     need("raster.gamma", both, "greater than 0 exactly if raster.sigma is")
-    for name in ("flip", "perceptual", "depth_smoothness"):
+    for name in (
+        "flip",
+        "perceptual",
+        "depth_smoothness",
+        "light_prior",
+        "light_prior_steps",
+    ):
         need(f"loss.{name}", loss[name] >= 0, "0 or more")
 
 
 def loss_weights(config: ConfigDict, step: Array | int) -> LossWeights:
-    """Scheduled weights at a step: lambda_f is 1 before `loss.flip_start`."""
-    flip = jnp.where(jnp.asarray(step) < config.loss.flip_start, 1.0, config.loss.flip)
-    return LossWeights(flip=flip.astype(jnp.float32))
+    """Scheduled numbers of the update that follows `step` updates.
+
+    lambda_f is 1 before `loss.flip_start`; the range of the viewpoint grows and
+    the prior on light falls, both linearly, where the config asks for them.
+    """
+    view, loss = config.view, config.loss
+    done = jnp.asarray(step, jnp.float32)
+    flip = jnp.where(jnp.asarray(step) < loss.flip_start, 1.0, loss.flip)
+    view_range = light_prior = None
+    if view.warmup_steps > 0:
+        left = jnp.maximum(1.0 - done / view.warmup_steps, 0.0)
+        view_range = 1.0 - (1.0 - view.warmup_start) * left  # ends at exactly 1
+    if loss.light_prior > 0:
+        left = jnp.ones(())
+        if loss.light_prior_steps > 0:
+            left = jnp.maximum(1.0 - done / loss.light_prior_steps, 0.0)
+        light_prior = loss.light_prior * left
+    return LossWeights(flip.astype(jnp.float32), view_range, light_prior)
+
+
+def config_at(config: ConfigDict, step: int) -> ConfigDict:
+    """The config with the view's range that is in use at a step, as a static value.
+
+    For pictures and reconstructions from a checkpoint in the middle of a warm-up,
+    whose networks know no other range. Later, and without a warm-up, it is `config`.
+    """
+    share = loss_weights(config, step).view_range
+    if share is None or float(share) == 1.0:
+        return config
+    result = config.copy_and_resolve_references()
+    with result.unlocked():
+        for name in ("rotation_max_deg", "translation_xy_max", "translation_z_max"):
+            result.view[name] = float(share) * config.view[name]
+        result.view.warmup_steps = 0
+    return result
 
 
 def load_constants(config: ConfigDict) -> dict:
@@ -307,9 +359,19 @@ def _light_from_raw(
 
 
 def decompose(
-    params: dict, image: Float[Array, "b h w 3"], options: ModelOptions
+    params: dict,
+    image: Float[Array, "b h w 3"],
+    options: ModelOptions,
+    *,
+    view_range: Float[Array, ""] | None = None,
 ) -> Factors:
     """Phi: predicts the factors of images in [0, 1].
+
+    Args:
+        params: of `init_params`.
+        image: of the model's size.
+        options: static.
+        view_range: see `LossWeights`; None, all, once training is finished.
 
     Raises:
         ValueError: if the images have not the model's size.
@@ -353,6 +415,8 @@ def decompose(
     rotation = jnp.radians(limits.rotation_max_deg)
     reach = [rotation] * 3 + [limits.translation_xy_max] * 2
     view = raw_view * jnp.array([*reach, limits.translation_z_max])
+    if view_range is not None:
+        view = view * view_range
     factors = Factors(
         raw_depth=raw_depth,
         canon_depth=canon_depth,
@@ -450,7 +514,7 @@ def objective(
         params: of `init_params`.
         constants: of `load_constants`.
         batch: images and what supervision or the oracle need.
-        weights: scheduled weights.
+        weights: of `loss_weights`.
         options: static.
         axis_name: pmap axis over which the batch is split. The result is then
             this device's share: shares (and gradients) *sum* to the whole.
@@ -458,7 +522,7 @@ def objective(
     Returns:
         Scalar loss and everything computed on the way.
     """
-    factors = decompose(params, batch.image, options)
+    factors = decompose(params, batch.image, options, view_range=weights.view_range)
     factors = apply_oracle(factors, batch, options)
     reconstruction = reconstruct(factors, options)
     if options.supervised:
@@ -514,6 +578,14 @@ def objective(
             axis_name=axis_name,
         )
         total = total + loss.depth_smoothness * terms["smoothness"]
+    if weights.light_prior is not None:
+        terms["light_prior"] = losses.light_prior(
+            factors.light,
+            ambient_range=options.factors.ambient_range,
+            diffuse_range=options.factors.diffuse_range,
+            axis_name=axis_name,
+        )
+        total = total + weights.light_prior * terms["light_prior"]
     terms["total"] = total
     return total, Outputs(factors, reconstruction, terms)
 

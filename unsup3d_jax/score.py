@@ -34,6 +34,7 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
         result.eval.baselines = ()
         result.eval.every = 0  # its best checkpoint is of no interest
         result.log.picture_every = 0
+        result.view.warmup_steps = 0  # the viewpoint is given, or not asked for
         if name == "supervised":
             result.model.supervision = "depth"
             # No viewpoint has to be learnt first, and no relief held back.

@@ -71,7 +71,7 @@ class Task:
             `reorder`.
         validate: (parameters, step) -> numbers for the log; "total" chooses
             the best checkpoint.
-        picture: parameters -> image for `pictures/`.
+        picture: (parameters, step) -> image for `pictures/`.
         depth_range: largest minus smallest depth, scene units; for the watch.
         learns_view: whether the viewpoint is learnt; for the watch.
     """
@@ -82,7 +82,7 @@ class Task:
     constants: Any
     make_source: Callable[[Sequence[jax.Device]], Any]
     validate: Callable[[Any, int], Mapping[str, float]] | None = None
-    picture: Callable[[Any], UInt8[np.ndarray, "h w 3"]] | None = None
+    picture: Callable[[Any, int], UInt8[np.ndarray, "h w 3"]] | None = None
     depth_range: float = 0.2
     learns_view: bool = True
 
@@ -342,7 +342,9 @@ class Recorder:
                 line,
                 list(self._history),
                 depth_range=self._task.depth_range,
-                learns_view=self._task.learns_view,
+                # A range that still grows says nothing about what is learnt.
+                learns_view=self._task.learns_view
+                and line["step"] > self._config.view.warmup_steps,
             )
         self._history.append(line)
         self._ill = self._ill + 1 if found else 0
@@ -550,7 +552,7 @@ def fit(
             if at.step == at.start and path.exists():
                 return
             with interrupts.immediate():
-                image = picture(one_copy(at.state.params))
+                image = picture(one_copy(at.state.params), at.step)
             log.picture(path, image, at.step)
 
         hosts.from_first(draw)
@@ -762,6 +764,9 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
     for name in ("beta1", "beta2"):
         need(f"train.{name}", 0 <= c[name] < 1, "at least 0 and below 1")
     need("train.depth_full", c.depth_full >= c.depth_start, "depth_start or more")
+    # Else the result would know a part of the range, and be used with all of it.
+    warm = config.view.warmup_steps
+    need("view.warmup_steps", warm <= c.steps, f"at most train.steps, {c.steps}")
     for key in ("log.every", "checkpoint.every", "checkpoint.keep", "eval.batch_size"):
         section, name = key.split(".")
         need(key, config[section][name] >= 1, "at least 1")
@@ -809,11 +814,13 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
         }
         return {k: v["mean"] for k, v in row["losses"].items()} | numbers
 
-    def picture(params: Any) -> UInt8[np.ndarray, "h w 3"]:
+    def picture(params: Any, step: int) -> UInt8[np.ndarray, "h w 3"]:
         count = min(config.log.picture_count, len(splits("val")))
         images = splits("val").take(range(count), ["image"])["image"]
         return visualize.panel(
-            params, jnp.asarray(images, jnp.float32) / 255.0, options
+            params,
+            jnp.asarray(images, jnp.float32) / 255.0,
+            model.options_from_config(model.config_at(config, step)),
         )
 
     return Task(

@@ -121,6 +121,8 @@ def test_row_is_the_mean_of_what_single_images_score(row, outputs, arrays):
         np.testing.assert_allclose(row[key]["mean"], values.mean(), rtol=1e-3)
         np.testing.assert_allclose(row[key]["std"], values.std(ddof=1), rtol=5e-3)
         assert row[key]["n"] == COUNT
+    values = np.array([s.pearson for s in scores])
+    np.testing.assert_allclose(row["depth_pearson"]["mean"], values.mean(), atol=1e-4)
     error = np.abs(plain.image - images_of(arrays)).mean(-1)
     expected = [error[i][np.asarray(plain.valid[i])].mean() for i in range(COUNT)]
     np.testing.assert_allclose(row["recon_l1"]["mean"], np.mean(expected), rtol=1e-4)

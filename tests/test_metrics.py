@@ -55,6 +55,7 @@ def numpy_scores(depth, true_depth, mask, true_mask):
         "mad_deg": angles[0],
         "mad_authors_deg": angles[1],
         "mae": np.mean(np.abs(depth - true_depth)[scored]),
+        "pearson": np.corrcoef(depth[scored], true_depth[scored])[0, 1],
         "coverage": scored.sum() / true_mask.sum(),
         "scored_pixels": scored.sum(),
     }
@@ -87,6 +88,20 @@ def test_scores_match_numpy_on_overlapping_masks(example):
         # float32 central differences of depths near one keep about 4 digits.
         np.testing.assert_allclose(getattr(got, name), value, rtol=2e-3, err_msg=name)
     assert expected["side"] > 0.01 and expected["mad_deg"] > 10  # not vacuous
+
+
+def test_a_hollow_depth_correlates_negatively_and_a_constant_one_not(example):
+    _, true_depth, mask, true_mask = example
+    for depth, expected in (
+        (true_depth, 1.0),
+        (1.0 + 0.3 * true_depth, 1.0),
+        (2.0 - true_depth, -1.0),
+        (np.ones_like(true_depth), 0.0),
+    ):
+        got = score(depth, true_depth, mask, true_mask)
+        np.testing.assert_allclose(got.pearson, expected, atol=1e-4)
+    nothing = score(true_depth, true_depth, mask, np.zeros_like(mask))
+    assert nothing.pearson == 0.0
 
 
 def test_side_ignores_scale_but_not_offset(example):

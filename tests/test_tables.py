@@ -11,7 +11,15 @@ import pytest
 from PIL import Image
 
 from configs import default
-from configs.tables import recipes, synface, table2, table3, table4, table5
+from configs.tables import (
+    recipes,
+    stability,
+    synface,
+    table2,
+    table3,
+    table4,
+    table5,
+)
 from unsup3d_jax import (
     checkpoint,
     cli,
@@ -28,7 +36,7 @@ from unsup3d_jax.interrupts import Interrupted, Interrupts
 
 FILES = {
     "table2": table2, "table3": table3, "table4": table4, "table5": table5,
-    "synface": synface,
+    "synface": synface, "stability": stability,
 }  # fmt: skip
 
 
@@ -41,8 +49,9 @@ def _config(name="table2", **changes):
     return config
 
 
-def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02):
-    return {
+def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02, depth=None):
+    known = {} if depth is None else {"depth_pearson": {"mean": depth, "n": 16}}
+    return known | {
         "images": 16,
         "side": {"mean": side, "std": std, "n": 16},
         "mad_deg": {"mean": mad - 1, "std": std, "n": 16},
@@ -79,9 +88,11 @@ def test_every_row_of_every_table_is_a_valid_config(name, scale):
         assert made.model.supervision == (
             "depth" if row.kind == "supervised" else "none"
         )
-        for key, value in row.changes.items():
-            section, option = key.split(".")
-            assert made[section][option] == value
+        steps = made.train.steps
+        shares = {key: round(share * steps) for key, share in row.shares.items()}
+        expected = {**table.changes, **row.changes, **shares}
+        flat = checkpoint.flatten(made.to_dict())
+        assert {key: flat[key] for key in expected} == expected
         assert (made.loss.perceptual_weights == "/x.npz") == row.needs_encoder
     if scale == "paper":
         assert base.train.steps == 50000 and base.model.width == 64
@@ -115,6 +126,50 @@ def test_rows_can_be_chosen_and_are_checked():
         tables.table_of(_config(rows=("mine",)))
     with pytest.raises(UserError, match="use a config of configs/tables/"):
         tables.table_of(default.get_config())
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])  # 6 steps round to 0
+def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
+    config = stability.get_config()
+    config.tables.scale = scale
+    table, rows = tables.table_of(config)
+    base = tables.base_config(config)
+    made = {
+        name: checkpoint.flatten(tables.row_config(base, table, row, seed=0).to_dict())
+        for name, row in rows.items()
+    }
+    start = made["paper_start"]
+    paper = checkpoint.flatten(default.get_config().to_dict())
+    for key in table.changes:
+        assert start[key] == paper[key], key
+    for name, found in made.items():
+        changed = {key for key in found if found[key] != start[key]}
+        assert changed == {*rows[name].changes, *rows[name].shares}, name
+    steps = base.train.steps
+    assert made["robust"]["train.depth_full"] == round(0.2 * steps)
+    assert made["view_warmup"]["view.warmup_steps"] == round(0.2 * steps)
+
+
+def test_an_untrained_row_is_scored_from_its_initial_parameters(tmp_path, machine):
+    given = []
+
+    def baselines(data, options, *, names, initial_params, **_):
+        given.append((names, initial_params, options.factors.bump_height))
+        return [{"name": names[0]} | _row(0.01, 20, yaw=0.0)]
+
+    config = _config("stability", rows=("untrained_bump",), figure_images=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "baselines", baselines)
+        patch.setattr(train, "initial_params", lambda config: {"seed": config.seed})
+        _run(config, tmp_path)
+    assert given == [(("untrained",), {"seed": 0}, 0.5)]
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["rows"]["untrained_bump"]["yaw_pearson"]["seeds"] == [0.0]
+    # Nothing was trained, so nothing failed; and nothing was published.
+    assert content["stability"] is None
+    assert content["rows"]["untrained_bump"]["collapses"] is None
+    text = (tmp_path / "table.md").read_text()
+    assert "Rank agreement" not in text and "0.500" not in text
 
 
 def test_help_names_the_tables():
@@ -154,6 +209,14 @@ def test_spread_over_images_is_not_that_over_seeds():
         (_row(1, 1), []),
         (_row(1, 1, hollow=0.8), ["hollow"]),
         (_row(1, 1, depth_std=1e-4, hollow=0.8), ["flat"]),
+        # With true depth: noise, a hollow face, a face beside the frame's middle.
+        (_row(1, 1, depth=0.9), []),
+        (_row(1, 1, depth=0.1), ["shape_lost"]),
+        (_row(1, 1, depth=-0.2, hollow=0.9), ["hollow"]),
+        (_row(1, 1, depth=-0.8), ["hollow"]),
+        (_row(1, 1, depth=0.9, hollow=0.9), []),
+        (_row(1, 1, depth=0.0, depth_std=1e-4), ["flat"]),
+        (_row(1, 1, depth=-0.8, hollow=1.0, yaw=-0.9), ["hollow", "view_lost"]),
         (_row(1, 1, yaw=0.1), ["view_lost"]),
         (_row(1, 1, yaw=None), ["view_lost"]),
         (_row(1, 1, depth_std=None), ["diverged"]),
@@ -233,7 +296,7 @@ def test_markdown_is_made_from_the_json_alone(tmp_path):
     cells = [c.strip() for c in line.strip("|").split("|")]
     spread = 100 * np.std([0.008, 0.012], ddof=1)
     assert cells[1] == f"1.000 ± 10.000 ± {spread:.3f}"  # images, then seeds
-    assert cells[2] == "0.793 ± 0.140" and cells[-1] == "1 of 2"
+    assert cells[2] == "0.793 ± 0.140" and cells[-1] == "1 of 2: hollow 1"
     assert "these numbers mean nothing" in text  # tiny
     assert "Kendall's tau 1.00 over 4 rows" in text
     assert "not complete" in tables.markdown(_record(complete=False))

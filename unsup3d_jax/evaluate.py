@@ -37,6 +37,10 @@ RULES = {
         "the same with the authors' normals, divided by norm + 1e-7, which adds up "
         "to 6.5 degrees at 64 px; compare this one with the paper's table"
     ),
+    "depth_pearson": (
+        "correlation of depth and true depth over scored pixels, per image; 0 where "
+        "either is constant"
+    ),
     "mask": (
         "true mask and predicted validity, each eroded 3x3 with zeros outside the "
         "image; pixels in both are scored; baselines are valid everywhere"
@@ -164,8 +168,8 @@ def evaluate(
     Returns:
         A JSON-able dictionary: "name", "images", "ground_truth"; where there is
         true depth, "scored_images" and for each of "side", "mad_deg",
-        "mad_authors_deg", "mae", "coverage" {"mean", "std", "n"}; where there is a
-        true viewpoint, "view" with {"pearson", "slope", "offset_deg",
+        "mad_authors_deg", "mae", "depth_pearson", "coverage" {"mean", "std", "n"};
+        where there is a true viewpoint, "view" with {"pearson", "slope", "offset_deg",
         "spread_deg", "true_spread_deg"} for each angle, and "viewpoint" with
         "error_deg", "median_deg" and "offset_deg"; with true light, "light"; with
         true albedo, "albedo"; with confidence, "confidence" (calibration of both
@@ -668,6 +672,7 @@ def _collect(
         row["scored_images"] = int(scored.sum())
         for key in ("side", "mad_deg", "mad_authors_deg", "mae"):
             row[key] = _summary(getattr(scores.depth, key), scored)
+        row["depth_pearson"] = _summary(scores.depth.pearson, scored)
         # An image without a scored pixel is not an image without weight here.
         row["coverage"] = _summary(scores.depth.coverage)
     if scores.view is not None and scores.true_view is not None:

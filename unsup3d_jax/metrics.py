@@ -38,6 +38,8 @@ class DepthScores:
             are up to 0.3 % short at 64 px (more at higher resolution), so equal
             normals differ by 6.5 degrees. Comparable to the paper's table.
         mae: mean absolute depth error, scene units; not scale-invariant.
+        pearson: correlation of depth with true depth; 0 where either is constant.
+            Below 0 what should stand out lies behind, which SIDE does not say.
         coverage: scored pixels over pixels of the true mask; 0 if that is empty.
             Below 1 even at best, since both masks are eroded.
         scored_pixels: number of pixels the other values are means over.
@@ -47,6 +49,7 @@ class DepthScores:
     mad_deg: Float[Array, "*b"]
     mad_authors_deg: Float[Array, "*b"]
     mae: Float[Array, "*b"]
+    pearson: Float[Array, "*b"]
     coverage: Float[Array, "*b"]
     scored_pixels: Int[Array, "*b"]
 
@@ -170,9 +173,29 @@ def depth_scores(
         mad_deg=masked_mean(angle, scored),
         mad_authors_deg=masked_mean(authors_angle, scored),
         mae=masked_mean(jnp.abs(depth - true_depth), scored),
+        pearson=depth_pearson(depth, true_depth, scored),
         coverage=jnp.sum(scored) / jnp.maximum(true_count, 1),
         scored_pixels=jnp.sum(scored),
     )
+
+
+def depth_pearson(
+    depth: Float[Array, "h w"],
+    true_depth: Float[Array, "h w"],
+    mask: Bool[Array, "h w"],
+) -> Float[Array, ""]:
+    """Correlation of depth and true depth over the mask, in [-1, 1].
+
+    Returns:
+        0 where the mask is empty, or either depth is constant on it.
+    """
+    x = jnp.where(mask, depth, 0.0) - masked_mean(depth, mask)
+    y = jnp.where(mask, true_depth, 0.0) - masked_mean(true_depth, mask)
+    variances = masked_mean(x**2, mask), masked_mean(y**2, mask)
+    # A spread of 1e-6 scene units is what float32 makes of a constant near 1.
+    varies = jnp.minimum(*variances) > 1e-12
+    safe = jnp.where(varies, variances[0] * variances[1], 1.0)
+    return jnp.where(varies, masked_mean(x * y, mask) / jnp.sqrt(safe), 0.0)
 
 
 @struct.dataclass

@@ -1,8 +1,9 @@
-"""The rows of the paper's tables: what each changes, and what was published.
+"""The rows of each table: what each changes, and what the paper published.
 
 Numbers of Wu et al., CVPR 2020, Tables 2-5, on their Basel Face Model images
 (Table 5: 3DFAW), and of GAN2Shape (Pan et al., ICLR 2021), Table 1. Ours are on
-other faces, so orders are comparable, not values.
+other faces, so orders are comparable, not values. The table of recipes against
+collapse is not the paper's.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ class Row:
         kind: trained | supervised (trained on true depth), or the name of a
             baseline that needs no training (`evaluate.DESCRIPTIONS`).
         changes: config keys that make the row, over the table's recipe.
+        shares: more of them, counted in steps, as shares of train.steps; so that a
+            schedule fits every scale.
         published: None where the paper has no such row.
         needs_encoder: the perceptual loss uses the self-supervised encoder.
     """
@@ -36,6 +39,7 @@ class Row:
     label: str
     kind: str = "trained"
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Published | None = None
     needs_encoder: bool = False
 
@@ -50,7 +54,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """A table of the paper, or one like it.
 
     Attributes:
         title: for people.
@@ -139,6 +143,43 @@ _ABLATION_CLAIMS = (
 # The quickstart recipe, where `small` comes from, has no perceptual loss.
 _WITH_PERCEPTUAL = {"loss.perceptual": 1.0}
 
+# How the paper starts: rough depth from the first step on, nothing held back.
+_PAPER_START = {
+    "depth.bump_height": 0.0,
+    "depth.output_gain": 1.0,
+    "train.depth_start": 0,
+    "train.depth_full": 0,
+    "train.lr_scale.depth": 1.0,
+    "train.lr_scale.view": 1.0,
+    "train.clip_norm": 0.0,
+    "loss.flip": 0.5,
+    "loss.light_prior": 0.0,
+    "view.warmup_steps": 0,
+}
+_BUMP = {"depth.bump_height": 0.5, "depth.output_gain": 0.03}
+_LATE_DEPTH = {"train.depth_start": 0.075, "train.depth_full": 0.2}
+_RECIPES = {
+    "constant": Row("Const. null depth", "constant"),
+    "average": Row("Average g.t. depth, on the object", "average"),
+    "untrained_bump": Row("Bump, quiet network; untrained", "untrained", changes=_BUMP),
+    "paper_start": Row("Paper's start"),
+    "bump": Row("+ bump, quiet network", changes=_BUMP),
+    "late_depth": Row("+ late depth", shares=_LATE_DEPTH),
+    "slow_depth": Row("+ slow depth", changes={"train.lr_scale.depth": 0.1}),
+    "view_warmup": Row("+ view warm-up", shares={"view.warmup_steps": 0.2}),
+    "light_prior": Row(
+        "+ light prior",
+        changes={"loss.light_prior": 0.1},
+        shares={"loss.light_prior_steps": 0.5},
+    ),
+    "clip": Row("+ clipped gradients", changes={"train.clip_norm": 1.0}),
+    "robust": Row(
+        "Robust: bump, late depth, clipped, fast view",
+        changes=_BUMP | {"train.clip_norm": 1.0, "train.lr_scale.view": 2.0},
+        shares=_LATE_DEPTH,
+    ),
+}
+
 TABLES: dict[str, Table] = {
     "table2": Table(
         "Table 2: comparison with baselines",
@@ -213,6 +254,17 @@ TABLES: dict[str, Table] = {
             Claim("full", "average_background"),
             Claim("full", "constant"),
             *_ABLATION_CLAIMS,
+        ),
+    ),
+    "stability": Table(
+        "Stability: recipes against collapse",
+        _RECIPES,
+        changes=_PAPER_START,
+        notes=(
+            "Each + adds one thing to the paper's start; all else, the learning rate "
+            "among it, is that of the scale.",
+            "A bump as initial depth scores well before any training: compare with "
+            "its untrained row.",
         ),
     ),
 }

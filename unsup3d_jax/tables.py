@@ -53,9 +53,38 @@ MEASURES = (
     ("mad_authors_deg", "MAD (deg.), authors' formula", 1.0, 2),
     ("mad_deg", "MAD (deg.), unit normals", 1.0, 2),
 )
+MORE_MEASURES = ("mae", "depth_pearson", "coverage", "albedo")  # table.json only
 # Below this correlation of predicted with true yaw, viewpoints are not learnt.
 VIEW_LOST_PEARSON = 0.5
-COLLAPSES = ("hollow", "flat", "view_collapsed", "view_lost", "diverged")
+# Below this correlation of predicted with true depth, on average over images, shape
+# is not learnt. On the open faces noise has 0, a bump 0.6, the average depth 0.88.
+SHAPE_LOST_PEARSON = 0.5
+COLLAPSES = {
+    "hollow": (
+        "in most images the centre is farther than what surrounds it (canonical "
+        "frame); where true depth is known, only if depth does not follow it "
+        f"(depth_pearson below {SHAPE_LOST_PEARSON}), and also if it is opposed to "
+        f"it (below -{SHAPE_LOST_PEARSON})"
+    ),
+    "flat": (
+        f"depth varies by less than {watch.FLAT_DEPTH_SHARE:.0%} of its range inside "
+        "an image"
+    ),
+    "shape_lost": (
+        "neither of these, but depth_pearson is below "
+        f"{SHAPE_LOST_PEARSON}; False where true depth is not known"
+    ),
+    "view_collapsed": (
+        f"all three angles spread by less than {watch.VIEW_SPREAD_DEG:g} degree over "
+        "images"
+    ),
+    "view_lost": (
+        f"the correlation of predicted with true yaw is below {VIEW_LOST_PEARSON}, as "
+        "of a hollow face, which turns the other way; False where the true viewpoint "
+        "is not known"
+    ),
+    "diverged": "loss or gradient were not finite",
+}
 _CLAY_YAW_DEG = 25.0  # the figure turns shapes, so that flat ones show
 
 
@@ -139,6 +168,8 @@ def row_config(
     if row.kind == "supervised":
         result = score.baseline_config(result, "supervised")
     _change(result, {**table.changes, **row.changes})
+    steps = result.train.steps
+    _change(result, {key: round(share * steps) for key, share in row.shares.items()})
     if row.needs_encoder:
         _change(result, {"loss.perceptual_weights": str(encoder)})
     _change(result, {"seed": base.seed + seed})
@@ -429,6 +460,9 @@ def _untrained_row(
         data_of(config)(config.eval.split),
         options,
         names=(row.kind,),
+        initial_params=(
+            train.initial_params(config) if row.kind == "untrained" else None
+        ),
         batch_size=config.eval.batch_size,
         max_images=config.eval.max_images,
     )
@@ -453,11 +487,8 @@ def collapses(row: Mapping[str, Any], *, depth_range: float) -> dict[str, bool]:
         depth_range: largest minus smallest depth, scene units.
 
     Returns:
-        hollow: in most images the centre is farther than what surrounds it;
-        flat: depth varies by less than 1 % of its range; view_collapsed: all
-        images get the same rotation; view_lost: yaw does not follow the true
-        one; diverged. The first four by the thresholds of `watch`. Empty for a
-        row without factors.
+        Each of `COLLAPSES`, which says what it means; a run can have failed in
+        shape and in viewpoint. Empty for a row without factors.
     """
     if "diverged" in row:
         return dict.fromkeys(COLLAPSES, False) | {"diverged": True}
@@ -467,19 +498,28 @@ def collapses(row: Mapping[str, Any], *, depth_range: float) -> dict[str, bool]:
     if None in shape.values():  # not finite
         return dict.fromkeys(COLLAPSES, False) | {"diverged": True}
     flat = shape["depth_std"] < watch.FLAT_DEPTH_SHARE * depth_range
-    result = {
-        "hollow": not flat and shape["hollow_share"] > 0.5,
+    hollow, shape_lost = shape["hollow_share"] > 0.5, False
+    agreement = row.get("depth_pearson", {}).get("mean")
+    if agreement is not None:
+        # The truth has the last word: noise has a centre nearer or farther by
+        # chance, and a face beside the middle of its frame is none the worse.
+        lost = agreement < SHAPE_LOST_PEARSON
+        hollow = lost and (hollow or agreement < -SHAPE_LOST_PEARSON)
+        shape_lost = lost and not hollow
+    view_lost = False
+    if "view" in row:
+        pearson = row["view"]["yaw"]["pearson"]
+        view_lost = pearson is None or pearson < VIEW_LOST_PEARSON
+    return {
+        "hollow": hollow and not flat,
         "flat": flat,
+        "shape_lost": shape_lost and not flat,
         "view_collapsed": all(
             shape[f"view_std_{axis}_deg"] < watch.VIEW_SPREAD_DEG for axis in "xyz"
         ),
-        "view_lost": False,
+        "view_lost": view_lost,
         "diverged": False,
     }
-    if "view" in row:
-        pearson = row["view"]["yaw"]["pearson"]
-        result["view_lost"] = pearson is None or pearson < VIEW_LOST_PEARSON
-    return result
 
 
 def over_seeds(rows: Sequence[Mapping[str, Any]], key: str) -> dict | None:
@@ -539,7 +579,7 @@ def summarise(
         found = list(scores[name])
         line: dict[str, Any] = {"label": row.label, "kind": row.kind}
         line["seeds"] = len(found)
-        for key in (*(m[0] for m in MEASURES), "mae", "coverage", "albedo"):
+        for key in (*(m[0] for m in MEASURES), *MORE_MEASURES):
             if (summary := over_seeds(found, key)) is not None:
                 line[key] = summary
         for key, part in (
@@ -551,9 +591,14 @@ def summarise(
             inner = [r[key] for r in found if key in r]
             if (summary := over_seeds(inner, part)) is not None:
                 line[f"{key}_{part}"] = summary
+        if yaws := [r["view"]["yaw"]["pearson"] for r in found if "view" in r]:
+            line["yaw_pearson"] = {"seeds": yaws}
         line |= _keypoint_line(found)
-        verdicts = [collapses(r, depth_range=depth_range) for r in found]
-        line["collapses"] = _rates(verdicts)
+        # An untrained model has no viewpoint yet, and has not failed.
+        line["collapses"] = None
+        if row.kind == "trained":
+            verdicts = [collapses(r, depth_range=depth_range) for r in found]
+            line["collapses"] = _rates(verdicts)
         if row.published is not None:
             line["published"] = vars(row.published).copy()
         lines[name] = line
@@ -571,7 +616,8 @@ def summarise(
         "seeds": base.tables.seeds,
         "seeds_trained": "together" if base.tables.together else "one by one",
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
-        "rules": evaluate.RULES | {"crop": evaluate.crop_rule(base.data.crop)},
+        "rules": evaluate.RULES
+        | {"crop": evaluate.crop_rule(base.data.crop), "collapses": COLLAPSES},
         "rows": lines,
         "stability": _rates(
             [
@@ -714,7 +760,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines += ["", *_agreement_lines(record)]
     if record["stability"] is not None:
         s = record["stability"]
-        parts = ", ".join(f"{name} {s[name]}" for name in COLLAPSES)
+        parts = ", ".join(f"{_words(name)} {s[name]}" for name in COLLAPSES)
         lines += [
             "",
             f"Stability: {s['failed']} of {s['seeds']} unsupervised trainings failed "
@@ -722,6 +768,17 @@ def markdown(record: Mapping[str, Any]) -> str:
         ]
     lines += [f"\n{note}" for note in record["notes"]]
     return "\n".join(lines)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _failures(rates: Mapping[str, Any]) -> str:
+    """How many seeds of a row failed, and how."""
+    text = f"{rates['failed']} of {rates['seeds']}"
+    kinds = [f"{_words(name)} {rates[name]}" for name in COLLAPSES if rates[name]]
+    return f"{text}: {', '.join(kinds)}" if kinds else text
 
 
 def _cells(cells: Sequence[str]) -> str:
@@ -754,7 +811,7 @@ def _error_table(record: Mapping[str, Any]) -> list[str]:
             return text if std is None else f"{text} ± {std:.{digits}f}"
 
         fails = line["collapses"]
-        failed = "–" if fails is None else f"{fails['failed']} of {fails['seeds']}"
+        failed = "–" if fails is None else _failures(fails)
         cells = [
             line["label"],
             _spread(line.get(side), side_scale, side_digits),
@@ -787,6 +844,8 @@ def _agreement_lines(record: Mapping[str, Any]) -> list[str]:
     lines = []
     for key, name, *_ in MEASURES[:2]:
         found = record["rank_agreement"][key]
+        if not found["rows"]:
+            continue  # a table of which nothing was published
         tau = found["kendall_tau"]
         value = "undefined" if tau is None else f"{tau:.2f}"
         lines.append(

@@ -65,9 +65,11 @@ def transposed_convolve(
 
     out[2y - 1 + k] += x[y] kernel[k], the gradient of a strided convolution.
     """
-    taps = jnp.array([[3, 1], [2, 0]])  # phase -> taps of the two inputs
-    phases = kernel[taps][:, :, taps]  # (a, ky, c, kx, i, o)
-    return _interleave_phases(x, phases.transpose(0, 2, 1, 3, 4, 5))
+    # Phase a of a row takes tap 3 - a from the input above, 1 - a from the one below.
+    # Reversed and reshaped, not indexed: the gradient of indexing is a scatter.
+    i, o = kernel.shape[2:]
+    phases = kernel[::-1, ::-1].reshape(2, 2, 2, 2, i, o)  # (ky, a, kx, c, i, o)
+    return _interleave_phases(x, phases.transpose(1, 3, 0, 2, 4, 5))
 
 
 def upsampled_convolve(

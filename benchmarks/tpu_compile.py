@@ -71,7 +71,7 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     options = train.check_config(config)
     vgg = [
         {"kernel": jnp.zeros(s, jnp.float32), "bias": jnp.zeros(s[-1], jnp.float32)}
-        for s in perceptual._kernel_shapes()
+        for s in perceptual.kernel_shapes()
     ]
     task = train.Task(
         init=lambda key: model.init_params(key, options),

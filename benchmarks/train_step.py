@@ -52,7 +52,7 @@ def _timed(call: Step) -> float:
 def _random_vgg() -> list[dict[str, np.ndarray]]:
     """He-initialised weights: the time of a step does not depend on them."""
     rng = np.random.default_rng(0)
-    shapes = perceptual._kernel_shapes()
+    shapes = perceptual.kernel_shapes()
     return [
         {
             "kernel": rng.normal(0, (2 / (9 * s[2])) ** 0.5, s).astype(np.float32),

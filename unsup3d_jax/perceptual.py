@@ -81,7 +81,7 @@ def load_vgg16(path: str = "", layer: str = "relu3_3") -> list[dict[str, np.ndar
         file = Path(path).expanduser()
     else:
         file = _installed_weights()
-    shapes = _kernel_shapes()[:count]
+    shapes = kernel_shapes()[:count]
     try:
         if not path:
             return _from_flax(weight_files.read_numpy_pickle(file), shapes, str(file))
@@ -182,7 +182,8 @@ def _convolutions(layer: str) -> int:
     return LAYERS[layer]
 
 
-def _kernel_shapes() -> list[tuple[int, int, int, int]]:
+def kernel_shapes() -> list[tuple[int, int, int, int]]:
+    """(height, width, in, out) of VGG16's convolutions, in their order."""
     widths = [3] + [stage for stage in _PLAN if isinstance(stage, int)]
     return [(3, 3, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
 

@@ -75,7 +75,7 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     ]
     task = train.Task(
         init=lambda key: model.init_params(key, options),
-        objective=functools.partial(train._objective, options=options),
+        objective=functools.partial(model.objective, options=options),
         weights_at=lambda step: model.loss_weights(config, step),
         constants={"vgg": vgg} if config.loss.perceptual > 0 else {},
         make_source=lambda devices: None,

@@ -15,6 +15,7 @@ gradient, twice with); the authors' step spends 28.56.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -75,14 +76,9 @@ class Ours:
         self.optimizer = train_state.make_optimizer(config)
         options = self.options
 
-        def objective(params, constants, batch, weights, *, axis_name):
-            return model.objective(
-                params, constants, batch, weights, options, axis_name=axis_name
-            )
-
         self.task = train.Task(
             init=lambda key: model.init_params(key, options),
-            objective=objective,
+            objective=functools.partial(model.objective, options=options),
             weights_at=lambda step: model.loss_weights(config, step),
             constants=self.constants,
             make_source=lambda devices: None,
@@ -120,7 +116,7 @@ def parts(ours: Ours) -> dict[str, Step]:
         return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
 
     result: dict[str, Step] = {}
-    for name, net in model._networks(options).items():
+    for name, net in model.build_networks(options).items():
 
         def gradient(p, x, net: networks.nn.Module = net):
             return jax.grad(lambda p: energy(net.apply({"params": p}, x)))(p)

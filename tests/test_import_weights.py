@@ -174,7 +174,7 @@ def test_imported_networks_compute_what_theirs_compute(theirs, tmp_path, zipped)
         conf = [nets["netC"][name](trunk) for name in ("out_net1", "out_net2")]
     found = {
         name: jax.jit(lambda p, net=net: net.apply({"params": p}, image))(params[name])
-        for name, net in model._networks(OPTIONS).items()
+        for name, net in model.build_networks(OPTIONS).items()
     }
     found["albedo"] = jnp.tanh(found["albedo"])
 

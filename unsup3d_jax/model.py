@@ -268,7 +268,8 @@ def load_constants(config: ConfigDict) -> dict:
     }
 
 
-def _networks(options: ModelOptions) -> dict[str, networks.nn.Module]:
+def build_networks(options: ModelOptions) -> dict[str, networks.nn.Module]:
+    """The networks by the names of their parameters; depth alone if supervised."""
     sizes = options.networks
     dtype = jnp.dtype(sizes.compute_dtype)
     depth_net = networks.EncoderDecoder(1, sizes.width, sizes.bottleneck, dtype)
@@ -299,7 +300,7 @@ def init_params(key: Array, options: ModelOptions) -> dict:
     size = options.networks.image_size
     # Lazily: running the networks on an image would compile them, op by op.
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    nets = _networks(options)
+    nets = build_networks(options)
     keys = jax.random.split(key, len(nets))
     return {
         name: net.lazy_init(net_key, image)["params"]
@@ -381,7 +382,7 @@ def decompose(
         raise ValueError(
             f"need images of shape (b, {size}, {size}, 3), got {image.shape}."
         )
-    nets, limits = _networks(options), options.factors
+    nets, limits = build_networks(options), options.factors
     x = 2.0 * image - 1.0
 
     def run(name: str) -> Any:

@@ -825,7 +825,7 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
 
     return Task(
         init=functools.partial(model.init_params, options=options),
-        objective=functools.partial(_objective, options=options),
+        objective=functools.partial(model.objective, options=options),
         weights_at=functools.partial(model.loss_weights, config),
         constants=constants,
         make_source=make_source,
@@ -834,12 +834,6 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
         picture=None if options.supervised else picture,
         depth_range=config.depth.max - config.depth.min,
         learns_view=not (options.supervised or options.oracle_view),
-    )
-
-
-def _objective(params, constants, batch, weights, *, options, axis_name):
-    return model.objective(
-        params, constants, batch, weights, options, axis_name=axis_name
     )
 
 

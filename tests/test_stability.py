@@ -126,7 +126,7 @@ def outputs(monkeypatch):
     """Raw outputs of the networks, as parameters."""
     names = ("depth", "albedo", "light", "view")
     monkeypatch.setattr(
-        model, "_networks", lambda options: {name: FixedNet() for name in names}
+        model, "build_networks", lambda options: {name: FixedNet() for name in names}
     )
     rng = np.random.default_rng(0)
     shapes = ((2, SIZE, SIZE, 1), (2, SIZE, SIZE, 3), (2, 4), (2, 6))

@@ -61,18 +61,18 @@ VIEW_LOST_PEARSON = 0.5
 SHAPE_LOST_PEARSON = 0.5
 COLLAPSES = {
     "hollow": (
-        "in most images the centre is farther than what surrounds it (canonical "
-        "frame); where true depth is known, only if depth does not follow it "
-        f"(depth_pearson below {SHAPE_LOST_PEARSON}), and also if it is opposed to "
-        f"it (below -{SHAPE_LOST_PEARSON})"
+        "depth is opposed to the truth (depth_pearson below "
+        f"-{SHAPE_LOST_PEARSON}); where true depth is not known, in most images the "
+        "centre is farther than what surrounds it, in the canonical frame"
     ),
     "flat": (
         f"depth varies by less than {watch.FLAT_DEPTH_SHARE:.0%} of its range inside "
         "an image"
     ),
     "shape_lost": (
-        "neither of these, but depth_pearson is below "
-        f"{SHAPE_LOST_PEARSON}; False where true depth is not known"
+        "neither of these, but depth follows the truth no better than noise does "
+        f"(depth_pearson below {SHAPE_LOST_PEARSON}); False where true depth is not "
+        "known"
     ),
     "view_collapsed": (
         f"all three angles spread by less than {watch.VIEW_SPREAD_DEG:g} degree over "
@@ -501,11 +501,10 @@ def collapses(row: Mapping[str, Any], *, depth_range: float) -> dict[str, bool]:
     hollow, shape_lost = shape["hollow_share"] > 0.5, False
     agreement = row.get("depth_pearson", {}).get("mean")
     if agreement is not None:
-        # The truth has the last word: noise has a centre nearer or farther by
-        # chance, and a face beside the middle of its frame is none the worse.
-        lost = agreement < SHAPE_LOST_PEARSON
-        hollow = lost and (hollow or agreement < -SHAPE_LOST_PEARSON)
-        shape_lost = lost and not hollow
+        # The truth decides: the centre of noise is farther by chance, and a face
+        # beside the middle of its frame is none the worse.
+        hollow = agreement < -SHAPE_LOST_PEARSON
+        shape_lost = not hollow and agreement < SHAPE_LOST_PEARSON
     view_lost = False
     if "view" in row:
         pearson = row["view"]["yaw"]["pearson"]

@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     config.data.count_test = 500
     config.train.steps = 3400
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
-    config.eval.baseline_steps = 400
+    config.eval.baseline_steps = 600
     config.checkpoint.every = 1000
     config.log.picture_every = 1700
     return config

@@ -131,12 +131,11 @@ def measure(config: Any, name: str, folder: Path | None = None) -> dict:
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     # Negative where the program has parts that the compiler cannot estimate.
     seconds = cost.get("optimal_seconds", -1.0)
-    text = compiled.as_text()
-    if folder is not None:
+    text, unread = program_text(compiled)
+    if folder is not None and text is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name.replace(':', '_')}.txt").write_text(text)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(args[0].params))
-    crossing = collectives(text)
     ours = {
         "topology": name,
         "chips": len(devices),
@@ -163,17 +162,34 @@ def measure(config: Any, name: str, folder: Path | None = None) -> dict:
         "flops": cost.get("flops"),
         "bytes_accessed": cost.get("bytes accessed"),
         "estimated_seconds": seconds if seconds > 0 else None,
-        "collectives": crossing,
+    }
+    if text is None:
+        return ours | {"collectives": None, "unread": unread}
+    return ours | {
+        "collectives": collectives(text),
         "scatters": len(re.findall(r" scatter\(", text)),
         "sorts": len(re.findall(r" sort\(", text)),
         "while_loops": len(re.findall(r" while\(", text)),
         "host_calls": len(re.findall(r"custom_call_target=\"[^\"]*callback", text)),
     }
-    return ours
+
+
+def program_text(compiled: Any) -> tuple[str | None, str | None]:
+    """The compiled program as text; or None, and why jaxlib cannot read it.
+
+    A libtpu newer than jaxlib writes instructions that jaxlib does not know. The
+    program is compiled all the same, and its memory and costs are told.
+    """
+    try:
+        return compiled.as_text(), None
+    except jax.errors.JaxRuntimeError as error:
+        return None, str(error)
 
 
 def wrong_crossings(row: dict) -> list[str]:
-    """What crosses chips and must not."""
+    """What crosses chips and must not, or cannot be told."""
+    if row["collectives"] is None:
+        return [f"what crosses chips in {row['topology']} is unknown: {row['unread']}"]
     kinds = {c["kind"] for c in row["collectives"]} - {"all-reduce"}
     wrong = [f"{kind} in {row['topology']}" for kind in sorted(kinds)]
     total = sum(c["bytes"] for c in row["collectives"])
@@ -191,14 +207,17 @@ def table(rows: list[dict]) -> str:
     lines = [head]
     for r in rows:
         seconds = r["estimated_seconds"]
-        crossing = sum(c["bytes"] for c in r["collectives"]) / 1e6
+        found = r["collectives"]
+        crossing = "unknown"
+        if found is not None:
+            crossing = f"{sum(c['bytes'] for c in found) / 1e6:.1f} in {len(found)}"
         lines.append(
             f"{r['topology']:12}  {r['images_per_chip']:11}"
             f"  {r['memory_bytes']['total'] / 1e9:9.2f}"
             f"  {(r['flops'] or 0) / 1e12:5.2f}"
             f"  {(r['bytes_accessed'] or 0) / 1e9:8.1f}"
             f"  {1e3 * seconds if seconds else float('nan'):7.1f}"
-            f"  {crossing:11.1f} in {len(r['collectives'])}"
+            f"  {crossing:>11}"
         )
     return "\n".join(lines)
 

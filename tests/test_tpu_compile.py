@@ -1,5 +1,10 @@
 """The reader of compiled programs; compiling one takes minutes (benchmarks)."""
 
+import types
+
+import jax
+import pytest
+
 from benchmarks import tpu_compile
 
 PROGRAM = """
@@ -29,3 +34,25 @@ def test_only_sums_of_the_size_of_the_gradients_may_cross():
     large = [{"kind": "all-reduce", "arrays": 1, "bytes": 400 + 8192}]
     (text,) = tpu_compile.wrong_crossings(row | {"collectives": large})
     assert "8592 bytes" in text
+
+
+def test_a_program_that_cannot_be_read_is_not_called_right():
+    def as_text():
+        raise jax.errors.JaxRuntimeError("INTERNAL: unknown instruction")
+
+    text, why = tpu_compile.program_text(types.SimpleNamespace(as_text=as_text))
+    assert text is None and why == "INTERNAL: unknown instruction"
+    row = {"topology": "v6e:16x16", "collectives": None, "unread": why}
+    (said,) = tpu_compile.wrong_crossings(row)
+    assert "unknown instruction" in said and "v6e:16x16" in said
+    row |= {"images_per_chip": 64, "memory_bytes": {"total": 3e9}, "flops": 1e12}
+    row |= {"bytes_accessed": None, "estimated_seconds": None}
+    assert "unknown" in tpu_compile.table([row])
+
+
+def test_other_failures_to_read_a_program_are_not_swallowed():
+    def as_text():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        tpu_compile.program_text(types.SimpleNamespace(as_text=as_text))

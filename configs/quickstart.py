@@ -1,9 +1,9 @@
-"""Some fifteen minutes on a laptop: open synthetic faces at 32 px, narrow nets.
+"""Under twenty minutes on a laptop: open synthetic faces at 32 px, narrow nets.
 
 Run: python main.py --config=configs/quickstart.py      (2 CPU cores, no download)
 
 Not the paper's recipe but the fastest found that learns faces turned to the
-front within ten minutes of two cores. What differs, and why:
+front within a quarter of an hour of two slow cores. What differs, and why:
 - a smooth bump as initial depth with a quiet network on top: from the paper's
   rough start, shading is noise for the first thousands of steps, and flat or
   hollow faces are frequent;

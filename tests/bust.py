@@ -4,11 +4,13 @@ An ellipsoid with a nose, a red patch on the image's left cheek, dark hair above
 and a green chin, so that every axis has its mark.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
 from configs import default
-from unsup3d_jax import model
+from unsup3d_jax import model, train
 from unsup3d_jax.types import Factors
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units
@@ -23,6 +25,18 @@ def config_of(size: int):
     config.loss.perceptual = 0.0
     config.raster.supersample = 1
     return config
+
+
+def task_of(config) -> train.Task:
+    """The model's own task, without images to learn from."""
+    options = model.options_from_config(config)
+    return train.Task(
+        init=lambda key: model.init_params(key, options),
+        objective=functools.partial(model.objective, options=options),
+        weights_at=lambda step: model.loss_weights(config, step),
+        constants={},
+        make_source=lambda devices: None,
+    )
 
 
 def make(size: int = 32) -> tuple[Factors, model.ModelOptions]:

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 import tiny_task
-from bust import config_of
+from bust import config_of, task_of
 
-from unsup3d_jax import model, replicas, train
+from unsup3d_jax import replicas, train
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupts
 from unsup3d_jax.types import Batch
@@ -109,21 +109,7 @@ def test_what_would_tie_seeds_together_is_refused(key, value):
 
 
 def _model_tasks():
-    config = config_of(32)
-    options = model.options_from_config(config)
-
-    def objective(params, constants, batch, weights, *, axis_name=None):
-        return model.objective(
-            params, constants, batch, weights, options, axis_name=axis_name
-        )
-
-    single = train.Task(
-        init=lambda key: model.init_params(key, options),
-        objective=objective,
-        weights_at=lambda step: model.loss_weights(config, step),
-        constants={},
-        make_source=lambda devices: None,
-    )
+    single = task_of(config_of(32))
     return single, replicas.stacked_task([single, single], SEEDS)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_task
-from bust import config_of
+from bust import config_of, task_of
 
 from configs import default
 from unsup3d_jax import losses, model, replicas, score, train
@@ -271,20 +271,7 @@ def test_a_run_that_began_before_these_options_goes_on(tmp_path):
 def test_seeds_together_share_the_schedules():
     config = config_of(SIZE)
     config.view.warmup_steps, config.loss.light_prior = 5, 0.1
-    options = model.options_from_config(config)
-
-    def objective(params, constants, batch, weights, *, axis_name=None):
-        return model.objective(
-            params, constants, batch, weights, options, axis_name=axis_name
-        )
-
-    single = train.Task(
-        init=lambda key: model.init_params(key, options),
-        objective=objective,
-        weights_at=lambda step: model.loss_weights(config, step),
-        constants={},
-        make_source=lambda devices: None,
-    )
+    single = task_of(config)
     task = replicas.stacked_task([single, single], (0, 1))
 
     def terms(image):

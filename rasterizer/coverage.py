@@ -25,8 +25,8 @@ import jax.numpy as jnp
 MAX_SPAN = 2**20 - 2**12
 # And below this, so that it fits one int32: 2 M**2 < 2**31.
 SMALL_SPAN = 2**15 - 1
-_LOW_BITS = 10
-_LOW_MASK = 2**_LOW_BITS - 1
+LOW_BITS = 10
+LOW_MASK = 2**LOW_BITS - 1
 MAX_SUBPIXEL_BITS = 8
 
 
@@ -128,9 +128,9 @@ def wide_edge(ax, ay, bx, by, px, py):
     """
     ex, ey = bx - ax, by - ay
     dx, dy = px - ax, py - ay
-    hi = ex * (dy >> _LOW_BITS) - ey * (dx >> _LOW_BITS)
-    lo = ex * (dy & _LOW_MASK) - ey * (dx & _LOW_MASK)
-    return hi + (lo >> _LOW_BITS), lo & _LOW_MASK
+    hi = ex * (dy >> LOW_BITS) - ey * (dx >> LOW_BITS)
+    lo = ex * (dy & LOW_MASK) - ey * (dx & LOW_MASK)
+    return hi + (lo >> LOW_BITS), lo & LOW_MASK
 
 
 def nearness(edges, inverse_depths, facing: int = 0):
@@ -168,15 +168,15 @@ def _facing(clockwise, counter_clockwise, facing: int):
 def wide_nearness(edges, inverse_depths, facing: int = 0):
     """`nearness` of `wide_edge`; the same number where both are exact."""
     lo = edges[0][1] + edges[1][1] + edges[2][1]
-    hi = edges[0][0] + edges[1][0] + edges[2][0] + (lo >> _LOW_BITS)
-    lo = lo & _LOW_MASK
+    hi = edges[0][0] + edges[1][0] + edges[2][0] + (lo >> LOW_BITS)
+    lo = lo & LOW_MASK
     positive = negative = (hi | lo) != 0
     for high, low in edges:
         positive &= high >= 0
         negative &= (high < 0) | ((high | low) == 0)
 
     def to_float(hi, lo):
-        return hi.astype(jnp.float32) * 2.0**_LOW_BITS + lo.astype(jnp.float32)
+        return hi.astype(jnp.float32) * 2.0**LOW_BITS + lo.astype(jnp.float32)
 
     return _nearness(
         [to_float(*e) for e in edges],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
+from rasterizer.backends import compiles_loops
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
@@ -31,6 +32,7 @@ def render_depth(
     far: float = math.inf,
     cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
+    backend: str = "auto",
 ) -> DepthImage:
     """Camera depth, averaged over the samples of each pixel; hard or soft.
 
@@ -45,7 +47,8 @@ def render_depth(
     sigma well below the size of a triangle.
 
     Args:
-        vertices, faces, size, near, far, cull, pixel_offset: as for `rasterize`.
+        vertices, faces, size, near, far, cull, pixel_offset, backend: as for
+            `rasterize`; soft depth is always XLA's.
         background: depth of a sample that nothing covers; enters the mean.
         supersample: samples a side of each pixel, spread evenly about the pixel centre:
             at j - 1/4 and j + 1/4 for 2; static.
@@ -67,7 +70,8 @@ def render_depth(
     if (sigma > 0.0) != (gamma > 0.0):
         raise ValueError(f"sigma and gamma go together, got {sigma=}, {gamma=}.")
     empty = jnp.asarray(background, vertices.dtype)
-    return _render_mesh(vertices, faces, empty, grid, rules, sigma, gamma)
+    loops = compiles_loops(backend)
+    return _render_mesh(vertices, faces, empty, grid, rules, sigma, gamma, loops)
 
 
 def render_silhouette(
@@ -113,6 +117,7 @@ def render_grid_depth(
     far: float = math.inf,
     cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
+    backend: str = "auto",
 ) -> DepthImage:
     """Hard `render_depth` of a grid of vertices, the mesh of `grid_faces`, only faster.
 
@@ -132,7 +137,7 @@ def render_grid_depth(
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
     rules = mesh_lib.make_rules(near, far, cull)
     empty = jnp.asarray(background, vertices.dtype)
-    return _render_grid(vertices, empty, grid, rules)
+    return _render_grid(vertices, empty, grid, rules, compiles_loops(backend))
 
 
 def _check_softness(value, name) -> float:
@@ -145,26 +150,51 @@ def _check_softness(value, name) -> float:
     return value
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _render_mesh(vertices, faces, background, grid, rules, sigma, gamma):
-    flat, shared = _as_batch(vertices, faces)
-    index, boxes = mesh_visibility(
-        jax.lax.stop_gradient(flat), shared, grid=grid, rules=rules
-    )
-    drawn = index >= 0
+@partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
+def _render_mesh(vertices, faces, background, grid, rules, sigma, gamma, loops):
+    flat = flatten_lead(vertices, 2)
     if 0 in (faces.shape[0], *flat.shape[:2]):
-        depth = jnp.broadcast_to(background, index.shape)
+        drawn = jnp.zeros((flat.shape[0], grid.samples), bool)
+        depth = jnp.broadcast_to(background, drawn.shape)
     elif sigma > 0.0:
+        shared = _share(faces, flat)
+        index, _ = mesh_visibility(
+            jax.lax.stop_gradient(flat), shared, grid=grid, rules=rules
+        )
+        drawn = index >= 0
         depth = soft_depth(flat, shared, background, grid, rules, sigma, gamma)
     else:
-        depth = _mesh_depth(flat, shared, index, boxes, grid)
+        options = {"grid": grid, "rules": rules}
+        by_list = partial(_mesh_depth_by_list, **options)
+        if loops:
+            depth, drawn = jax.lax.platform_dependent(
+                flat, faces, cpu=partial(_depth_by_loops, **options), default=by_list
+            )
+        else:
+            depth, drawn = by_list(flat, faces)
         depth = jnp.where(drawn, depth, background)
     return _to_pixels(depth, drawn, vertices.shape[:-2], grid)
 
 
+def _mesh_depth_by_list(vertices, faces, *, grid, rules):
+    shared = _share(faces, vertices)
+    index, boxes = mesh_visibility(
+        jax.lax.stop_gradient(vertices), shared, grid=grid, rules=rules
+    )
+    return _mesh_depth(vertices, shared, index, boxes, grid), index >= 0
+
+
+def _depth_by_loops(vertices, faces, *, grid, rules):
+    from rasterizer import native  # needs Numba
+
+    depth, index = native.depth(vertices, faces[None], grid=grid, rules=rules)
+    return depth, index >= 0
+
+
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _render_silhouette(vertices, faces, grid, rules, sigma):
-    flat, shared = _as_batch(vertices, faces)
+    flat = flatten_lead(vertices, 2)
+    shared = _share(faces, flat)
     if 0 in (faces.shape[0], *flat.shape[:2]):
         cover = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
     elif sigma > 0.0:
@@ -177,25 +207,42 @@ def _render_silhouette(vertices, faces, grid, rules, sigma):
     return _to_pixels(cover, cover > 0, vertices.shape[:-2], grid).depth
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _render_grid(vertices, background, grid, rules):
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _render_grid(vertices, background, grid, rules, loops):
     flat = flatten_lead(vertices, 3)
     if flat.shape[0] < 1 or min(flat.shape[1:3]) < 2:
         drawn = jnp.zeros((flat.shape[0], grid.samples), bool)
         depth = jnp.broadcast_to(background, drawn.shape)
     else:
-        index, boxes = grid_visibility(
-            jax.lax.stop_gradient(flat), grid=grid, rules=rules
-        )
-        drawn = index >= 0
-        depth = jnp.where(drawn, _grid_depth(flat, index, boxes, grid), background)
+        options = {"grid": grid, "rules": rules}
+        by_list = partial(_grid_depth_by_list, **options)
+        if loops:
+            depth, drawn = jax.lax.platform_dependent(
+                flat, cpu=partial(_grid_depth_by_loops, **options), default=by_list
+            )
+        else:
+            depth, drawn = by_list(flat)
+        depth = jnp.where(drawn, depth, background)
     return _to_pixels(depth, drawn, vertices.shape[:-3], grid)
 
 
-def _as_batch(vertices, faces):
-    """(B, V, 3) and (B, F, 3)."""
-    flat = flatten_lead(vertices, 2)
-    return flat, jnp.broadcast_to(faces, (flat.shape[0], *faces.shape))
+def _grid_depth_by_list(vertices, *, grid, rules):
+    index, boxes = grid_visibility(
+        jax.lax.stop_gradient(vertices), grid=grid, rules=rules
+    )
+    return _grid_depth(vertices, index, boxes, grid), index >= 0
+
+
+def _grid_depth_by_loops(vertices, *, grid, rules):
+    batch, h, w, _ = vertices.shape
+    faces = jnp.asarray(mesh_lib.grid_faces(h, w))
+    flat = vertices.reshape(batch, h * w, 3)
+    return _depth_by_loops(flat, faces, grid=grid, rules=rules)
+
+
+def _share(faces, vertices):
+    """(F, 3) as (B, F, 3)."""
+    return jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape))
 
 
 def _to_pixels(depth, drawn, lead, grid: SampleGrid) -> DepthImage:

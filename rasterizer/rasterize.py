@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
+from rasterizer.backends import compiles_loops
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.sums import gather_rows
@@ -24,6 +25,7 @@ def rasterize(
     far: float = math.inf,
     cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
+    backend: str = "auto",
 ) -> Fragments:
     """The nearest face at each pixel centre; an exact z-buffer.
 
@@ -52,6 +54,9 @@ def rasterize(
         cull: "none" draws both sides of a face, "back" leaves out faces whose corners
             are clockwise on the screen, "front" the others; static.
         pixel_offset: (x, y) shift of the sample from the pixel centre, pixels; static.
+        backend: what finds the visible faces on a CPU: "numba", loops compiled by
+            Numba; "xla", the work list, as on every other platform; "auto", Numba's
+            where it is installed; static.
 
     Returns:
         Fragments with leading axes (..., height, width).
@@ -62,24 +67,40 @@ def rasterize(
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, 1, pixel_offset)
-    return _rasterize(vertices, faces, grid, mesh_lib.make_rules(near, far, cull))
+    rules = mesh_lib.make_rules(near, far, cull)
+    return _rasterize(vertices, faces, grid, rules, compiles_loops(backend))
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _rasterize(vertices, faces, grid: SampleGrid, rules: Rules) -> Fragments:
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _rasterize(
+    vertices, faces, grid: SampleGrid, rules: Rules, loops: bool
+) -> Fragments:
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
-    index, _ = mesh_visibility(
-        flat,
-        jnp.broadcast_to(faces, (flat.shape[0], *faces.shape)),
-        grid=grid,
-        rules=rules,
-    )
+    options = {"grid": grid, "rules": rules}
+    by_list = partial(_index_by_list, **options)
+    if loops:
+        index = jax.lax.platform_dependent(
+            flat, faces, cpu=partial(_index_by_loops, **options), default=by_list
+        )
+    else:
+        index = by_list(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
     barycentrics, depth = barycentrics_at(
         vertices, faces, index, pixel_offset=grid.offset
     )
     return Fragments(index, barycentrics, depth)
+
+
+def _index_by_list(vertices, faces, *, grid, rules):
+    shared = jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape))
+    return mesh_visibility(vertices, shared, grid=grid, rules=rules)[0]
+
+
+def _index_by_loops(vertices, faces, *, grid, rules):
+    from rasterizer import native  # needs Numba
+
+    return native.face_index(vertices, faces[None], grid=grid, rules=rules)
 
 
 def barycentrics_at(

@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+from rasterizer import backends
+
 
 @pytest.fixture(autouse=True)
 def optimised():
@@ -10,3 +12,12 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(params=["xla", "numba"])
+def backend(request, monkeypatch):
+    """With and without Numba: what `backend="auto"` takes on a CPU."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(backends, "numba_installed", lambda: request.param == "numba")
+    return request.param

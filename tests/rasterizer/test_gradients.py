@@ -14,6 +14,7 @@ from rasterizer.coverage import Rules, SampleGrid
 from tests.rasterizer import scenes
 
 SIZE = (7, 8)
+BACKENDS = pytest.mark.usefixtures("backend")
 
 
 def numeric_gradient(function, vertices, step=1e-6):
@@ -36,6 +37,7 @@ def safe_scene(seed):
     return vertices, rng.normal(size=SIZE)
 
 
+@BACKENDS
 @pytest.mark.parametrize("supersample", [1, 2])
 def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
     vertices, weight = safe_scene(supersample)
@@ -99,6 +101,7 @@ def test_interpolation_matches_finite_differences():
         np.testing.assert_allclose(by_attribute, numeric, atol=1e-6)
 
 
+@BACKENDS
 def test_at_the_identity_view_only_the_pixels_own_vertex_moves_its_depth_in_z():
     vertices = scenes.grid(4, 5)
     vertices[..., 2] += np.random.default_rng(0).random((4, 5), np.float32)
@@ -108,6 +111,7 @@ def test_at_the_identity_view_only_the_pixels_own_vertex_moves_its_depth_in_z():
     np.testing.assert_allclose(jacobian.reshape(20, 20), np.eye(20), atol=1e-5)
 
 
+@BACKENDS
 def test_moving_the_mesh_sideways_moves_the_image():
     # For a plane of 1/z, d depth/d(translation x) = -d depth/dx.
     x, y = np.meshgrid(np.linspace(-3, 12, 6), np.linspace(-3, 12, 6))
@@ -126,6 +130,7 @@ def test_moving_the_mesh_sideways_moves_the_image():
         np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
 
+@BACKENDS
 def test_gradients_are_bit_equal_from_run_to_run_and_whatever_the_batch():
     vertices = np.stack([scenes.warped_grid(s, 10, 9) for s in range(3)])
     weight = np.random.default_rng(0).normal(size=(3, 12, 11)).astype(np.float32)
@@ -187,6 +192,7 @@ def test_sums_by_list_and_by_sort_equal_those_by_scatter():
     np.testing.assert_array_equal(got[:, 7:], 0.0)
 
 
+@BACKENDS
 def test_mesh_gradients_are_bit_equal_from_run_to_run():
     vertices, faces = scenes.soup(3, count=60, size=(16, 16))
     faces = np.concatenate([faces, faces[:, ::-1] // 2])
@@ -204,6 +210,7 @@ def test_mesh_gradients_are_bit_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices))
 
 
+@BACKENDS
 def test_uncovered_pixels_pull_on_nothing():
     vertices = scenes.grid(4, 4)
     vertices[..., :2] += 2.0
@@ -215,6 +222,7 @@ def test_uncovered_pixels_pull_on_nothing():
     np.testing.assert_array_equal(jax.grad(outside)(vertices), 0.0)
 
 
+@BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -1.0, 0.0])
 def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad):
     vertices = scenes.warped_grid(1, 6, 6)
@@ -246,6 +254,7 @@ def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad):
     np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
+@BACKENDS
 def test_background_is_differentiable():
     vertices, faces = scenes.soup(0, count=3, size=(6, 6))
 

@@ -1,6 +1,7 @@
 """Laws of hard rasterization, and the oracle."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rasterizer
-from rasterizer import reference
+from rasterizer import backends, reference
 from tests.rasterizer import scenes
+
+BACKENDS = pytest.mark.usefixtures("backend")
 
 
 def assert_matches_reference(vertices, faces, size, **options):
@@ -25,6 +28,7 @@ def assert_matches_reference(vertices, faces, size, **options):
     return fast
 
 
+@BACKENDS
 def test_identity_view_covers_every_pixel_with_its_own_vertex():
     vertices = scenes.grid(9, 12)
     vertices[..., 2] += np.random.default_rng(0).random((9, 12), np.float32)
@@ -33,6 +37,7 @@ def test_identity_view_covers_every_pixel_with_its_own_vertex():
     np.testing.assert_allclose(image.depth, vertices[..., 2], rtol=3e-7)
 
 
+@BACKENDS
 def test_ties_go_to_the_smallest_face_index():
     vertices, faces = scenes.flatten(scenes.grid(5, 6))
     fragments = rasterizer.rasterize(vertices, faces, (5, 6))
@@ -46,6 +51,7 @@ def test_ties_go_to_the_smallest_face_index():
     np.testing.assert_array_equal(again.face_index, first)
 
 
+@BACKENDS
 @pytest.mark.parametrize("seed", range(4))
 def test_random_triangles_match_the_reference(seed):
     vertices, faces = scenes.soup(seed, count=40, size=(13, 17))
@@ -53,6 +59,7 @@ def test_random_triangles_match_the_reference(seed):
     assert_matches_reference(vertices, faces, (13, 17), pixel_offset=(0.5, -0.3))
 
 
+@BACKENDS
 @pytest.mark.parametrize("seed", range(3))
 def test_warped_grid_matches_the_reference_and_the_general_path(seed):
     vertices = scenes.warped_grid(seed, 14, 12)
@@ -72,6 +79,7 @@ def test_warped_grid_matches_the_reference_and_the_general_path(seed):
         np.testing.assert_allclose(general.depth, slow.depth, rtol=2e-5)
 
 
+@BACKENDS
 def test_shared_edges_leave_no_crack():
     # A fan whose edges run everywhere, behind which there is nothing.
     angle = np.linspace(0, 2 * np.pi, 38)[:-1]
@@ -85,6 +93,7 @@ def test_shared_edges_leave_no_crack():
     assert (fragments.face_index >= 0).all()
 
 
+@BACKENDS
 @pytest.mark.parametrize("reach", [1e2, 3e3, 3e4, 5e5])
 def test_faces_of_any_size_are_drawn(reach):
     vertices = np.array(
@@ -99,6 +108,7 @@ def test_faces_of_any_size_are_drawn(reach):
     assert set(np.unique(fragments.face_index)) == {0, 1}
 
 
+@BACKENDS
 def test_a_far_corner_of_a_grid_is_drawn_like_a_mesh():
     vertices = scenes.warped_grid(3, 6, 6)
     vertices[0, 0, :2] = [-9e3, -2e4]
@@ -152,6 +162,7 @@ def test_both_windings_are_drawn():
     )
 
 
+@BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_bad_vertex_removes_its_faces_only(bad, axis):
@@ -169,6 +180,7 @@ def test_a_bad_vertex_removes_its_faces_only(bad, axis):
     assert not np.isnan(fragments.barycentrics).any()
 
 
+@BACKENDS
 def test_near_plane_and_negative_depth_reject_the_face():
     vertices = np.array([[0, 0, 1], [8, 0, 1], [0, 8, 1], [9, 9, -1]], np.float32)
     faces = np.array([[0, 1, 2], [1, 2, 3]], np.int32)
@@ -180,6 +192,7 @@ def test_near_plane_and_negative_depth_reject_the_face():
     assert rasterizer.rasterize(vertices, faces, (8, 8)).face_index.max() == 0
 
 
+@BACKENDS
 @pytest.mark.parametrize(
     "corners",
     [
@@ -201,6 +214,7 @@ def test_degenerate_faces_draw_nothing(corners):
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+@BACKENDS
 def test_empty_meshes_batches_and_grids():
     none = np.zeros((0, 3), np.int32)
     fragments = rasterizer.rasterize(np.ones((4, 3), np.float32), none, (3, 5))
@@ -223,6 +237,7 @@ def test_empty_meshes_batches_and_grids():
     assert values.shape == (3, 5, 2) and (values == 0).all()
 
 
+@BACKENDS
 def test_leading_axes_vmap_and_jit_agree():
     soups = [scenes.soup(s, count=12, size=(9, 8)) for s in range(6)]
     faces = soups[0][1]
@@ -246,6 +261,7 @@ def test_leading_axes_vmap_and_jit_agree():
     np.testing.assert_array_equal(mapped.face_index[1], single.face_index)
 
 
+@BACKENDS
 def test_samples_lie_where_documented():
     # A step in depth: two quads that meet at x = 1.3.
     xs = np.array([-1, 1.3, 1.3, 9], np.float32)
@@ -267,6 +283,7 @@ def test_samples_lie_where_documented():
     np.testing.assert_allclose(row(pixel_offset=(0.4, 0.0)), [1, 2, 2, 2], rtol=1e-6)
 
 
+@BACKENDS
 def test_covered_means_all_samples():
     vertices = scenes.grid(4, 4)
     plain = rasterizer.render_grid_depth(vertices, (4, 4), background=9.0)
@@ -302,37 +319,44 @@ depth = st.one_of(
 
 
 NASTY_SIZE = (10, 11)
+INSTALLED = ["xla", "numba"] if backends.numba_installed() else ["xla"]
 
 
-@jax.jit
-def draw_nasty_mesh(vertices, faces):
+@partial(jax.jit, static_argnames="backend")
+def draw_nasty_mesh(vertices, faces, backend):
     def total(v):
-        return rasterizer.render_depth(v, faces, NASTY_SIZE, background=1.0).depth.sum()
+        return rasterizer.render_depth(
+            v, faces, NASTY_SIZE, background=1.0, backend=backend
+        ).depth.sum()
 
-    return rasterizer.rasterize(vertices, faces, NASTY_SIZE), jax.grad(total)(vertices)
+    fragments = rasterizer.rasterize(vertices, faces, NASTY_SIZE, backend=backend)
+    return fragments, jax.grad(total)(vertices)
 
 
-@jax.jit
-def draw_nasty_grid(vertices):
+@partial(jax.jit, static_argnames="backend")
+def draw_nasty_grid(vertices, backend):
     def total(v):
-        image = rasterizer.render_grid_depth(v, NASTY_SIZE, background=1.0)
+        image = rasterizer.render_grid_depth(
+            v, NASTY_SIZE, background=1.0, backend=backend
+        )
         return image.depth.sum(), image.covered
 
     gradient, covered = jax.grad(total, has_aux=True)(vertices)
     return covered, gradient
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
+    st.sampled_from(INSTALLED),
     st.lists(st.tuples(coordinate, coordinate, depth), min_size=9, max_size=9),
     st.lists(
         st.lists(st.integers(0, 8), min_size=3, max_size=3), min_size=6, max_size=6
     ),
 )
-def test_nasty_meshes_match_the_reference(points, faces):
+def test_nasty_meshes_match_the_reference(backend, points, faces):
     vertices = np.array(points, np.float32)
     faces = np.array(faces, np.int32)
-    fast, gradient = draw_nasty_mesh(vertices, faces)
+    fast, gradient = draw_nasty_mesh(vertices, faces, backend)
     slow = reference.rasterize(vertices, faces, NASTY_SIZE)
     np.testing.assert_array_equal(fast.face_index, slow.face_index)
     assert not np.isnan(fast.depth).any()
@@ -343,12 +367,15 @@ def test_nasty_meshes_match_the_reference(points, faces):
     np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(coordinate, coordinate, depth), min_size=9, max_size=9))
-def test_nasty_grids_match_the_reference(points):
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(INSTALLED),
+    st.lists(st.tuples(coordinate, coordinate, depth), min_size=9, max_size=9),
+)
+def test_nasty_grids_match_the_reference(backend, points):
     vertices = np.array(points, np.float32).reshape(3, 3, 3)
     flat, faces = scenes.flatten(vertices)
-    covered, gradient = draw_nasty_grid(vertices)
+    covered, gradient = draw_nasty_grid(vertices, backend)
     slow = reference.render_depth(flat, faces, NASTY_SIZE, background=3.0)
     np.testing.assert_array_equal(covered, slow.covered)
     assert not np.isnan(gradient).any()

@@ -1,0 +1,374 @@
+"""The rasterizer's work as plain loops on the CPU, compiled by Numba.
+
+The same numbers as `visibility` and `depth` by other means: face indices are identical,
+since they follow from the arithmetic of `coverage`; depths and gradients differ in the
+last bits. One loop over the faces draws with a z-buffer, one over the samples computes
+depth, another one gradients, always in the same order. Threads share out a batch.
+
+XLA's CPU backend runs a gather or a scatter one element at a time, several of them for
+each item of the work list; here a sample costs a few nanoseconds.
+"""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numba
+import numpy as np
+
+from rasterizer import coverage, custom_call
+from rasterizer.batching import fold_vmap
+from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.rasterize import smallest_area
+from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
+
+_HALF_SPAN = coverage.MAX_SPAN // 2
+_SMALL_SPAN = coverage.SMALL_SPAN
+_LOW_BITS, _LOW_MASK = coverage.LOW_BITS, coverage.LOW_MASK
+
+
+def face_index(
+    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, rules: Rules
+) -> jax.Array:
+    """`visibility.mesh_visibility` without the boxes.
+
+    Args:
+        vertices: (B, V, 3).
+        faces: (1 or B, F, 3).
+
+    Returns:
+        (B, rows * columns) int32, -1 where empty.
+    """
+    if 0 in (vertices.shape[0], vertices.shape[1], faces.shape[1]):
+        return jnp.full((vertices.shape[0], grid.samples), -1, jnp.int32)
+    return _draw(vertices, faces, grid, rules, with_depth=False)[0]
+
+
+def depth(
+    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, rules: Rules
+) -> tuple[jax.Array, jax.Array]:
+    """Hard depth at samples, with its analytic gradient.
+
+    Args:
+        vertices: (B, V, 3); no axis is 0.
+        faces: (1 or B, F, 3); F > 0.
+
+    Returns:
+        Depth (B, rows * columns), 0 where nothing is drawn; and `face_index`.
+    """
+    return _depth(vertices, faces, grid, rules)
+
+
+def _depth_and_index(vertices, faces, grid, rules) -> tuple[jax.Array, jax.Array]:
+    index, depth = _draw(vertices, faces, grid, rules, with_depth=True)
+    return depth, index
+
+
+def _depth_forward(vertices, faces, grid, rules):
+    depth, index = _depth_and_index(vertices, faces, grid, rules)
+    return (depth, index), (vertices, faces, index)
+
+
+def _depth_backward(grid, rules, residuals, cotangents):
+    del rules
+    vertices, faces, index = residuals
+
+    @fold_vmap
+    def pull(vertices, faces, index, cotangent):
+        shape = jax.ShapeDtypeStruct(vertices.shape, vertices.dtype)
+        call = jax.ffi.ffi_call(_target("pull", vertices.dtype), shape)
+        options = _options(grid, Rules(), vertices.dtype)
+        return call(vertices, faces, index, cotangent, *options)
+
+    return pull(vertices, faces, index, cotangents[0]), None
+
+
+_depth = jax.custom_vjp(_depth_and_index, nondiff_argnums=(2, 3))
+_depth.defvjp(_depth_forward, _depth_backward)
+
+
+def _draw(vertices, faces, grid: SampleGrid, rules: Rules, *, with_depth: bool):
+    @fold_vmap
+    def draw(vertices, faces):
+        batch, count, _ = vertices.shape
+        shapes = (
+            jax.ShapeDtypeStruct((batch, grid.samples), jnp.int32),
+            jax.ShapeDtypeStruct(
+                (batch, grid.samples if with_depth else 0), vertices.dtype
+            ),
+            # Scratch: snapped x and y, inverse depth, nearness.
+            jax.ShapeDtypeStruct((batch, 2, count), jnp.int32),
+            jax.ShapeDtypeStruct((batch, count), jnp.float32),
+            jax.ShapeDtypeStruct((batch, grid.samples), jnp.float32),
+        )
+        call = jax.ffi.ffi_call(_target("draw", vertices.dtype), shapes)
+        return call(vertices, faces, *_options(grid, rules, vertices.dtype))[:2]
+
+    return draw(jax.lax.stop_gradient(vertices), faces)
+
+
+def _options(grid: SampleGrid, rules: Rules, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """What the kernels must know: an array of whole numbers, and one of real ones."""
+    unit = 2**grid.bits
+    origin = [
+        round(shift * unit) - centre * unit
+        for shift, centre in zip(grid.shift, grid.centre, strict=True)
+    ]
+    whole = (
+        *(grid.rows, grid.columns, grid.supersample, grid.bits),
+        *(*origin, *grid.centre, rules.facing),
+    )
+    real = (
+        *(rules.near, rules.far, 2.0**29 / (grid.supersample * unit)),
+        *(*grid.offset, smallest_area(grid)),
+    )
+    return np.array(whole, np.int32), np.array(real, dtype)
+
+
+@cache
+def _target(work: str, dtype: np.dtype) -> str:
+    """Registers a kernel for a dtype and returns its name."""
+    name = f"rasterizer_{work}_{np.dtype(dtype).name}"
+    share = {"draw": _draw_share, "pull": _pull_share}[work]
+    custom_call.register(name, share, np.dtype(dtype).type)
+    return name
+
+
+# --- kernels ----------------------------------------------------------------------
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _draw_share(frame, k, n, real):
+    batch, count = custom_call.extent(frame, 0, 0), custom_call.extent(frame, 0, 1)
+    meshes, triangles = custom_call.extent(frame, 1, 0), custom_call.extent(frame, 1, 1)
+    vertices = custom_call.argument(frame, 0, real).reshape((batch, count, 3))
+    faces = custom_call.argument(frame, 1, np.int32).reshape((meshes, triangles, 3))
+    whole = custom_call.argument(frame, 2, np.int32)
+    limits = custom_call.argument(frame, 3, real)
+    samples = whole[0] * whole[1]
+    index = custom_call.result(frame, 0, np.int32).reshape((batch, samples))
+    depth = custom_call.result(frame, 1, real)
+    snapped = custom_call.result(frame, 2, np.int32).reshape((batch, 2, count))
+    inverse = custom_call.result(frame, 3, np.float32).reshape((batch, count))
+    nearness = custom_call.result(frame, 4, np.float32).reshape((batch, samples))
+    for i in range(k, batch, n):
+        mine = faces[i // (batch // meshes)]
+        _snap(vertices[i], whole, limits, real, snapped[i], inverse[i])
+        _draw_faces(mine, whole, snapped[i], inverse[i], nearness[i], index[i])
+        if depth.size:
+            image = depth[i * samples : (i + 1) * samples]
+            _fill_depth(vertices[i], mine, whole, limits, real, index[i], image)
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _pull_share(frame, k, n, real):
+    batch, count = custom_call.extent(frame, 0, 0), custom_call.extent(frame, 0, 1)
+    meshes, triangles = custom_call.extent(frame, 1, 0), custom_call.extent(frame, 1, 1)
+    vertices = custom_call.argument(frame, 0, real).reshape((batch, count, 3))
+    faces = custom_call.argument(frame, 1, np.int32).reshape((meshes, triangles, 3))
+    index = custom_call.argument(frame, 2, np.int32).reshape((batch, -1))
+    cotangent = custom_call.argument(frame, 3, real).reshape((batch, -1))
+    whole = custom_call.argument(frame, 4, np.int32)
+    limits = custom_call.argument(frame, 5, real)
+    gradient = custom_call.result(frame, 0, real).reshape((batch, count, 3))
+    for i in range(k, batch, n):
+        mine = faces[i // (batch // meshes)]
+        _pull_image(
+            *(vertices[i], mine, whole, limits, real),
+            *(index[i], cotangent[i], gradient[i]),
+        )
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _snap(vertices, whole, limits, real, snapped, inverse):
+    """`worklist.snap_vertices`."""
+    supersample, bits, origin_x, origin_y = whole[2], whole[3], whole[4], whole[5]
+    near, far, limit = limits[0], limits[1], limits[2]
+    scale = real(1 << bits)
+    least, most = real(MIN_DEPTH), real(MAX_DEPTH)
+    reach = np.int64(_HALF_SPAN) << bits
+    for v in range(len(vertices)):
+        x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
+        inverse[v] = 0.0
+        if not (z > near and z < far and z >= least and z <= most):
+            continue
+        if not (abs(x) < limit and abs(y) < limit):
+            continue
+        column = np.int64(np.rint(x * scale)) * supersample + origin_x
+        row = np.int64(np.rint(y * scale)) * supersample + origin_y
+        if abs(column) <= reach and abs(row) <= reach:
+            snapped[0, v], snapped[1, v] = column, row
+            inverse[v] = np.float32(1.0) / np.float32(z)
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _draw_faces(faces, whole, snapped, inverse, nearness, index):
+    """The z-buffer; `coverage.nearness`, with edge functions summed along rows."""
+    rows, columns = np.int64(whole[0]), np.int64(whole[1])
+    bits = np.int64(whole[3])
+    centre_x, centre_y, facing = np.int64(whole[6]), np.int64(whole[7]), whole[8]
+    count = len(inverse)
+    index[:] = -1
+    nearness[:] = 0.0
+    for face in range(len(faces)):
+        a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+        if min(a, b, c) < 0 or max(a, b, c) >= count:
+            continue
+        ia, ib, ic = inverse[a], inverse[b], inverse[c]
+        if not (ia > 0 and ib > 0 and ic > 0):
+            continue
+        ax, ay = np.int64(snapped[0, a]), np.int64(snapped[1, a])
+        bx, by = np.int64(snapped[0, b]), np.int64(snapped[1, b])
+        cx, cy = np.int64(snapped[0, c]), np.int64(snapped[1, c])
+        low_x, high_x = min(ax, bx, cx), max(ax, bx, cx)
+        low_y, high_y = min(ay, by, cy), max(ay, by, cy)
+        first_column = centre_x - ((-low_x) >> bits)
+        first_row = centre_y - ((-low_y) >> bits)
+        last_column = centre_x + (high_x >> bits)
+        last_row = centre_y + (high_y >> bits)
+        unit = np.int64(1) << bits
+        if max(high_x - low_x, high_y - low_y) > _SMALL_SPAN:
+            # Rounded to a coarser grid where exact arithmetic would not fit the work
+            # list's words; the face may then reach a sample beyond its box.
+            reach = max(max(-low_x, high_x), max(-low_y, high_y))
+            shift = np.int64(0)
+            while reach > _HALF_SPAN << shift:
+                shift += 1
+            half = (np.int64(1) << shift) >> 1
+            ax, ay = (ax + half) >> shift, (ay + half) >> shift
+            bx, by = (bx + half) >> shift, (by + half) >> shift
+            cx, cy = (cx + half) >> shift, (cy + half) >> shift
+            unit >>= shift
+            first_column, first_row = first_column - 1, first_row - 1
+            last_column, last_row = last_column + 1, last_row + 1
+        first_column, first_row = max(first_column, 0), max(first_row, 0)
+        last_column, last_row = min(last_column, columns - 1), min(last_row, rows - 1)
+        if first_column > last_column or first_row > last_row:
+            continue
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        # y points down, so that a counter-clockwise face has a negative area.
+        if area == 0 or (facing > 0 and area > 0) or (facing < 0 and area < 0):
+            continue
+        # All edge functions of a face with their sign turned are those of its back.
+        sign = np.int64(1) if area > 0 else np.int64(-1)
+        whole_area = _to_float(abs(area))
+        px, py = (first_column - centre_x) * unit, (first_row - centre_y) * unit
+        row_a = sign * ((cx - bx) * (py - by) - (cy - by) * (px - bx))
+        row_b = sign * ((ax - cx) * (py - cy) - (ay - cy) * (px - cx))
+        row_c = sign * ((bx - ax) * (py - ay) - (by - ay) * (px - ax))
+        right = sign * unit
+        for row in range(first_row, last_row + 1):
+            edge_a, edge_b, edge_c = row_a, row_b, row_c
+            start = row * columns
+            for at in range(start + first_column, start + last_column + 1):
+                if (edge_a | edge_b | edge_c) >= 0:
+                    near = _round_mantissa(
+                        _round_mantissa(_to_float(edge_a) / whole_area * ia, 22)
+                        + _round_mantissa(_to_float(edge_b) / whole_area * ib, 22)
+                        + _round_mantissa(_to_float(edge_c) / whole_area * ic, 22),
+                        20,
+                    )
+                    if near > nearness[at]:
+                        nearness[at] = near
+                        index[at] = face
+                edge_a -= right * (cy - by)
+                edge_b -= right * (ay - cy)
+                edge_c -= right * (by - ay)
+            row_a += right * (cx - bx)
+            row_b += right * (ax - cx)
+            row_c += right * (bx - ax)
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _to_float(value):
+    """float32 by way of two words, rounding as `coverage.wide_nearness` does."""
+    high, low = value >> _LOW_BITS, value & _LOW_MASK
+    return np.float32(high) * np.float32(1 << _LOW_BITS) + np.float32(low)
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _round_mantissa(value, bits):
+    """`jax.lax.reduce_precision(value, 8, bits)` of a normal float32."""
+    drop = 23 - bits
+    word = np.float32(value).view(np.uint32)
+    half = np.uint32((1 << (drop - 1)) - 1)
+    word = np.uint32(word + half + ((word >> np.uint32(drop)) & np.uint32(1)))
+    word = np.uint32(word & np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1)))
+    return word.view(np.float32)
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _weigh(xa, ya, xb, yb, xc, yc, smallest, real):
+    """`rasterize.screen_weights`, and one over the area; 0 for a face too thin."""
+    one = real(1.0)
+    zero = real(0.0)
+    area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
+    if not abs(area) > smallest:
+        third = one / real(3.0)
+        return third, third, third, zero
+    scale = one / area
+    a = min(max((xb * yc - yb * xc) * scale, zero), one)
+    b = min(max((xc * ya - yc * xa) * scale, zero), one)
+    c = min(max((xa * yb - ya * xb) * scale, zero), one)
+    total = one / (a + b + c)
+    return a * total, b * total, c * total, scale
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _fill_depth(vertices, faces, whole, limits, real, index, depth):
+    rows, columns, supersample = whole[0], whole[1], whole[2]
+    smallest = limits[5]
+    for row in range(rows):
+        y = real((row - (supersample - 1) / 2) / supersample) + limits[4]
+        for column in range(columns):
+            at = row * columns + column
+            face = index[at]
+            if face < 0:
+                depth[at] = 0.0
+                continue
+            x = real((column - (supersample - 1) / 2) / supersample) + limits[3]
+            first, second, third = faces[face, 0], faces[face, 1], faces[face, 2]
+            a, b, c = vertices[first], vertices[second], vertices[third]
+            wa, wb, wc, _ = _weigh(
+                *(a[0] - x, a[1] - y, b[0] - x, b[1] - y, c[0] - x, c[1] - y),
+                *(smallest, real),
+            )
+            depth[at] = real(1.0) / (wa / a[2] + wb / b[2] + wc / c[2])
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _pull_image(vertices, faces, whole, limits, real, index, cotangent, gradient):
+    """The formula of `depth._slopes`, summed over vertices in the order of samples."""
+    rows, columns, supersample = whole[0], whole[1], whole[2]
+    smallest = limits[5]
+    one = real(1.0)
+    gradient[:] = 0.0
+    for row in range(rows):
+        y = real((row - (supersample - 1) / 2) / supersample) + limits[4]
+        for column in range(columns):
+            at = row * columns + column
+            face = index[at]
+            if face < 0:
+                continue
+            x = real((column - (supersample - 1) / 2) / supersample) + limits[3]
+            first, second, third = faces[face, 0], faces[face, 1], faces[face, 2]
+            a, b, c = vertices[first], vertices[second], vertices[third]
+            wa, wb, wc, scale = _weigh(
+                *(a[0] - x, a[1] - y, b[0] - x, b[1] - y, c[0] - x, c[1] - y),
+                *(smallest, real),
+            )
+            ia, ib, ic = one / a[2], one / b[2], one / c[2]
+            depth = one / (wa * ia + wb * ib + wc * ic)
+            rise_b, rise_c = ib - ia, ic - ia
+            slope_x = (rise_b * (c[1] - a[1]) - rise_c * (b[1] - a[1])) * scale
+            slope_y = (rise_c * (b[0] - a[0]) - rise_b * (c[0] - a[0])) * scale
+            pull = -cotangent[at] * depth * depth
+            for vertex, weight, inverse in (
+                (first, wa, ia),
+                (second, wb, ib),
+                (third, wc, ic),
+            ):
+                q = pull * weight
+                gradient[vertex, 0] -= q * slope_x
+                gradient[vertex, 1] -= q * slope_y
+                gradient[vertex, 2] -= q * inverse * inverse

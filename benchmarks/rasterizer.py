@@ -12,6 +12,7 @@ renderer draws depth, forward, and forward with the gradient to the vertices.
 All renderers take turns, round after round, so that other load falls on all alike;
 figures are medians over rounds. Slow renderers draw fewer images and fewer rounds.
 `temp` is the scratch memory of the compiled program, without inputs and outputs.
+On CPUs "ours" are Numba's loops where it is installed, and "ours, XLA" the work list.
 "C++ loop" is a plain z-buffer compiled on the spot (`benchmarks/peers/zbuffer.cpp`), on
 as many threads as there are cores: the native bound.
 
@@ -30,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ import rasterizer
 from benchmarks import charts, peers
 from benchmarks.peers import Calls, Peer, Scene, scenes
 from rasterizer import coverage
+from rasterizer.backends import numba_installed
 from rasterizer.worklist import snap_vertices
 
 GATE = 50.0
@@ -137,10 +140,16 @@ def brute_force(scene: Scene, vertices: jax.Array) -> jax.Array:
 def _own_renderers(scene: Scene, full: bool) -> dict[str, Callable]:
     """Name -> (scene, vertices) -> depth, for what of ours can draw the scene."""
     found: dict[str, Callable] = {}
-    if scene.grid is not None:
-        found["ours, grid"] = _draw_grid
-    if scene.grid is None or full:
-        found["ours, mesh"] = _draw_mesh
+    backends = {"": "auto"}
+    if jax.default_backend() == "cpu" and numba_installed():
+        backends[", XLA"] = "xla"
+    for suffix, backend in backends.items():
+        if scene.grid is not None:
+            name = f"ours, grid{suffix}"
+            found[name] = functools.partial(_draw_grid, backend=backend)
+        if scene.grid is None or full:
+            name = f"ours, mesh{suffix}"
+            found[name] = functools.partial(_draw_mesh, backend=backend)
     if scene.grid is not None and full:
         found["ours, grid 2x2"] = functools.partial(_draw_grid, supersample=2)
     if full or scene.size[0] <= 64:
@@ -308,6 +317,7 @@ def _machine() -> dict[str, Any]:
             "python": platform.python_version(),
             "jax": jax.__version__,
             "numpy": np.__version__,
+            "numba": version("numba") if numba_installed() else None,
         },
         "commit": commit.stdout.strip() or None,
     }
@@ -320,11 +330,11 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     print(
         f"\n{first['scene']} {first['size']} px, {first['faces']} faces\n"
-        f"{'':16s} batch   forward img/s  Mtri/s   fwd+bwd img/s  Mtri/s"
+        f"{'':20s} batch   forward img/s  Mtri/s   fwd+bwd img/s  Mtri/s"
         "   temp MiB  compile s   off"
     )
     for row in rows:
-        line = f"{row['renderer']:16s} {row['batch']:5d}"
+        line = f"{row['renderer']:20s} {row['batch']:5d}"
         for what in ("forward", "gradient"):
             if what in row:
                 rate = row[what]
@@ -396,9 +406,11 @@ def gate(rounds: int = 5) -> float:
     scene = scenes.grid_scene(64, 1)
     vertices = jnp.asarray(scene.vertices)
     exact = jax.jit(
-        lambda v: rasterizer.rasterize(v, scene.faces, scene.size).face_index
+        lambda v: (
+            rasterizer.rasterize(v, scene.faces, scene.size, backend="xla").face_index
+        )
     )
-    grid = jax.jit(lambda v: _draw_grid(scene, v))
+    grid = jax.jit(lambda v: _draw_grid(scene, v, backend="xla"))
     brute = jax.jit(lambda v: brute_force(scene, v))
     np.testing.assert_array_equal(exact(vertices), brute(vertices))
     jax.block_until_ready(grid(vertices))

@@ -67,7 +67,7 @@ def test_warped_grid_matches_the_reference_and_the_general_path(seed):
     assert_matches_reference(flat, faces, (14, 12))
     for options in (
         {"supersample": 2},
-        {"supersample": 3, "pixel_offset": (0.5, 0.5)},
+        {"supersample": 3, "pixel_offset": (0.5, -0.25)},
     ):
         options |= {"background": 7.0}
         grid = rasterizer.render_grid_depth(vertices, (14, 12), **options)
@@ -106,6 +106,21 @@ def test_faces_of_any_size_are_drawn(reach):
         np.concatenate([vertices, small]), faces, (9, 11)
     )
     assert set(np.unique(fragments.face_index)) == {0, 1}
+
+
+@BACKENDS
+def test_faces_larger_than_fine_arithmetic_match_the_reference():
+    # Some snapped to coarser grids, which moves edges by up to a pixel. One face an
+    # image, so that none hides another.
+    rng = np.random.default_rng(5)
+    reach = np.repeat([1e3, 1.9e3, 4e3, 3e4, 2e5], 60)[:, None]
+    vertices = rng.uniform(0, 20, (300, 3, 3)).astype(np.float32)
+    vertices[:, 0, :2] = rng.uniform(-reach, reach, (300, 2))
+    vertices[..., 2] = 1.0
+    face = np.array([[0, 1, 2]])
+    fast = rasterizer.rasterize(vertices, face, (20, 21)).face_index
+    slow = [reference.rasterize(v, face, (20, 21)).face_index for v in vertices]
+    np.testing.assert_array_equal(fast, slow)
 
 
 @BACKENDS

@@ -101,7 +101,7 @@ def _flat(buffer, dtype):
 
 
 @numba.njit(cache=True)
-def _serve(frame, run_part, cores):
+def _serve(frame, run_part):
     """Answers a call: its parts on threads, the first one on this."""
     address = _words(frame, _EXTENSION + 1)[_EXTENSION]
     if address != 0:
@@ -113,7 +113,7 @@ def _serve(frame, run_part, cores):
                 version = carray(_pointer(extension[_METADATA]), _MINOR + 1, np.int32)
                 version[_MAJOR], version[_MINOR] = _API_VERSION
             return
-    count = min(cores, extent(frame, 0, 0))
+    count = argument(frame, 0, np.int32)[0]
     parts = np.empty(_PART * count, np.int64)
     threads = np.empty(count, np.uintp)
     failed = np.ones(count, np.int32)
@@ -140,11 +140,9 @@ def register(target: str, share, dtype: type) -> None:
     Args:
         share: share(frame, k, n, dtype) does the k-th of n parts of the work of a call,
             and the parts may run at once; it reads and writes by `argument` and
-            `result`. There are at most as many parts as cores, and as the first axis of
-            the first argument is long.
+            `result`. The first number of argument 0, an int32 array, is n.
         dtype: np.float32 or np.float64.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     @numba.cfunc(types.intp(types.intp))
     def run_part(address):
@@ -156,7 +154,7 @@ def register(target: str, share, dtype: type) -> None:
 
     @numba.cfunc(types.intp(types.intp))
     def handle(frame):
-        _serve(frame, start, cores)
+        _serve(frame, start)
         return 0
 
     # XLA may call them until the process ends.
@@ -167,3 +165,10 @@ def register(target: str, share, dtype: type) -> None:
 
 
 _KEPT: list = []
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -153,42 +153,35 @@ def _check_softness(value, name) -> float:
 @partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _render_mesh(vertices, faces, background, grid, rules, sigma, gamma, loops):
     flat = flatten_lead(vertices, 2)
+    options = {"grid": grid, "rules": rules}
     if 0 in (faces.shape[0], *flat.shape[:2]):
-        drawn = jnp.zeros((flat.shape[0], grid.samples), bool)
-        depth = jnp.broadcast_to(background, drawn.shape)
+        image = _empty_image(flat.shape[0], background, grid)
     elif sigma > 0.0:
         shared = _share(faces, flat)
-        index, _ = mesh_visibility(
-            jax.lax.stop_gradient(flat), shared, grid=grid, rules=rules
-        )
-        drawn = index >= 0
+        index, _ = mesh_visibility(jax.lax.stop_gradient(flat), shared, **options)
         depth = soft_depth(flat, shared, background, grid, rules, sigma, gamma)
+        image = _to_pixels(depth, index >= 0, grid)
     else:
-        options = {"grid": grid, "rules": rules}
-        by_list = partial(_mesh_depth_by_list, **options)
-        if loops:
-            depth, drawn = jax.lax.platform_dependent(
-                flat, faces, cpu=partial(_depth_by_loops, **options), default=by_list
-            )
-        else:
-            depth, drawn = by_list(flat, faces)
-        depth = jnp.where(drawn, depth, background)
-    return _to_pixels(depth, drawn, vertices.shape[:-2], grid)
+        by_list = partial(_mesh_image_by_list, **options)
+        by_loops = partial(_mesh_image_by_loops, **options)
+        draw = _choose(loops, by_loops, by_list)
+        image = draw(flat, faces, background)
+    return _unflatten(image, vertices.shape[:-2])
 
 
-def _mesh_depth_by_list(vertices, faces, *, grid, rules):
+def _mesh_image_by_list(vertices, faces, background, *, grid, rules) -> DepthImage:
     shared = _share(faces, vertices)
     index, boxes = mesh_visibility(
         jax.lax.stop_gradient(vertices), shared, grid=grid, rules=rules
     )
-    return _mesh_depth(vertices, shared, index, boxes, grid), index >= 0
+    depth = _mesh_depth(vertices, shared, index, boxes, grid)
+    return _to_pixels(jnp.where(index >= 0, depth, background), index >= 0, grid)
 
 
-def _depth_by_loops(vertices, faces, *, grid, rules):
+def _mesh_image_by_loops(vertices, faces, background, *, grid, rules) -> DepthImage:
     from rasterizer import native  # needs Numba
 
-    depth, index = native.depth(vertices, faces[None], grid=grid, rules=rules)
-    return depth, index >= 0
+    return native.depth_image(vertices, faces[None], background, grid=grid, rules=rules)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
@@ -204,40 +197,43 @@ def _render_silhouette(vertices, faces, grid, rules, sigma):
             jax.lax.stop_gradient(flat), shared, grid=grid, rules=rules
         )
         cover = (index >= 0).astype(flat.dtype)
-    return _to_pixels(cover, cover > 0, vertices.shape[:-2], grid).depth
+    image = _to_pixels(cover, cover > 0, grid)
+    return _unflatten(image, vertices.shape[:-2]).depth
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _render_grid(vertices, background, grid, rules, loops):
     flat = flatten_lead(vertices, 3)
     if flat.shape[0] < 1 or min(flat.shape[1:3]) < 2:
-        drawn = jnp.zeros((flat.shape[0], grid.samples), bool)
-        depth = jnp.broadcast_to(background, drawn.shape)
+        image = _empty_image(flat.shape[0], background, grid)
     else:
         options = {"grid": grid, "rules": rules}
-        by_list = partial(_grid_depth_by_list, **options)
-        if loops:
-            depth, drawn = jax.lax.platform_dependent(
-                flat, cpu=partial(_grid_depth_by_loops, **options), default=by_list
-            )
-        else:
-            depth, drawn = by_list(flat)
-        depth = jnp.where(drawn, depth, background)
-    return _to_pixels(depth, drawn, vertices.shape[:-3], grid)
+        by_list = partial(_grid_image_by_list, **options)
+        by_loops = partial(_grid_image_by_loops, **options)
+        image = _choose(loops, by_loops, by_list)(flat, background)
+    return _unflatten(image, vertices.shape[:-3])
 
 
-def _grid_depth_by_list(vertices, *, grid, rules):
+def _grid_image_by_list(vertices, background, *, grid, rules) -> DepthImage:
     index, boxes = grid_visibility(
         jax.lax.stop_gradient(vertices), grid=grid, rules=rules
     )
-    return _grid_depth(vertices, index, boxes, grid), index >= 0
+    depth = _grid_depth(vertices, index, boxes, grid)
+    return _to_pixels(jnp.where(index >= 0, depth, background), index >= 0, grid)
 
 
-def _grid_depth_by_loops(vertices, *, grid, rules):
+def _grid_image_by_loops(vertices, background, *, grid, rules) -> DepthImage:
     batch, h, w, _ = vertices.shape
     faces = jnp.asarray(mesh_lib.grid_faces(h, w))
     flat = vertices.reshape(batch, h * w, 3)
-    return _depth_by_loops(flat, faces, grid=grid, rules=rules)
+    return _mesh_image_by_loops(flat, faces, background, grid=grid, rules=rules)
+
+
+def _choose(loops: bool, by_loops, by_list):
+    """What draws on a CPU, and what elsewhere."""
+    if not loops:
+        return by_list
+    return partial(jax.lax.platform_dependent, cpu=by_loops, default=by_list)
 
 
 def _share(faces, vertices):
@@ -245,14 +241,23 @@ def _share(faces, vertices):
     return jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape))
 
 
-def _to_pixels(depth, drawn, lead, grid: SampleGrid) -> DepthImage:
-    """(B, samples) to (..., height, width): the mean, and all, over samples."""
+def _to_pixels(depth, drawn, grid: SampleGrid) -> DepthImage:
+    """(B, samples) to (B, height, width): the mean, and all, over samples."""
     s = grid.supersample
-    shape = (*lead, grid.height, s, grid.width, s)
+    shape = (depth.shape[0], grid.height, s, grid.width, s)
     return DepthImage(
         depth.reshape(shape).mean(axis=(-3, -1)),
         drawn.reshape(shape).all(axis=(-3, -1)),
     )
+
+
+def _empty_image(batch: int, background, grid: SampleGrid) -> DepthImage:
+    shape = (batch, grid.height, grid.width)
+    return DepthImage(jnp.broadcast_to(background, shape), jnp.zeros(shape, bool))
+
+
+def _unflatten(image: DepthImage, lead) -> DepthImage:
+    return DepthImage(*(v.reshape(*lead, *v.shape[1:]) for v in image))
 
 
 def _depth_at(planes, corner_ids, drawn, grid: SampleGrid):

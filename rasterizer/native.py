@@ -20,6 +20,7 @@ from rasterizer import coverage, custom_call
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.rasterize import smallest_area
+from rasterizer.types import DepthImage
 from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
 
 _HALF_SPAN = coverage.MAX_SPAN // 2
@@ -41,73 +42,93 @@ def face_index(
     """
     if 0 in (vertices.shape[0], vertices.shape[1], faces.shape[1]):
         return jnp.full((vertices.shape[0], grid.samples), -1, jnp.int32)
-    return _draw(vertices, faces, grid, rules, with_depth=False)[0]
+    return _draw(vertices, faces, None, grid, rules)[0]
 
 
-def depth(
-    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, rules: Rules
-) -> tuple[jax.Array, jax.Array]:
-    """Hard depth at samples, with its analytic gradient.
+def depth_image(
+    vertices: jax.Array,
+    faces: jax.Array,
+    background: jax.Array,
+    *,
+    grid: SampleGrid,
+    rules: Rules,
+) -> DepthImage:
+    """Hard depth at pixels, with its analytic gradient.
 
     Args:
         vertices: (B, V, 3); no axis is 0.
         faces: (1 or B, F, 3); F > 0.
+        background: (), of the vertices' dtype.
 
     Returns:
-        Depth (B, rows * columns), 0 where nothing is drawn; and `face_index`.
+        DepthImage (B, height, width).
     """
-    return _depth(vertices, faces, grid, rules)
+    background = jnp.broadcast_to(background, vertices.shape[:1])
+    return DepthImage(*_image(vertices, faces, background, grid, rules))
 
 
-def _depth_and_index(vertices, faces, grid, rules) -> tuple[jax.Array, jax.Array]:
-    index, depth = _draw(vertices, faces, grid, rules, with_depth=True)
-    return depth, index
+def _draw_image(vertices, faces, background, grid, rules):
+    return _image_forward(vertices, faces, background, grid, rules)[0]
 
 
-def _depth_forward(vertices, faces, grid, rules):
-    depth, index = _depth_and_index(vertices, faces, grid, rules)
-    return (depth, index), (vertices, faces, index)
+def _image_forward(vertices, faces, background, grid, rules):
+    index, depth, covered = _draw(vertices, faces, background, grid, rules)
+    return (depth, covered), (vertices, faces, index)
 
 
-def _depth_backward(grid, rules, residuals, cotangents):
+def _image_backward(grid, rules, residuals, cotangents):
     del rules
-    vertices, faces, index = residuals
 
     @fold_vmap
     def pull(vertices, faces, index, cotangent):
-        shape = jax.ShapeDtypeStruct(vertices.shape, vertices.dtype)
-        call = jax.ffi.ffi_call(_target("pull", vertices.dtype), shape)
-        options = _options(grid, Rules(), vertices.dtype)
-        return call(vertices, faces, index, cotangent, *options)
-
-    return pull(vertices, faces, index, cotangents[0]), None
-
-
-_depth = jax.custom_vjp(_depth_and_index, nondiff_argnums=(2, 3))
-_depth.defvjp(_depth_forward, _depth_backward)
-
-
-def _draw(vertices, faces, grid: SampleGrid, rules: Rules, *, with_depth: bool):
-    @fold_vmap
-    def draw(vertices, faces):
-        batch, count, _ = vertices.shape
-        shapes = (
-            jax.ShapeDtypeStruct((batch, grid.samples), jnp.int32),
-            jax.ShapeDtypeStruct(
-                (batch, grid.samples if with_depth else 0), vertices.dtype
-            ),
-            # Scratch: snapped x and y, inverse depth, nearness.
-            jax.ShapeDtypeStruct((batch, 2, count), jnp.int32),
-            jax.ShapeDtypeStruct((batch, count), jnp.float32),
-            jax.ShapeDtypeStruct((batch, grid.samples), jnp.float32),
+        batch, dtype = vertices.shape[0], vertices.dtype
+        shapes = (vertices.shape, (batch,))
+        call = jax.ffi.ffi_call(
+            _target("pull", dtype), [jax.ShapeDtypeStruct(s, dtype) for s in shapes]
         )
-        call = jax.ffi.ffi_call(_target("draw", vertices.dtype), shapes)
-        return call(vertices, faces, *_options(grid, rules, vertices.dtype))[:2]
+        whole, real = _options(batch, grid, Rules(), dtype)
+        return call(whole, real, vertices, faces, index, cotangent)
 
-    return draw(jax.lax.stop_gradient(vertices), faces)
+    to_vertices, to_background = pull(*residuals, cotangents[0])
+    return to_vertices, None, to_background
 
 
-def _options(grid: SampleGrid, rules: Rules, dtype) -> tuple[np.ndarray, np.ndarray]:
+_image = jax.custom_vjp(_draw_image, nondiff_argnums=(3, 4))
+_image.defvjp(_image_forward, _image_backward)
+
+
+def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
+    """`face_index`, depth and covered; the latter two empty without a background."""
+    dtype = vertices.dtype
+    size = (0, 0) if background is None else (grid.height, grid.width)
+
+    @fold_vmap
+    def draw(vertices, faces, background):
+        batch, count, _ = vertices.shape
+        whole, real = _options(batch, grid, rules, dtype)
+        parts = whole[0]
+        shapes = (
+            ((batch, grid.samples), jnp.int32),
+            ((batch, *size), dtype),
+            ((batch, *size), jnp.bool_),
+            # Scratch of each part: snapped x and y, inverse depth, nearness.
+            ((parts, 2, count), jnp.int32),
+            ((parts, count), jnp.float32),
+            ((parts, grid.samples), jnp.float32),
+        )
+        call = jax.ffi.ffi_call(
+            _target("draw", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+        )
+        return call(whole, real, vertices, faces, background)[:3]
+
+    if background is None:
+        background = jnp.zeros(vertices.shape[0], dtype)
+    return draw(jax.lax.stop_gradient(vertices), faces, background)
+
+
+def _options(
+    batch: int, grid: SampleGrid, rules: Rules, dtype
+) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels must know: an array of whole numbers, and one of real ones."""
     unit = 2**grid.bits
     origin = [
@@ -115,6 +136,7 @@ def _options(grid: SampleGrid, rules: Rules, dtype) -> tuple[np.ndarray, np.ndar
         for shift, centre in zip(grid.shift, grid.centre, strict=True)
     ]
     whole = (
+        min(batch, custom_call.cores()),
         *(grid.rows, grid.columns, grid.supersample, grid.bits),
         *(*origin, *grid.centre, rules.facing),
     )
@@ -139,50 +161,60 @@ def _target(work: str, dtype: np.dtype) -> str:
 
 @numba.njit(error_model="numpy", cache=True)
 def _draw_share(frame, k, n, real):
-    batch, count = custom_call.extent(frame, 0, 0), custom_call.extent(frame, 0, 1)
-    meshes, triangles = custom_call.extent(frame, 1, 0), custom_call.extent(frame, 1, 1)
-    vertices = custom_call.argument(frame, 0, real).reshape((batch, count, 3))
-    faces = custom_call.argument(frame, 1, np.int32).reshape((meshes, triangles, 3))
-    whole = custom_call.argument(frame, 2, np.int32)
-    limits = custom_call.argument(frame, 3, real)
-    samples = whole[0] * whole[1]
+    whole = custom_call.argument(frame, 0, np.int32)
+    limits = custom_call.argument(frame, 1, real)
+    vertices = _as_meshes(frame, 2, real)
+    faces = _as_meshes(frame, 3, np.int32)
+    background = custom_call.argument(frame, 4, real)
+    batch, count, _ = vertices.shape
+    samples = whole[1] * whole[2]
     index = custom_call.result(frame, 0, np.int32).reshape((batch, samples))
-    depth = custom_call.result(frame, 1, real)
-    snapped = custom_call.result(frame, 2, np.int32).reshape((batch, 2, count))
-    inverse = custom_call.result(frame, 3, np.float32).reshape((batch, count))
-    nearness = custom_call.result(frame, 4, np.float32).reshape((batch, samples))
+    depth = custom_call.result(frame, 1, real).reshape((batch, -1))
+    covered = custom_call.result(frame, 2, np.uint8).reshape((batch, -1))
+    snapped = custom_call.result(frame, 3, np.int32).reshape((n, 2, count))[k]
+    inverse = custom_call.result(frame, 4, np.float32).reshape((n, count))[k]
+    nearness = custom_call.result(frame, 5, np.float32).reshape((n, samples))[k]
     for i in range(k, batch, n):
-        mine = faces[i // (batch // meshes)]
-        _snap(vertices[i], whole, limits, real, snapped[i], inverse[i])
-        _draw_faces(mine, whole, snapped[i], inverse[i], nearness[i], index[i])
+        mine = faces[i // (batch // len(faces))]
+        _snap(vertices[i], whole, limits, real, snapped, inverse)
+        _draw_faces(mine, whole, snapped, inverse, nearness, index[i])
         if depth.size:
-            image = depth[i * samples : (i + 1) * samples]
-            _fill_depth(vertices[i], mine, whole, limits, real, index[i], image)
+            _fill_image(
+                *(vertices[i], mine, background[i], whole, limits, real),
+                *(index[i], depth[i], covered[i]),
+            )
 
 
 @numba.njit(error_model="numpy", cache=True)
 def _pull_share(frame, k, n, real):
-    batch, count = custom_call.extent(frame, 0, 0), custom_call.extent(frame, 0, 1)
-    meshes, triangles = custom_call.extent(frame, 1, 0), custom_call.extent(frame, 1, 1)
-    vertices = custom_call.argument(frame, 0, real).reshape((batch, count, 3))
-    faces = custom_call.argument(frame, 1, np.int32).reshape((meshes, triangles, 3))
-    index = custom_call.argument(frame, 2, np.int32).reshape((batch, -1))
-    cotangent = custom_call.argument(frame, 3, real).reshape((batch, -1))
-    whole = custom_call.argument(frame, 4, np.int32)
-    limits = custom_call.argument(frame, 5, real)
-    gradient = custom_call.result(frame, 0, real).reshape((batch, count, 3))
+    whole = custom_call.argument(frame, 0, np.int32)
+    limits = custom_call.argument(frame, 1, real)
+    vertices = _as_meshes(frame, 2, real)
+    faces = _as_meshes(frame, 3, np.int32)
+    batch = len(vertices)
+    index = custom_call.argument(frame, 4, np.int32).reshape((batch, -1))
+    cotangent = custom_call.argument(frame, 5, real).reshape((batch, -1))
+    gradient = custom_call.result(frame, 0, real).reshape(vertices.shape)
+    to_background = custom_call.result(frame, 1, real)
     for i in range(k, batch, n):
-        mine = faces[i // (batch // meshes)]
-        _pull_image(
+        mine = faces[i // (batch // len(faces))]
+        to_background[i] = _pull_image(
             *(vertices[i], mine, whole, limits, real),
             *(index[i], cotangent[i], gradient[i]),
         )
 
 
 @numba.njit(error_model="numpy", cache=True)
+def _as_meshes(frame, number, dtype):
+    batch = custom_call.extent(frame, number, 0)
+    count = custom_call.extent(frame, number, 1)
+    return custom_call.argument(frame, number, dtype).reshape((batch, count, 3))
+
+
+@numba.njit(error_model="numpy", cache=True)
 def _snap(vertices, whole, limits, real, snapped, inverse):
     """`worklist.snap_vertices`."""
-    supersample, bits, origin_x, origin_y = whole[2], whole[3], whole[4], whole[5]
+    supersample, bits, origin_x, origin_y = whole[3], whole[4], whole[5], whole[6]
     near, far, limit = limits[0], limits[1], limits[2]
     scale = real(1 << bits)
     least, most = real(MIN_DEPTH), real(MAX_DEPTH)
@@ -204,9 +236,9 @@ def _snap(vertices, whole, limits, real, snapped, inverse):
 @numba.njit(error_model="numpy", cache=True)
 def _draw_faces(faces, whole, snapped, inverse, nearness, index):
     """The z-buffer; `coverage.nearness`, with edge functions summed along rows."""
-    rows, columns = np.int64(whole[0]), np.int64(whole[1])
-    bits = np.int64(whole[3])
-    centre_x, centre_y, facing = np.int64(whole[6]), np.int64(whole[7]), whole[8]
+    rows, columns = np.int64(whole[1]), np.int64(whole[2])
+    bits = np.int64(whole[4])
+    centre_x, centre_y, facing = np.int64(whole[7]), np.int64(whole[8]), whole[9]
     count = len(inverse)
     index[:] = -1
     nearness[:] = 0.0
@@ -315,60 +347,84 @@ def _weigh(xa, ya, xb, yb, xc, yc, smallest, real):
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _fill_depth(vertices, faces, whole, limits, real, index, depth):
-    rows, columns, supersample = whole[0], whole[1], whole[2]
+def _fill_image(
+    vertices, faces, background, whole, limits, real, index, depth, covered
+):
+    """Depth as the mean over a pixel's samples, and whether all of them are covered."""
+    rows, columns, supersample = whole[1], whole[2], whole[3]
     smallest = limits[5]
+    one, middle = real(1.0), (supersample - 1) / 2
+    share = one / real(supersample * supersample)
+    depth[:] = 0.0
+    covered[:] = 1
+    at = -1
     for row in range(rows):
-        y = real((row - (supersample - 1) / 2) / supersample) + limits[4]
-        for column in range(columns):
-            at = row * columns + column
-            face = index[at]
-            if face < 0:
-                depth[at] = 0.0
-                continue
-            x = real((column - (supersample - 1) / 2) / supersample) + limits[3]
-            first, second, third = faces[face, 0], faces[face, 1], faces[face, 2]
-            a, b, c = vertices[first], vertices[second], vertices[third]
-            wa, wb, wc, _ = _weigh(
-                *(a[0] - x, a[1] - y, b[0] - x, b[1] - y, c[0] - x, c[1] - y),
-                *(smallest, real),
-            )
-            depth[at] = real(1.0) / (wa / a[2] + wb / b[2] + wc / c[2])
+        y = real((row - middle) / supersample) + limits[4]
+        start = row // supersample * (columns // supersample)
+        for pixel in range(start, start + columns // supersample):
+            for k in range(supersample):
+                at += 1
+                face = index[at]
+                if face < 0:
+                    depth[pixel] += share * background
+                    covered[pixel] = 0
+                    continue
+                column = (pixel - start) * supersample + k
+                x = real((column - middle) / supersample) + limits[3]
+                first, second, third = faces[face, 0], faces[face, 1], faces[face, 2]
+                a, b, c = vertices[first], vertices[second], vertices[third]
+                wa, wb, wc, _ = _weigh(
+                    *(a[0] - x, a[1] - y, b[0] - x, b[1] - y, c[0] - x, c[1] - y),
+                    *(smallest, real),
+                )
+                depth[pixel] += share / (wa / a[2] + wb / b[2] + wc / c[2])
 
 
 @numba.njit(error_model="numpy", cache=True)
 def _pull_image(vertices, faces, whole, limits, real, index, cotangent, gradient):
-    """The formula of `depth._slopes`, summed over vertices in the order of samples."""
-    rows, columns, supersample = whole[0], whole[1], whole[2]
+    """The formula of `depth._slopes`, summed over vertices in the order of samples.
+
+    Returns the gradient with respect to the background.
+    """
+    rows, columns, supersample = whole[1], whole[2], whole[3]
     smallest = limits[5]
-    one = real(1.0)
+    one, middle = real(1.0), (supersample - 1) / 2
+    share = one / real(supersample * supersample)
+    to_background = real(0.0)
     gradient[:] = 0.0
+    at = -1
     for row in range(rows):
-        y = real((row - (supersample - 1) / 2) / supersample) + limits[4]
-        for column in range(columns):
-            at = row * columns + column
-            face = index[at]
-            if face < 0:
-                continue
-            x = real((column - (supersample - 1) / 2) / supersample) + limits[3]
-            first, second, third = faces[face, 0], faces[face, 1], faces[face, 2]
-            a, b, c = vertices[first], vertices[second], vertices[third]
-            wa, wb, wc, scale = _weigh(
-                *(a[0] - x, a[1] - y, b[0] - x, b[1] - y, c[0] - x, c[1] - y),
-                *(smallest, real),
-            )
-            ia, ib, ic = one / a[2], one / b[2], one / c[2]
-            depth = one / (wa * ia + wb * ib + wc * ic)
-            rise_b, rise_c = ib - ia, ic - ia
-            slope_x = (rise_b * (c[1] - a[1]) - rise_c * (b[1] - a[1])) * scale
-            slope_y = (rise_c * (b[0] - a[0]) - rise_b * (c[0] - a[0])) * scale
-            pull = -cotangent[at] * depth * depth
-            for vertex, weight, inverse in (
-                (first, wa, ia),
-                (second, wb, ib),
-                (third, wc, ic),
-            ):
-                q = pull * weight
-                gradient[vertex, 0] -= q * slope_x
-                gradient[vertex, 1] -= q * slope_y
-                gradient[vertex, 2] -= q * inverse * inverse
+        y = real((row - middle) / supersample) + limits[4]
+        start = row // supersample * (columns // supersample)
+        for pixel in range(start, start + columns // supersample):
+            pulled = share * cotangent[pixel]
+            for k in range(supersample):
+                at += 1
+                face = index[at]
+                if face < 0:
+                    to_background += pulled
+                    continue
+                column = (pixel - start) * supersample + k
+                x = real((column - middle) / supersample) + limits[3]
+                first, second, third = faces[face, 0], faces[face, 1], faces[face, 2]
+                a, b, c = vertices[first], vertices[second], vertices[third]
+                wa, wb, wc, scale = _weigh(
+                    *(a[0] - x, a[1] - y, b[0] - x, b[1] - y, c[0] - x, c[1] - y),
+                    *(smallest, real),
+                )
+                ia, ib, ic = one / a[2], one / b[2], one / c[2]
+                depth = one / (wa * ia + wb * ib + wc * ic)
+                rise_b, rise_c = ib - ia, ic - ia
+                slope_x = (rise_b * (c[1] - a[1]) - rise_c * (b[1] - a[1])) * scale
+                slope_y = (rise_c * (b[0] - a[0]) - rise_b * (c[0] - a[0])) * scale
+                pull = -pulled * depth * depth
+                for vertex, weight, inverse in (
+                    (first, wa, ia),
+                    (second, wb, ib),
+                    (third, wc, ic),
+                ):
+                    q = pull * weight
+                    gradient[vertex, 0] -= q * slope_x
+                    gradient[vertex, 1] -= q * slope_y
+                    gradient[vertex, 2] -= q * inverse * inverse
+    return to_background

@@ -265,7 +265,7 @@ def _limit(peer: Peer, scene: Scene, full: bool) -> bool:
     if peer.name == "jaxrenderer":  # a second an image, and as much to compile
         return scene.size[0] <= (64 if full else 32)
     if peer.name == "PyTorch3D":
-        return scene.size[0] <= (128 if full else 64)
+        return scene.size[0] <= 128
     return True
 
 

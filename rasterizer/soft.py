@@ -37,7 +37,7 @@ from rasterizer import visibility, worklist
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
-from rasterizer.sums import sum_rows
+from rasterizer.sums import add_at, sum_rows
 from rasterizer.worklist import take
 
 REACH = 10.0
@@ -96,7 +96,9 @@ def _item(xs, ys, zs, sigma, gamma, grid):
 
 def _lay_out(vertices, faces, grid, rules, sigma):
     """Boxes widened by the reach of sigma, and the corner planes of the faces."""
-    margin = math.ceil(REACH * sigma * grid.supersample)
+    # And by the unit that snapping may have moved a corner by.
+    margin = math.ceil(REACH * sigma * grid.supersample * 2**grid.bits) + 1
+    margin = min(margin, 2**28)  # beyond any image, and no sum overflows
     _, boxes = visibility.mesh_primitives(
         vertices, faces, grid=grid, rules=rules, margin=margin
     )
@@ -159,11 +161,8 @@ def _forward(vertices, faces, grid, rules, sigma, gamma):
             total, weighted, miss = sums
             (log_weight, depth, log_miss), at = evaluate(items)
             weight = jnp.exp(log_weight - take(highest, items.sample))
-            return (
-                total.at[at].add(weight, mode="drop"),
-                weighted.at[at].add(weight * depth, mode="drop"),
-                miss.at[at].add(log_miss, mode="drop"),
-            )
+            terms = (weight, weight * depth, log_miss)
+            return add_at((total, weighted, miss), at, terms)
 
         highest = jnp.full(samples, -jnp.inf, dtype)
         if gamma is None:

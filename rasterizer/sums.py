@@ -186,20 +186,52 @@ def sum_rows_by_sort(values, ids, *, count: int):
     """`sum_rows` in the order of the rows, whatever the machine."""
     batch, _, channels = values.shape
     target = ids + (jnp.arange(batch, dtype=jnp.int32) * count)[:, None]
+    zeros = tuple(jnp.zeros(batch * count, values.dtype) for _ in range(channels))
+    terms = tuple(values[..., c].reshape(-1) for c in range(channels))
+    planes = add_at_by_sort(zeros, target.reshape(-1), terms)
+    return jnp.stack(planes, axis=-1).reshape(batch, count, channels)
+
+
+def add_at(
+    totals: tuple[jax.Array, ...], target: jax.Array, terms: tuple[jax.Array, ...]
+) -> tuple[jax.Array, ...]:
+    """Adds terms to totals. Not differentiable.
+
+    Args:
+        totals: each (N,).
+        target: (M,) int32 in [0, N]; N adds nothing.
+        terms: as many, each (M,).
+    """
+    return jax.lax.platform_dependent(
+        totals, target, terms, cpu=add_at_by_scatter, default=add_at_by_sort
+    )
+
+
+def add_at_by_scatter(totals, target, terms):
+    """`add_at`, in a fixed order only where a scatter has one."""
+    return tuple(
+        total.at[target].add(term, mode="drop")
+        for total, term in zip(totals, terms, strict=True)
+    )
+
+
+def add_at_by_sort(totals, target, terms):
+    """`add_at` in the order of the terms, whatever the machine."""
+    count = totals[0].size
     position = jnp.arange(target.size, dtype=jnp.int32)
-    target, order = jax.lax.sort((target.reshape(-1), position), num_keys=1)
+    target, order = jax.lax.sort((target, position), num_keys=1)
     first = jnp.concatenate([jnp.ones(1, bool), target[1:] != target[:-1]])
     last = jnp.concatenate([first[1:], jnp.ones(1, bool)])
     step = position - jax.lax.cummax(jnp.where(first, position, 0))
     sums = worklist.running(
-        [values[..., c].reshape(-1)[order] for c in range(channels)],
+        [term[order] for term in terms],
         jnp.max(step) + 1,
         lambda here, back, reach: jnp.where(step >= reach, here + back, here),
     )
     # One update a target: nothing to race for.
-    where = jnp.where(last, target, batch * count)
-    planes = [
-        jnp.zeros(batch * count, values.dtype).at[where].set(v, mode="drop")
-        for v in sums
-    ]
-    return jnp.stack(planes, axis=-1).reshape(batch, count, channels)
+    where = jnp.where(last, target, count)
+    before = jnp.minimum(target, count - 1)
+    return tuple(
+        total.at[where].set(take(total, before) + term, mode="drop")
+        for total, term in zip(totals, sums, strict=True)
+    )

@@ -109,8 +109,8 @@ def mesh_primitives(
     rules: Rules,
     margin: int = 0,
 ) -> tuple[Primitives, Boxes]:
-    """The triangles of (B, V, 3) vertices and (B, F, 3) faces; and their boxes,
-    wider by `margin` samples on every side."""
+    """The triangles of (B, V, 3) vertices and (B, F, 3) faces; and their boxes, wider
+    by `margin` units of 2**-bits samples on every side."""
     batch, count = vertices.shape[:2]
     if count == 0:
         faces = faces[:, :0]

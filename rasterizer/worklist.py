@@ -161,9 +161,10 @@ def bound(
     grid: SampleGrid,
     margin: int = 0,
 ) -> Boxes:
-    """Sample boxes of the drawable triangles of each primitive, widened by `margin`.
+    """Sample boxes of the drawable triangles of each primitive.
 
     Args:
+        margin: by which all are wider on every side, units of 2**-bits samples.
         exists: (N,) bool; False for a primitive that is none; None if all are.
     """
     n = primitives.x[0].size - max(layout.offsets)
@@ -202,8 +203,8 @@ def bound(
         return low, high
 
     def limits(low, high, centre, size, extra):
-        first = -((-low) >> grid.bits) + centre - extra
-        last = (high >> grid.bits) + centre + extra
+        first = -((margin - low) >> grid.bits) + centre - extra
+        last = ((high + margin) >> grid.bits) + centre + extra
         first = jnp.clip(first, 0, size)
         return first, jnp.maximum(jnp.clip(last, -1, size - 1) - first + 1, 0)
 
@@ -212,7 +213,7 @@ def bound(
     span = jnp.maximum(high_x - low_x, high_y - low_y)
     large = any_used & (span > coverage.SMALL_SPAN)
     # A face snapped to a coarser grid may reach a sample beyond its box.
-    extra = margin + large.astype(jnp.int32)
+    extra = large.astype(jnp.int32)
     column, width = limits(low_x, high_x, grid.centre[0], grid.columns, extra)
     row, height = limits(low_y, high_y, grid.centre[1], grid.rows, extra)
     count = jnp.where(any_used, width * height, 0)

@@ -10,6 +10,8 @@ front within a quarter of an hour of two slow cores. What differs, and why:
 - the depth net waits until the viewpoint net has found left and right, then runs
   at twice the rate, which its quiet output needs;
 - no perceptual loss, which would cost two thirds of the time;
+- Adam forgets squared gradients ten times sooner (beta2 0.99), fit for a run this
+  short;
 - natural poses: most faces nearly frontal, as in photo collections.
 """
 
@@ -23,7 +25,6 @@ def use_short_recipe(config: ConfigDict) -> None:
     config.model.width = 16
     config.depth.bump_height = 0.5
     config.depth.output_gain = 0.03
-    config.raster.supersample = 1
     config.loss.flip = 1.0
     config.loss.perceptual = 0.0
     config.train.batch_size = 32
@@ -32,6 +33,7 @@ def use_short_recipe(config: ConfigDict) -> None:
     config.train.constant_fraction = 0.5
     config.train.warmup_steps = 100
     config.train.weight_decay = 0.0
+    config.train.beta2 = 0.99
     config.train.clip_norm = 1.0
     config.train.lr_scale.view = 2.0
     config.train.lr_scale.depth = 2.0
@@ -51,9 +53,9 @@ def get_config() -> ConfigDict:
     config.data.count_train = 6000
     config.data.count_val = 300
     config.data.count_test = 500
-    config.train.steps = 3400
+    config.train.steps = 2600
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
     config.eval.baseline_steps = 600
     config.checkpoint.every = 1000
-    config.log.picture_every = 1700
+    config.log.picture_every = 1300
     return config

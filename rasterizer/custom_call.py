@@ -7,6 +7,7 @@ as 64-bit words; the numbers below count words. Imported only where Numba is ins
 
 import ctypes
 import os
+from functools import cache
 from typing import Any
 
 import jax
@@ -132,9 +133,12 @@ def _serve(frame, run_part):
     for k in range(1, count):
         if failed[k] == 0:
             _pthread_join(threads[k], _pointer(0))
+    # Numba frees an array after its last use, which threads know by address alone.
+    parts[0] = 0
 
 
-def register(target: str, share, dtype: type) -> None:
+@cache
+def register(target: str, share: Any, dtype: type) -> tuple:
     """Makes a Numba function callable as `jax.ffi.ffi_call(target, ...)` on the CPU.
 
     Args:
@@ -142,6 +146,10 @@ def register(target: str, share, dtype: type) -> None:
             and the parts may run at once; it reads and writes by `argument` and
             `result`. The first number of argument 0, an int32 array, is n.
         dtype: np.float32 or np.float64.
+
+    Returns:
+        The compiled functions. XLA may call them until the process ends, and the cache
+        of this function keeps them that long.
     """
 
     @numba.cfunc(types.intp(types.intp))
@@ -157,14 +165,10 @@ def register(target: str, share, dtype: type) -> None:
         _serve(frame, start)
         return 0
 
-    # XLA may call them until the process ends.
-    _KEPT.extend((run_part, handle))
     jax.ffi.register_ffi_target(
         target, jax.ffi.pycapsule(ctypes.c_void_p(handle.address)), platform="cpu"
     )
-
-
-_KEPT: list = []
+    return run_part, handle
 
 
 def cores() -> int:

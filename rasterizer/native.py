@@ -9,8 +9,6 @@ XLA's CPU backend runs a gather or a scatter one element at a time, several of t
 each item of the work list; here a sample costs a few nanoseconds.
 """
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numba
@@ -147,7 +145,6 @@ def _options(
     return np.array(whole, np.int32), np.array(real, dtype)
 
 
-@cache
 def _target(work: str, dtype: np.dtype) -> str:
     """Registers a kernel for a dtype and returns its name."""
     name = f"rasterizer_{work}_{np.dtype(dtype).name}"

@@ -251,6 +251,7 @@ def _cases(full: bool) -> list[Scene]:
             scenes.grid_scene(64, 16),
             scenes.grid_scene(128, 8),
             scenes.grid_scene(256, 2),
+            scenes.grid_scene(512, 1),
             scenes.head_scene(128, 8),
             scenes.head_scene(256, 4),
         ]
@@ -266,7 +267,7 @@ def _limit(peer: Peer, scene: Scene, full: bool) -> bool:
         return scene.size[0] <= (64 if full else 32)
     if peer.name == "PyTorch3D":
         return scene.size[0] <= 128
-    return True
+    return full or scene.size[0] <= 256 or peer.name == "C++ loop"
 
 
 def measure(*, full: bool, rounds: int, output: Path | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Under twenty minutes on a laptop: open synthetic faces at 32 px, narrow nets.
+"""A quarter of an hour on a laptop: open synthetic faces at 32 px, narrow nets.
 
 Run: python main.py --config=configs/quickstart.py      (2 CPU cores, no download)
 

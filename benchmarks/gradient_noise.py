@@ -15,7 +15,8 @@ gradients get noisy. Two measurements on the CPU, ten minutes of CPU time:
    views (targets 8x8 supersampled, plus noise). The rms error of the map in the middle,
    and its roughness (rms second difference of the error), after each number of steps.
 
-Run: python -m benchmarks.gradient_noise --output=noise.json
+Run: python -m benchmarks.gradient_noise --output=noise.json     (charts beside it)
+     python -m benchmarks.gradient_noise --draw=noise.json       (the charts alone)
 """
 
 import argparse
@@ -24,12 +25,14 @@ import math
 import platform
 import time
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import rasterizer
+from benchmarks import charts
 
 # The authors' scheme is "hard 2x2" with the scene moved by half a pixel.
 METHODS = {
@@ -188,16 +191,50 @@ def fit(options, *, size: int, steps: list[int], image_noise: float, views: int)
     return rows
 
 
+def draw_charts(gradients: list[dict]) -> dict[str, str]:
+    """SVG documents: noise and bias against triangle size, for each yaw."""
+    charts_of = {}
+    for yaw_deg in sorted({row["yaw_deg"] for row in gradients}):
+        noise: dict[str, list[tuple[float, float]]] = {}
+        bias: dict[str, list[tuple[float, float]]] = {}
+        for row in gradients:
+            if row["yaw_deg"] == yaw_deg:
+                spacing, off = row["spacing"], abs(row["slope"] - 1.0)
+                noise.setdefault(row["method"], []).append((spacing, row["noise"]))
+                bias.setdefault(row["method"], []).append((spacing, max(off, 1e-3)))
+        for name, lines, label, rule in (
+            ("noise", noise, "rms noise / rms truth", 1.0),
+            ("bias", bias, "|slope - 1|, at least 0.001", None),
+        ):
+            charts_of[f"{name}_yaw{yaw_deg:.0f}"] = charts.line_chart(
+                lines,
+                title=f"Gradient of rendered depth, yaw {yaw_deg:.0f} degrees",
+                x_label="triangle side, pixels",
+                y_label=label,
+                rule=rule,
+            )
+    return charts_of
+
+
+def _write_charts(output: Path, gradients: list[dict]) -> None:
+    for name, chart in draw_charts(gradients).items():
+        output.with_name(f"{output.stem}_{name}.svg").write_text(chart)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description="How noisy is the gradient of a rendered depth map?"
     )
-    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--draw", type=Path, help="JSON file to draw, nothing else")
     parser.add_argument("--size", type=int, default=24, help="image side, pixels")
     parser.add_argument("--probes", type=int, default=16, help="vertices probed")
     parser.add_argument("--step", type=float, default=2e-3, help="of depth")
     parser.add_argument("--fit-steps", type=int, default=400)
     args = parser.parse_args()
+    if args.draw:
+        _write_charts(args.draw, json.loads(args.draw.read_text())["gradients"])
+        return
     begin = time.time()
 
     gradients = []
@@ -241,13 +278,14 @@ def main():
                     "machine": platform.processor() or platform.machine(),
                     "jax": jax.__version__,
                     "seconds": time.time() - begin,
-                    "arguments": {**vars(args), "output": None},
+                    "arguments": {**vars(args), "output": None, "draw": None},
                     "gradients": gradients,
                     "fits": fits,
                 },
                 file,
                 indent=1,
             )
+        _write_charts(args.output, gradients)
 
 
 if __name__ == "__main__":

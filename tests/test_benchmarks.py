@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import charts, rasterizer, train_step
+from benchmarks import charts, gradient_noise, rasterizer, train_step
 from benchmarks.peers import Calls, Peer, scenes
 from configs import default
 
@@ -58,3 +58,15 @@ def test_a_chart_escapes_names_and_draws_every_point():
         {"a<b": [(32, 1.0), (64, 10.0)]}, title="t", x_label="x", y_label="y"
     )
     assert "a&lt;b" in chart and chart.count('r="3.5"') == 2
+
+
+def test_gradient_charts_hold_every_method_and_yaw():
+    rows = [
+        {"spacing": s, "yaw_deg": yaw, "method": m, "slope": slope, "noise": 0.1 * s}
+        for s in (0.5, 1.0)
+        for yaw in (0.0, 30.0)
+        for m, slope in (("hard", 1.0), ("soft", -0.3))
+    ]
+    drawn = gradient_noise.draw_charts(rows)
+    assert set(drawn) == {"noise_yaw0", "noise_yaw30", "bias_yaw0", "bias_yaw30"}
+    assert all("hard" in svg and "soft" in svg for svg in drawn.values())

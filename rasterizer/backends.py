@@ -2,6 +2,10 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
+from functools import partial
+
+import jax
 
 
 def numba_installed() -> bool:
@@ -23,3 +27,10 @@ def compiles_loops(backend: str) -> bool:
             'backend="auto" to do without it.'
         )
     return backend != "xla" and numba_installed()
+
+
+def choose(loops: bool, *, by_loops: Callable, by_list: Callable) -> Callable:
+    """What works on a CPU, and what elsewhere; by the platform compiled for."""
+    if not loops:
+        return by_list
+    return partial(jax.lax.platform_dependent, cpu=by_loops, default=by_list)

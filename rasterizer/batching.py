@@ -23,13 +23,28 @@ def fold_vmap(function: Callable) -> Callable:
                 value = jnp.broadcast_to(value, (axis_size, *value.shape))
             return value.reshape(axis_size * value.shape[1], *value.shape[2:])
 
+        if axis_size == 0:  # a batch of none, which the function need not know
+            member = jax.tree.map(_member, args, tuple(in_batched))
+            out = jax.tree.map(
+                lambda v: jnp.zeros((0, *v.shape), v.dtype),
+                jax.eval_shape(function, *member),
+            )
+            return out, jax.tree.map(lambda _: True, out)
+
         args = jax.tree.map(fold, args, tuple(in_batched))
-        batch = jax.tree.leaves(args)[0].shape[0] // max(axis_size, 1)
+        batch = jax.tree.leaves(args)[0].shape[0] // axis_size
         out = folded(*args)
         out = jax.tree.map(lambda v: v.reshape(axis_size, batch, *v.shape[1:]), out)
         return out, jax.tree.map(lambda _: True, out)
 
     return folded
+
+
+def _member(value, batched) -> jax.ShapeDtypeStruct:
+    """What one member of a mapped axis looks like."""
+    return jax.ShapeDtypeStruct(
+        value.shape[1:] if batched else value.shape, value.dtype
+    )
 
 
 def flatten_lead(values: jax.Array, keep: int) -> jax.Array:

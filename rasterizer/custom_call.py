@@ -115,6 +115,8 @@ def _serve(frame, run_part):
                 version[_MAJOR], version[_MINOR] = _API_VERSION
             return
     count = argument(frame, 0, np.int32)[0]
+    if count == 0:
+        return
     parts = np.empty(_PART * count, np.int64)
     threads = np.empty(count, np.uintp)
     failed = np.ones(count, np.int32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
-from rasterizer.backends import compiles_loops
+from rasterizer.backends import choose, compiles_loops
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.rasterize import screen_weights, smallest_area
@@ -164,7 +164,7 @@ def _render_mesh(vertices, faces, background, grid, rules, sigma, gamma, loops):
     else:
         by_list = partial(_mesh_image_by_list, **options)
         by_loops = partial(_mesh_image_by_loops, **options)
-        draw = _choose(loops, by_loops, by_list)
+        draw = choose(loops, by_loops=by_loops, by_list=by_list)
         image = draw(flat, faces, background)
     return _unflatten(image, vertices.shape[:-2])
 
@@ -210,7 +210,8 @@ def _render_grid(vertices, background, grid, rules, loops):
         options = {"grid": grid, "rules": rules}
         by_list = partial(_grid_image_by_list, **options)
         by_loops = partial(_grid_image_by_loops, **options)
-        image = _choose(loops, by_loops, by_list)(flat, background)
+        draw = choose(loops, by_loops=by_loops, by_list=by_list)
+        image = draw(flat, background)
     return _unflatten(image, vertices.shape[:-3])
 
 
@@ -227,13 +228,6 @@ def _grid_image_by_loops(vertices, background, *, grid, rules) -> DepthImage:
     faces = jnp.asarray(mesh_lib.grid_faces(h, w))
     flat = vertices.reshape(batch, h * w, 3)
     return _mesh_image_by_loops(flat, faces, background, grid=grid, rules=rules)
-
-
-def _choose(loops: bool, by_loops, by_list):
-    """What draws on a CPU, and what elsewhere."""
-    if not loops:
-        return by_list
-    return partial(jax.lax.platform_dependent, cpu=by_loops, default=by_list)
 
 
 def _share(faces, vertices):

@@ -158,10 +158,7 @@ def _target(work: str, dtype: np.dtype) -> str:
 
 @numba.njit(error_model="numpy", cache=True)
 def _draw_share(frame, k, n, real):
-    whole = custom_call.argument(frame, 0, np.int32)
-    limits = custom_call.argument(frame, 1, real)
-    vertices = _as_meshes(frame, 2, real)
-    faces = _as_meshes(frame, 3, np.int32)
+    whole, limits, vertices, faces = _meshes(frame, real)
     background = custom_call.argument(frame, 4, real)
     batch, count, _ = vertices.shape
     samples = whole[1] * whole[2]
@@ -184,10 +181,7 @@ def _draw_share(frame, k, n, real):
 
 @numba.njit(error_model="numpy", cache=True)
 def _pull_share(frame, k, n, real):
-    whole = custom_call.argument(frame, 0, np.int32)
-    limits = custom_call.argument(frame, 1, real)
-    vertices = _as_meshes(frame, 2, real)
-    faces = _as_meshes(frame, 3, np.int32)
+    whole, limits, vertices, faces = _meshes(frame, real)
     batch = len(vertices)
     index = custom_call.argument(frame, 4, np.int32).reshape((batch, -1))
     cotangent = custom_call.argument(frame, 5, real).reshape((batch, -1))
@@ -202,7 +196,18 @@ def _pull_share(frame, k, n, real):
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _as_meshes(frame, number, dtype):
+def _meshes(frame, real):
+    """The arguments that both kernels take first."""
+    return (
+        custom_call.argument(frame, 0, np.int32),
+        custom_call.argument(frame, 1, real),
+        _as_triples(frame, 2, real),
+        _as_triples(frame, 3, np.int32),
+    )
+
+
+@numba.njit(error_model="numpy", cache=True)
+def _as_triples(frame, number, dtype):
     batch = custom_call.extent(frame, number, 0)
     count = custom_call.extent(frame, number, 1)
     return custom_call.argument(frame, number, dtype).reshape((batch, count, 3))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
-from rasterizer.backends import compiles_loops
+from rasterizer.backends import choose, compiles_loops
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.sums import gather_rows
@@ -78,13 +78,12 @@ def _rasterize(
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
     options = {"grid": grid, "rules": rules}
-    by_list = partial(_index_by_list, **options)
-    if loops:
-        index = jax.lax.platform_dependent(
-            flat, faces, cpu=partial(_index_by_loops, **options), default=by_list
-        )
-    else:
-        index = by_list(flat, faces)
+    find = choose(
+        loops,
+        by_loops=partial(_index_by_loops, **options),
+        by_list=partial(_index_by_list, **options),
+    )
+    index = find(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
     barycentrics, depth = barycentrics_at(
         vertices, faces, index, pixel_offset=grid.offset

@@ -247,6 +247,14 @@ def test_empty_meshes_batches_and_grids():
         np.ones((2, 1, 6, 3), np.float32), (3, 5), background=4.0
     )
     assert image.depth.shape == (2, 3, 5) and (image.depth == 4).all()
+
+    # An axis of no members, which vmap folds into a batch that had some.
+    def draw(v):
+        total = rasterizer.render_depth(v, faces, (3, 5), background=1.0).depth.sum()
+        return total, rasterizer.rasterize(v, faces, (3, 5)).face_index
+
+    mapped = jax.vmap(jax.grad(draw, has_aux=True))(np.zeros((0, 3, 3), np.float32))
+    assert mapped[0].shape == (0, 3, 3) and mapped[1].shape == (0, 3, 5)
     attributes = np.ones((4, 2), np.float32)
     values = rasterizer.interpolate(attributes, none, fragments)
     assert values.shape == (3, 5, 2) and (values == 0).all()

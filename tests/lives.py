@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from multiprocessing.process import BaseProcess
@@ -84,8 +85,21 @@ def live(workdir: Path) -> None:
     (workdir / "finished").touch()
 
 
-def burn_cpu_in_c() -> None:
-    """Minutes in C, without the interpreter: no signal handler can run."""
+def burn_cpu_in_c(marker: Path) -> None:
+    """Minutes in C, without the interpreter: no signal handler can run.
+
+    The marker appears once this thread has burnt a tenth of a second there, so
+    that no signal sent on sight of it can strike before the call into C.
+    """
+    clock = time.pthread_getcpuclockid(threading.get_ident())
+    start = time.clock_gettime(clock)
+
+    def mark() -> None:
+        while time.clock_gettime(clock) < start + 0.1:
+            time.sleep(0.01)
+        marker.touch()
+
+    threading.Thread(target=mark, daemon=True).start()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 
 
@@ -94,8 +108,7 @@ def compile_for_ever(workdir: Path) -> None:
     interrupts.GRACE = 0.2
 
     def objective(*args, **kwargs):
-        (workdir / "compiling").touch()
-        burn_cpu_in_c()
+        burn_cpu_in_c(workdir / "compiling")
 
     fit(workdir, the_task=tiny_task.task(config(), objective=objective))
 
@@ -104,8 +117,7 @@ def wait_for_data_for_ever(workdir: Path) -> None:
     class Stuck(tiny_task.Source):
         def __next__(self):
             if self.position == 7:
-                (workdir / "waiting").touch()
-                burn_cpu_in_c()
+                burn_cpu_in_c(workdir / "waiting")
             return super().__next__()
 
     made = tiny_task.task(config(), make_source=lambda devices: Stuck(devices, 8))

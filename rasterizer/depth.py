@@ -11,7 +11,12 @@ from rasterizer import mesh as mesh_lib
 from rasterizer.backends import choose, compiles_loops
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
-from rasterizer.rasterize import screen_weights, smallest_area
+from rasterizer.rasterize import (
+    index_by_list,
+    index_by_loops,
+    screen_weights,
+    smallest_area,
+)
 from rasterizer.soft import soft_coverage, soft_depth
 from rasterizer.sums import sum_by_face, sum_rows
 from rasterizer.types import DepthImage
@@ -48,7 +53,7 @@ def render_depth(
 
     Args:
         vertices, faces, size, near, far, cull, pixel_offset, backend: as for
-            `rasterize`; soft depth is always XLA's.
+            `rasterize`.
         background: depth of a sample that nothing covers; enters the mean.
         supersample: samples a side of each pixel, spread evenly about the pixel centre:
             at j - 1/4 and j + 1/4 for 2; static.
@@ -85,6 +90,7 @@ def render_silhouette(
     far: float = math.inf,
     cull: str = "none",
     pixel_offset: tuple[float, float] = (0.0, 0.0),
+    backend: str = "auto",
 ) -> jax.Array:
     """How much of each pixel a mesh covers, softly: 1 - prod (1 - D) over its faces.
 
@@ -104,7 +110,8 @@ def render_silhouette(
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
     rules = mesh_lib.make_rules(near, far, cull)
     sigma = _check_softness(sigma, "sigma")
-    return _render_silhouette(vertices, faces, grid, rules, sigma)
+    loops = compiles_loops(backend)
+    return _render_silhouette(vertices, faces, grid, rules, sigma, loops)
 
 
 def render_grid_depth(
@@ -156,15 +163,16 @@ def _render_mesh(vertices, faces, background, grid, rules, sigma, gamma, loops):
     options = {"grid": grid, "rules": rules}
     if 0 in (faces.shape[0], *flat.shape[:2]):
         image = _empty_image(flat.shape[0], background, grid)
-    elif sigma > 0.0:
-        shared = _share(faces, flat)
-        index, _ = mesh_visibility(jax.lax.stop_gradient(flat), shared, **options)
-        depth = soft_depth(flat, shared, background, grid, rules, sigma, gamma)
-        image = _to_pixels(depth, index >= 0, grid)
     else:
-        by_list = partial(_mesh_image_by_list, **options)
-        by_loops = partial(_mesh_image_by_loops, **options)
-        draw = choose(loops, by_loops=by_loops, by_list=by_list)
+        by_list, by_loops = _mesh_image_by_list, _mesh_image_by_loops
+        if sigma > 0.0:
+            options |= {"sigma": sigma, "gamma": gamma}
+            by_list, by_loops = _soft_image_by_list, _soft_image_by_loops
+        draw = choose(
+            loops,
+            by_loops=partial(by_loops, **options),
+            by_list=partial(by_list, **options),
+        )
         image = draw(flat, faces, background)
     return _unflatten(image, vertices.shape[:-2])
 
@@ -184,21 +192,59 @@ def _mesh_image_by_loops(vertices, faces, background, *, grid, rules) -> DepthIm
     return native.depth_image(vertices, faces[None], background, grid=grid, rules=rules)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _render_silhouette(vertices, faces, grid, rules, sigma):
+def _soft_image_by_list(vertices, faces, background, *, sigma, gamma, **options):
+    shared = _share(faces, vertices)
+    index, _ = mesh_visibility(jax.lax.stop_gradient(vertices), shared, **options)
+    depth = soft_depth(
+        vertices, shared, background, options["grid"], options["rules"], sigma, gamma
+    )
+    return _to_pixels(depth, index >= 0, options["grid"])
+
+
+def _soft_image_by_loops(vertices, faces, background, *, sigma, gamma, **options):
+    from rasterizer import native, native_soft  # need Numba
+
+    fixed = jax.lax.stop_gradient((vertices, faces[None], background))
+    hard = native.depth_image(*fixed, **options)
+    depth = native_soft.depth_image(
+        vertices, faces[None], background, sigma=sigma, gamma=gamma, **options
+    )
+    return DepthImage(depth, hard.covered)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _render_silhouette(vertices, faces, grid, rules, sigma, loops):
     flat = flatten_lead(vertices, 2)
-    shared = _share(faces, flat)
+    options = {"grid": grid, "rules": rules}
     if 0 in (faces.shape[0], *flat.shape[:2]):
-        cover = jnp.zeros((flat.shape[0], grid.samples), flat.dtype)
+        image = jnp.zeros((flat.shape[0], grid.height, grid.width), flat.dtype)
     elif sigma > 0.0:
-        cover: jax.Array = soft_coverage(flat, shared, grid, rules, sigma)
-    else:
-        index, _ = mesh_visibility(
-            jax.lax.stop_gradient(flat), shared, grid=grid, rules=rules
+        draw = choose(
+            loops,
+            by_loops=partial(_soft_silhouette_by_loops, sigma=sigma, **options),
+            by_list=partial(_soft_silhouette_by_list, sigma=sigma, **options),
         )
-        cover = (index >= 0).astype(flat.dtype)
-    image = _to_pixels(cover, cover > 0, grid)
-    return _unflatten(image, vertices.shape[:-2]).depth
+        image = draw(flat, faces)
+    else:
+        draw = choose(
+            loops,
+            by_loops=partial(index_by_loops, **options),
+            by_list=partial(index_by_list, **options),
+        )
+        index = draw(jax.lax.stop_gradient(flat), faces)
+        image = _mean_over_samples((index >= 0).astype(flat.dtype), grid)
+    return image.reshape(*vertices.shape[:-2], grid.height, grid.width)
+
+
+def _soft_silhouette_by_list(vertices, faces, *, grid, rules, sigma):
+    cover = soft_coverage(vertices, _share(faces, vertices), grid, rules, sigma)
+    return _mean_over_samples(cover, grid)
+
+
+def _soft_silhouette_by_loops(vertices, faces, **options):
+    from rasterizer import native_soft  # needs Numba
+
+    return native_soft.silhouette_image(vertices, faces[None], **options)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
@@ -237,12 +283,20 @@ def _share(faces, vertices):
 
 def _to_pixels(depth, drawn, grid: SampleGrid) -> DepthImage:
     """(B, samples) to (B, height, width): the mean, and all, over samples."""
-    s = grid.supersample
-    shape = (depth.shape[0], grid.height, s, grid.width, s)
     return DepthImage(
-        depth.reshape(shape).mean(axis=(-3, -1)),
-        drawn.reshape(shape).all(axis=(-3, -1)),
+        _mean_over_samples(depth, grid),
+        _by_pixel(drawn, grid).all(axis=(-3, -1)),
     )
+
+
+def _mean_over_samples(values, grid: SampleGrid):
+    return _by_pixel(values, grid).mean(axis=(-3, -1))
+
+
+def _by_pixel(values, grid: SampleGrid):
+    """(B, samples) to (B, height, supersample, width, supersample)."""
+    s = grid.supersample
+    return values.reshape(values.shape[0], grid.height, s, grid.width, s)
 
 
 def _empty_image(batch: int, background, grid: SampleGrid) -> DepthImage:

@@ -84,7 +84,7 @@ def _image_backward(grid, rules, residuals, cotangents):
         call = jax.ffi.ffi_call(
             _target("pull", dtype), [jax.ShapeDtypeStruct(s, dtype) for s in shapes]
         )
-        whole, real = _options(batch, grid, Rules(), dtype)
+        whole, real = options(batch, grid, Rules(), dtype)
         return call(whole, real, vertices, faces, index, cotangent)
 
     to_vertices, to_background = pull(*residuals, cotangents[0])
@@ -103,7 +103,7 @@ def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
     @fold_vmap
     def draw(vertices, faces, background):
         batch, count, _ = vertices.shape
-        whole, real = _options(batch, grid, rules, dtype)
+        whole, real = options(batch, grid, rules, dtype)
         parts = whole[0]
         shapes = (
             ((batch, grid.samples), jnp.int32),
@@ -124,10 +124,16 @@ def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
     return draw(jax.lax.stop_gradient(vertices), faces, background)
 
 
-def _options(
+def options(
     batch: int, grid: SampleGrid, rules: Rules, dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the kernels must know: an array of whole numbers, and one of real ones."""
+    """What the kernels must know: an array of whole numbers, and one of real ones.
+
+    The whole ones: parts of the work; rows, columns, samples a side of each pixel,
+    bits; x and y of the pixel (0, 0) in snapped units; the middle column and row;
+    facing. The real ones: near, far, the largest |x| that snapping may see; the
+    samples' offset in x and y; the smallest area.
+    """
     unit = 2**grid.bits
     origin = [
         round(shift * unit) - centre * unit
@@ -158,7 +164,7 @@ def _target(work: str, dtype: np.dtype) -> str:
 
 @numba.njit(error_model="numpy", cache=True)
 def _draw_share(frame, k, n, real):
-    whole, limits, vertices, faces = _meshes(frame, real)
+    whole, limits, vertices, faces = meshes(frame, real)
     background = custom_call.argument(frame, 4, real)
     batch, count, _ = vertices.shape
     samples = whole[1] * whole[2]
@@ -170,7 +176,7 @@ def _draw_share(frame, k, n, real):
     nearness = custom_call.result(frame, 5, np.float32).reshape((n, samples))[k]
     for i in range(k, batch, n):
         mine = faces[i // (batch // len(faces))]
-        _snap(vertices[i], whole, limits, real, snapped, inverse)
+        snap(vertices[i], whole, limits, real, snapped, inverse)
         _draw_faces(mine, whole, snapped, inverse, nearness, index[i])
         if depth.size:
             _fill_image(
@@ -181,7 +187,7 @@ def _draw_share(frame, k, n, real):
 
 @numba.njit(error_model="numpy", cache=True)
 def _pull_share(frame, k, n, real):
-    whole, limits, vertices, faces = _meshes(frame, real)
+    whole, limits, vertices, faces = meshes(frame, real)
     batch = len(vertices)
     index = custom_call.argument(frame, 4, np.int32).reshape((batch, -1))
     cotangent = custom_call.argument(frame, 5, real).reshape((batch, -1))
@@ -196,8 +202,8 @@ def _pull_share(frame, k, n, real):
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _meshes(frame, real):
-    """The arguments that both kernels take first."""
+def meshes(frame, real):
+    """The arguments that all kernels take first: options, vertices, faces."""
     return (
         custom_call.argument(frame, 0, np.int32),
         custom_call.argument(frame, 1, real),
@@ -214,7 +220,7 @@ def _as_triples(frame, number, dtype):
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _snap(vertices, whole, limits, real, snapped, inverse):
+def snap(vertices, whole, limits, real, snapped, inverse):
     """`worklist.snap_vertices`."""
     supersample, bits, origin_x, origin_y = whole[3], whole[4], whole[5], whole[6]
     near, far, limit = limits[0], limits[1], limits[2]

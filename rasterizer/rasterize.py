@@ -80,8 +80,8 @@ def _rasterize(
     options = {"grid": grid, "rules": rules}
     find = choose(
         loops,
-        by_loops=partial(_index_by_loops, **options),
-        by_list=partial(_index_by_list, **options),
+        by_loops=partial(index_by_loops, **options),
+        by_list=partial(index_by_list, **options),
     )
     index = find(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
@@ -91,12 +91,14 @@ def _rasterize(
     return Fragments(index, barycentrics, depth)
 
 
-def _index_by_list(vertices, faces, *, grid, rules):
+def index_by_list(vertices, faces, *, grid, rules):
+    """(B, V, 3) and (F, 3) to the face at each sample, (B, samples)."""
     shared = jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape))
     return mesh_visibility(vertices, shared, grid=grid, rules=rules)[0]
 
 
-def _index_by_loops(vertices, faces, *, grid, rules):
+def index_by_loops(vertices, faces, *, grid, rules):
+    """The same, by `native`."""
     from rasterizer import native  # needs Numba
 
     return native.face_index(vertices, faces[None], grid=grid, rules=rules)

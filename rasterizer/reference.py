@@ -10,6 +10,7 @@ import numpy as np
 from rasterizer.types import DepthImage, Fragments
 
 _MAX_SPAN = 2**20 - 2**12
+_REACH = 10.0
 
 
 def _round_mantissa(x: np.ndarray, bits: int) -> np.ndarray:
@@ -34,6 +35,27 @@ def _snap(xy, size, supersample, offset):
         units = np.round(value * scale).astype(np.int64)
         out.append(units * supersample + shift - (count // 2) * scale)
     return np.stack(out, axis=-1), bits
+
+
+def _usable(vertices, snapped, bits, supersample, near, far):
+    """Which vertices a face may have and be drawn; (V,) bool."""
+    with np.errstate(all="ignore"):
+        good = np.isfinite(vertices).all(-1)
+        good &= (vertices[:, 2] > near) & (vertices[:, 2] < far)
+        good &= (vertices[:, 2] >= 1e-15) & (vertices[:, 2] <= 1e15)
+        good &= (np.abs(vertices[:, :2]) < 2**29 / (supersample * 2**bits)).all(-1)
+        good &= (np.abs(snapped) <= (_MAX_SPAN // 2) << bits).all(-1)
+    return good
+
+
+def _positions(size, supersample, offset):
+    """x and y of the samples, in pixels; both (rows, columns)."""
+    row, column = np.mgrid[: size[0] * supersample, : size[1] * supersample]
+    half = (supersample - 1) / 2
+    return (
+        (column - half) / supersample + offset[0],
+        (row - half) / supersample + offset[1],
+    )
 
 
 def _screen(corners, px, py):
@@ -87,15 +109,9 @@ def rasterize(
     with np.errstate(all="ignore"):
         snapped, bits = _snap(vertices[:, :2], size, supersample, pixel_offset)
         inverse = 1.0 / vertices[:, 2].astype(np.float32)
-        limit = 2**29 / (supersample * 2**bits)
-        good = np.isfinite(vertices).all(-1)
-        good &= (vertices[:, 2] > near) & (vertices[:, 2] < far)
-        good &= (vertices[:, 2] >= 1e-15) & (vertices[:, 2] <= 1e15)
-        good &= (np.abs(vertices[:, :2]) < limit).all(-1)
-        good &= (np.abs(snapped) <= (_MAX_SPAN // 2) << bits).all(-1)
+    good = _usable(vertices, snapped, bits, supersample, near, far)
     row, column = np.mgrid[:rows, :columns]
-    y = (row - (supersample - 1) / 2) / supersample + pixel_offset[1]
-    x = (column - (supersample - 1) / 2) / supersample + pixel_offset[0]
+    x, y = _positions(size, supersample, pixel_offset)
 
     for number, face in enumerate(faces):
         if (face < 0).any() or (face >= len(vertices)).any() or not good[face].all():
@@ -162,4 +178,76 @@ def render_depth(
     depth = np.where(drawn, fragments.depth, background)
     return DepthImage(
         depth.reshape(shape).mean(axis=(1, 3)), drawn.reshape(shape).all(axis=(1, 3))
+    )
+
+
+def _signed_distance(corners, px, py):
+    """Pixels from samples to the outline of a triangle, positive inside; float64."""
+    nearest, sides = np.full(px.shape, np.inf), []
+    for k in range(3):
+        (ax, ay), (bx, by) = corners[k, :2], corners[(k + 1) % 3, :2]
+        ex, ey = bx - ax, by - ay
+        length2 = ex * ex + ey * ey
+        along = ((px - ax) * ex + (py - ay) * ey) / (length2 if length2 > 0 else 1.0)
+        along = np.clip(along, 0.0, 1.0)
+        to_edge = np.hypot(ax + along * ex - px, ay + along * ey - py)
+        nearest = np.minimum(nearest, to_edge)
+        sides.append(ex * (py - ay) - ey * (px - ax))
+    sides = np.stack(sides)
+    inside = (sides >= 0).all(axis=0) | (sides <= 0).all(axis=0)
+    return np.where(inside, nearest, -nearest)
+
+
+def render_soft(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: tuple[int, int],
+    *,
+    background: float,
+    sigma: float,
+    gamma: float,
+    supersample: int = 1,
+    near: float = 0.0,
+    far: float = np.inf,
+    cull: str = "none",
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> tuple[np.ndarray, np.ndarray]:
+    """The formulas of `rasterizer.soft`, word for word, of one mesh; float64.
+
+    Returns:
+        Soft depth and soft silhouette, both (height, width).
+    """
+    vertices = np.asarray(vertices)
+    x, y = _positions(size, supersample, pixel_offset)
+    snapped, bits = _snap(
+        np.nan_to_num(vertices[:, :2]), size, supersample, pixel_offset
+    )
+    good = _usable(vertices, snapped, bits, supersample, near, far)
+    vertices = vertices.astype(np.float64)
+    covers, depths = [], []
+    for face in np.asarray(faces, np.int64).reshape(-1, 3):
+        if (face < 0).any() or (face >= len(vertices)).any() or not good[face].all():
+            continue
+        corners = vertices[face]
+        (xa, ya), (xb, yb), (xc, yc) = corners[:, :2]
+        area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
+        size_of_face = {"none": abs(area), "back": -area, "front": area}[cull]
+        if size_of_face <= (1.0 / (2**bits * supersample)) ** 2:
+            continue
+        distance = _signed_distance(corners, x, y)
+        cover = 1.0 / (1.0 + np.exp(-np.clip(distance / sigma, -_REACH, 700.0)))
+        covers.append(np.where(distance > -_REACH * sigma, cover, 0.0))
+        depths.append(1.0 / (_screen(corners, x, y) / corners[:, 2, None, None]).sum(0))
+    if not covers:
+        return np.full(size, float(background)), np.zeros(size)
+    cover, depth = np.stack(covers), np.stack(depths)
+    weight = cover * np.exp((depth.min(axis=0) - depth) / gamma)
+    total = weight.sum(axis=0)
+    mean = (weight * depth).sum(axis=0) / np.where(total > 0, total, 1.0)
+    silhouette = 1.0 - np.prod(1.0 - cover, axis=0)
+    blended = silhouette * mean + (1.0 - silhouette) * background
+    shape = (size[0], supersample, size[1], supersample)
+    return (
+        blended.reshape(shape).mean(axis=(1, 3)),
+        silhouette.reshape(shape).mean(axis=(1, 3)),
     )

@@ -1,0 +1,263 @@
+"""Soft depth and soft silhouettes, against their formulas and finite differences."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rasterizer
+from rasterizer import backends, reference
+from tests.rasterizer import scenes
+from tests.rasterizer.test_gradients import numeric_gradient
+
+SIZE = (7, 8)
+BACKENDS = pytest.mark.usefixtures("backend")
+INSTALLED = ["xla", "numba"] if backends.numba_installed() else ["xla"]
+
+
+def soft_scene():
+    vertices = np.array(
+        [
+            [1.2, 0.7, 1.0], [6.4, 1.3, 1.3], [2.1, 5.6, 0.9],
+            [0.3, 3.1, 1.2], [7.1, 2.2, 1.1], [5.2, 6.3, 1.4],
+        ]
+    )  # fmt: skip
+    return vertices, np.array([[0, 1, 2], [3, 5, 4]], np.int32)
+
+
+@BACKENDS
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_soft_depth_matches_finite_differences(sigma):
+    vertices, faces = soft_scene()
+    weight = np.random.default_rng(0).normal(size=SIZE)
+
+    @partial(jax.value_and_grad, argnums=(0, 1))
+    def total(v, background):
+        image = rasterizer.render_depth(
+            v, faces, SIZE, background=background, sigma=sigma, gamma=0.1
+        )
+        return jnp.sum(weight * image.depth)
+
+    with jax.enable_x64(True):
+        total = jax.jit(total)
+        value, (gradient, by_background) = total(vertices, 2.0)
+        numeric = numeric_gradient(lambda v: total(v, 2.0)[0], vertices)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-4)
+        assert np.abs(numeric).max() > 0.05
+        np.testing.assert_allclose(
+            by_background, total(vertices, 3.0)[0] - value, rtol=1e-6
+        )
+
+
+@BACKENDS
+def test_soft_silhouette_matches_finite_differences():
+    vertices, faces = soft_scene()
+    weight = np.random.default_rng(0).normal(size=SIZE)
+
+    @jax.value_and_grad
+    def total(v):
+        cover = rasterizer.render_silhouette(v, faces, SIZE, sigma=0.3)
+        return jnp.sum(weight * cover)
+
+    with jax.enable_x64(True):
+        total = jax.jit(total)
+        gradient = total(vertices)[1]
+        numeric = numeric_gradient(lambda v: total(v)[0], vertices)
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=2e-4)
+        assert np.abs(numeric[:, :2]).max() > 0.05
+        np.testing.assert_array_equal(gradient[:, 2], 0.0)
+
+
+@BACKENDS
+def test_soft_sees_across_silhouettes_where_hard_does_not():
+    # A flat square: growing it changes no covered pixel's depth, only the outline.
+    vertices = np.array([[2.1, 2.1, 1], [6.2, 2.1, 1], [2.1, 6.2, 1], [6.2, 6.2, 1]])
+    vertices = vertices.astype(np.float32)
+    faces = rasterizer.grid_faces(2, 2)
+
+    def total(v, **softness):
+        image = rasterizer.render_depth(v, faces, (9, 9), background=2.0, **softness)
+        return jnp.sum(image.depth)
+
+    np.testing.assert_array_equal(jax.grad(total)(vertices)[:, :2], 0.0)
+    soft = jax.grad(partial(total, sigma=0.2, gamma=0.05))(vertices)
+    # Pulling any corner outwards covers more, so the sum of depths falls.
+    outwards = np.sign(vertices[:, :2] - 4.15)
+    assert (np.asarray(soft)[:, :2] * outwards < 0).all()
+
+
+@BACKENDS
+def test_soft_tends_to_hard_in_value_and_gradient():
+    vertices, faces = scenes.soup(4, count=8, size=(12, 12))
+    weight = np.random.default_rng(0).normal(size=(12, 12)).astype(np.float32)
+
+    def render(v, sigma):
+        image = rasterizer.render_depth(
+            v, faces, (12, 12), background=4.0, sigma=sigma, gamma=sigma / 3
+        )
+        return jnp.sum(weight * image.depth), image
+
+    draw = jax.jit(jax.value_and_grad(render, has_aux=True), static_argnums=1)
+    (_, hard), hard_gradient = draw(vertices, 0.0)
+    cover = rasterizer.render_silhouette(vertices, faces, (12, 12), sigma=0.0)
+    np.testing.assert_array_equal(cover, hard.covered)
+    errors = []
+    for sigma in (0.1, 0.01, 0.0003):
+        (_, soft), gradient = draw(vertices, sigma)
+        silhouette = rasterizer.render_silhouette(
+            vertices, faces, (12, 12), sigma=sigma
+        )
+        np.testing.assert_array_equal(soft.covered, hard.covered)
+        errors.append(
+            (
+                np.abs(soft.depth - hard.depth).mean(),
+                np.abs(silhouette - cover).mean(),
+                np.abs(gradient - hard_gradient).mean(),
+            )
+        )
+    errors = np.array(errors)
+    # Gradients have peaks, ever narrower and higher ones, at the edges.
+    assert (errors[1:, :2] < 0.5 * errors[:-1, :2]).all()
+    assert (errors[-1] < 1e-3).all()
+    assert np.abs(hard_gradient).mean() > 0.05
+
+
+@BACKENDS
+def test_soft_handles_bad_faces_empty_meshes_and_vmap():
+    vertices, faces = scenes.soup(2, count=4, size=(8, 8))
+    vertices = np.concatenate([vertices, np.ones((3, 3), np.float32)])
+    bad = vertices.copy()
+    bad[12:] = [[np.nan, 1, 1], [1, np.inf, 1], [3, 3, -1]]
+    worse = np.concatenate([faces, [[0, 1, 12], [13, 2, 3], [4, 14, 5], [0, 0, 1]]])
+    worse = worse.astype(np.int32)
+    faces = np.concatenate([faces, np.zeros((4, 3), np.int32)])
+
+    def render(v, f):
+        return rasterizer.render_depth(
+            v, f, (8, 8), background=2.0, sigma=0.2, gamma=0.1
+        ).depth
+
+    @jax.jit
+    def loss(v, f):
+        return jnp.sum(render(v, f) ** 2)
+
+    np.testing.assert_allclose(render(bad, worse), render(vertices, faces), rtol=1e-6)
+    gradient = jax.jit(jax.grad(loss))
+    value = gradient(bad, worse)
+    np.testing.assert_array_equal(value[12:], 0.0)
+    np.testing.assert_allclose(value, gradient(vertices, faces), rtol=1e-5, atol=1e-6)
+    two = jnp.stack([vertices, vertices + 0.5])
+    mapped = jax.vmap(jax.grad(partial(loss, f=faces)))(two)
+    np.testing.assert_allclose(mapped[0], value, rtol=1e-4, atol=1e-5)
+    none = np.zeros((0, 3), np.int32)
+    assert (render(vertices, none) == 2.0).all()
+    np.testing.assert_array_equal(jax.grad(loss)(vertices, none), 0.0)
+
+
+def test_softness_errors():
+    vertices, faces = soft_scene()
+    for options in ({"sigma": 1.0}, {"gamma": 1.0}, {"sigma": -1.0, "gamma": 0.1}):
+        with pytest.raises(ValueError, match="sigma"):
+            rasterizer.render_depth(vertices, faces, SIZE, background=1.0, **options)
+
+
+@partial(jax.jit, static_argnames=("size", "sigma", "gamma", "backend", "options"))
+def draw(vertices, faces, weight, size, sigma, gamma, backend, options=()):
+    """Soft depth, soft silhouette, and the gradient of their weighted sums."""
+
+    def total(v):
+        both = {"sigma": sigma, "backend": backend, **dict(options)}
+        image = rasterizer.render_depth(
+            v, faces, size, background=3.0, gamma=gamma, **both
+        )
+        cover = rasterizer.render_silhouette(v, faces, size, **both)
+        return jnp.sum(weight * (image.depth + cover)), (image.depth, cover)
+
+    gradient, images = jax.grad(total, has_aux=True)(vertices)
+    return *images, gradient
+
+
+@pytest.mark.parametrize(
+    ("sigma", "gamma", "options"),
+    [
+        (0.03, 0.01, {"near": 0.9, "far": 3.0}),
+        (0.2, 0.1, {"supersample": 3, "pixel_offset": (0.3, -0.2)}),
+        (0.5, 0.2, {"cull": "back"}),
+        (3.0, 1.0, {"cull": "front"}),
+    ],
+)
+def test_soft_images_follow_the_formulas(sigma, gamma, options):
+    size = (12, 9)
+    vertices, faces = scenes.soup(5, count=14, size=size)
+    weight = np.random.default_rng(0).normal(size=size)
+    depth, cover = reference.render_soft(
+        vertices, faces, size, background=3.0, sigma=sigma, gamma=gamma, **options
+    )
+    assert 0.02 < np.mean(cover) < 0.999
+    with jax.enable_x64(True):
+        found = [
+            draw(
+                *(vertices.astype(np.float64), faces, weight, size),
+                *(sigma, gamma, backend, tuple(options.items())),
+            )
+            for backend in INSTALLED
+        ]
+    for images in found:
+        np.testing.assert_allclose(images[0], depth, rtol=1e-9)
+        np.testing.assert_allclose(images[1], cover, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(images[2], found[0][2], rtol=1e-9, atol=1e-10)
+    assert np.abs(found[0][2]).max() > 0.1
+
+
+# Sixteenths of a pixel, so that float32 knows inside from outside as float64 does.
+coordinate = st.one_of(
+    st.integers(-64, 224).map(lambda v: v / 16),
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e9, 300.0, 5.0, 5.0]),
+)
+nasty_depth = st.one_of(
+    st.floats(0.25, 4.0, width=32),
+    st.sampled_from([1.0, 1.0, 0.0, -1.0, np.nan, 1e-38, 1e16]),
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(INSTALLED),
+    st.lists(st.tuples(coordinate, coordinate, nasty_depth), min_size=7, max_size=7),
+    st.lists(
+        st.lists(st.integers(0, 6), min_size=3, max_size=3), min_size=5, max_size=5
+    ),
+)
+def test_nasty_soft_meshes_follow_the_formulas(backend, points, faces):
+    vertices, faces = np.array(points, np.float32), np.array(faces, np.int32)
+    depth, cover, gradient = draw(vertices, faces, 1.0, (10, 11), 0.3, 0.2, backend)
+    expected = reference.render_soft(
+        vertices, faces, (10, 11), background=3.0, sigma=0.3, gamma=0.2
+    )
+    np.testing.assert_allclose(depth, expected[0], atol=2e-3)
+    np.testing.assert_allclose(cover, expected[1], atol=4e-4)
+    assert np.isfinite(gradient).all()
+    unused = np.setdiff1d(np.arange(7), faces)
+    np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
+
+
+@BACKENDS
+def test_soft_gradients_are_equal_from_run_to_run():
+    vertices = np.stack([scenes.soup(s, count=9, size=SIZE)[0] for s in range(3)])
+    _, faces = scenes.soup(0, count=9, size=SIZE)
+
+    @jax.jit
+    @jax.grad
+    def gradient(v):
+        return rasterizer.render_depth(
+            v, faces, SIZE, background=2.0, sigma=0.2, gamma=0.05
+        ).depth.sum()
+
+    first = np.asarray(gradient(vertices))
+    assert np.abs(first).max() > 0
+    for _ in range(3):
+        np.testing.assert_array_equal(first, gradient(vertices))

@@ -150,10 +150,11 @@ def _own_renderers(scene: Scene, full: bool) -> dict[str, Callable]:
         if scene.grid is None or full:
             name = f"ours, mesh{suffix}"
             found[name] = functools.partial(_draw_mesh, backend=backend)
+        if full or scene.size[0] <= 64:
+            name = f"ours, soft{suffix}"
+            found[name] = functools.partial(_draw_mesh, backend=backend, **SOFT)
     if scene.grid is not None and full:
         found["ours, grid 2x2"] = functools.partial(_draw_grid, supersample=2)
-    if full or scene.size[0] <= 64:
-        found["ours, soft"] = functools.partial(_draw_mesh, **SOFT)
     return found
 
 

@@ -167,18 +167,19 @@ def test_softness_errors():
 
 @partial(jax.jit, static_argnames=("size", "sigma", "gamma", "backend", "options"))
 def draw(vertices, faces, weight, size, sigma, gamma, backend, options=()):
-    """Soft depth, soft silhouette, and the gradient of their weighted sums."""
+    """Soft depth, soft silhouette, and the gradients of their weighted sums with
+    respect to vertices and background."""
 
-    def total(v):
+    def total(v, background):
         both = {"sigma": sigma, "backend": backend, **dict(options)}
         image = rasterizer.render_depth(
-            v, faces, size, background=3.0, gamma=gamma, **both
+            v, faces, size, background=background, gamma=gamma, **both
         )
         cover = rasterizer.render_silhouette(v, faces, size, **both)
         return jnp.sum(weight * (image.depth + cover)), (image.depth, cover)
 
-    gradient, images = jax.grad(total, has_aux=True)(vertices)
-    return *images, gradient
+    gradients, images = jax.grad(total, (0, 1), has_aux=True)(vertices, 3.0)
+    return *images, *gradients
 
 
 @pytest.mark.parametrize(
@@ -210,6 +211,7 @@ def test_soft_images_follow_the_formulas(sigma, gamma, options):
         np.testing.assert_allclose(images[0], depth, rtol=1e-9)
         np.testing.assert_allclose(images[1], cover, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(images[2], found[0][2], rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(images[3], np.sum(weight * (1 - cover)), rtol=1e-9)
     assert np.abs(found[0][2]).max() > 0.1
 
 
@@ -234,7 +236,7 @@ nasty_depth = st.one_of(
 )
 def test_nasty_soft_meshes_follow_the_formulas(backend, points, faces):
     vertices, faces = np.array(points, np.float32), np.array(faces, np.int32)
-    depth, cover, gradient = draw(vertices, faces, 1.0, (10, 11), 0.3, 0.2, backend)
+    depth, cover, gradient, _ = draw(vertices, faces, 1.0, (10, 11), 0.3, 0.2, backend)
     expected = reference.render_soft(
         vertices, faces, (10, 11), background=3.0, sigma=0.3, gamma=0.2
     )

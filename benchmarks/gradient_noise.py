@@ -22,7 +22,6 @@ Run: python -m benchmarks.gradient_noise --output=noise.json     (charts beside 
 import argparse
 import json
 import math
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rasterizer
-from benchmarks import charts
+from benchmarks import charts, machine
 
 # The authors' scheme is "hard 2x2" with the scene moved by half a pixel.
 METHODS = {
@@ -274,9 +273,7 @@ def main():
         with open(args.output, "w") as file:
             json.dump(
                 {
-                    "device": str(jax.devices()[0]),
-                    "machine": platform.processor() or platform.machine(),
-                    "jax": jax.__version__,
+                    "machine": machine.describe("numba"),
                     "seconds": time.time() - begin,
                     "arguments": {**vars(args), "output": None, "draw": None},
                     "gradients": gradients,

@@ -13,10 +13,7 @@ what a training step on the same cores would lose. Every figure is the median of
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +24,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from benchmarks import machine
 from configs import default
 from unsup3d_jax import train
 from unsup3d_jax.data import dataset as ds
@@ -91,7 +89,7 @@ def main() -> int:
     args = parser.parse_args()
     config = default.get_config()
     config.data.image_size, config.train.batch_size = args.image_size, args.batch
-    config.data.workers = os.cpu_count() or 1
+    config.data.workers = machine.cpu_cores()
     rows = {}
     decoded = in_memory(config, args.images)
     rows["resident"] = measure(source_of(config, decoded), args.batches, args.rounds)
@@ -111,16 +109,9 @@ def main() -> int:
             f"  {1e3 * row['host_cpu_seconds_per_batch']:8.2f} ms of CPU"
         )
     if args.output:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
         content = {
             "question": "how fast do training batches come",
-            "devices": [d.device_kind for d in jax.local_devices()],
-            "cpu_count": os.cpu_count(),
-            "versions": {"python": platform.python_version(), "jax": jax.__version__},
-            "commit": commit,
-            "command": ["python", "-m", "benchmarks.input_pipeline", *sys.argv[1:]],
+            "machine": machine.describe("grain"),
             "settings": vars(args) | {"output": str(args.output)},
             "rows": rows,
         }

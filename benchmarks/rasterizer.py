@@ -24,14 +24,10 @@ process, expected in the hundreds, and fails under 50.
 import argparse
 import functools
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rasterizer
-from benchmarks import charts, peers
+from benchmarks import charts, machine, peers
 from benchmarks.peers import Calls, Peer, Scene, scenes
 from rasterizer import coverage
 from rasterizer.backends import numba_installed
@@ -283,7 +279,7 @@ def measure(*, full: bool, rounds: int, output: Path | None) -> dict[str, Any]:
     for name, reason in missing.items():
         print(f"{name}: {reason}")
     report = {
-        "machine": _machine(),
+        "machine": machine.describe("numba"),
         "rounds": rounds,
         "peers": {
             p.name: {"version": p.version, "device": p.device, "differs": p.differs}
@@ -298,31 +294,6 @@ def measure(*, full: bool, rounds: int, output: Path | None) -> dict[str, Any]:
         for name, chart in draw_charts(rows).items():
             output.with_name(f"{output.stem}_{name}.svg").write_text(chart)
     return report
-
-
-def _machine() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1] for line in lines if "model name" in line]
-        cpu = names[0].strip() if names else cpu
-    return {
-        "device": jax.devices()[0].device_kind,
-        "platform": jax.default_backend(),
-        "cpu": cpu,
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-            "numba": version("numba") if numba_installed() else None,
-        },
-        "commit": commit.stdout.strip() or None,
-    }
 
 
 # --- what is shown ----------------------------------------------------------------

@@ -21,9 +21,7 @@ import importlib.metadata
 import json
 import math
 import os
-import platform
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,9 +29,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 
+from benchmarks import machine
 from configs import default
 from unsup3d_jax import model, perceptual, train, train_state
 from unsup3d_jax.types import Batch
@@ -231,11 +229,6 @@ def _libtpu_version() -> str:
     return importlib.metadata.version("libtpu")
 
 
-def _commit() -> str:
-    run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return run.stdout.strip()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topologies", default="v5e:1,v5e:16x16,v6e:16x16")
@@ -261,14 +254,8 @@ def main() -> int:
         if args.output:  # after each: a compilation takes minutes
             content = {
                 "question": "the training step compiled for TPUs, without one",
-                "versions": {
-                    "python": platform.python_version(),
-                    "jax": jax.__version__,
-                    "numpy": np.__version__,
-                    "libtpu": _libtpu_version(),
-                },
-                "commit": _commit(),
-                "command": ["python", "-m", "benchmarks.tpu_compile", *sys.argv[1:]],
+                "machine": machine.describe(),
+                "libtpu": _libtpu_version(),
                 "optimization_effort": jax.config.values[
                     "jax_exec_time_optimization_effort"
                 ],

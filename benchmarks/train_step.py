@@ -18,11 +18,8 @@ import argparse
 import functools
 import importlib
 import json
-import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 import types
@@ -34,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import machine
 from configs import default
 from unsup3d_jax import model, networks, perceptual, train, train_state
 from unsup3d_jax.types import Batch
@@ -223,23 +221,6 @@ def authors_step(clone: Path, images: np.ndarray, threads: int) -> Step:
 # --- measurement ----------------------------------------------------------------
 
 
-def _machine(with_torch: bool) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
-    versions = {"python": platform.python_version(), "jax": jax.__version__}
-    if with_torch:
-        versions["torch"] = importlib.import_module("torch").__version__
-    return {
-        "device": jax.devices()[0].device_kind,
-        "platform": jax.default_backend(),
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
-        "versions": versions,
-        "commit": commit.stdout.strip() or None,
-    }
-
-
 def measure(
     config, *, rounds: int, authors: Path | None, with_parts: bool
 ) -> dict[str, Any]:
@@ -251,7 +232,7 @@ def measure(
     first = _timed(ours)
     calls: dict[str, Step] = {"ours": ours}
     if authors is not None:
-        threads = len(os.sched_getaffinity(0))
+        threads = machine.cpu_cores()
         calls["authors"] = authors_step(authors, images, threads)
         calls["authors"]()
     ours()
@@ -286,7 +267,7 @@ def measure(
         report["images_per_s_ratio_all"] = ratios
     if with_parts:
         report["parts"] = _measure_parts(ours, rounds)
-    report["machine"] = _machine(authors is not None)
+    report["machine"] = machine.describe("numba", "torch")
     return report
 
 

@@ -14,9 +14,9 @@ def load() -> Peer:
 
     set_option = jax.config.update
 
-    def skip_removed(name, value):
+    def skip_removed(name, val):
         if name != "jax_array":  # which it sets, and JAX no longer has
-            set_option(name, value)
+            set_option(name, val)
 
     try:
         version = importlib.metadata.version("jaxrenderer")

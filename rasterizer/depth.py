@@ -54,12 +54,14 @@ def render_depth(
     Args:
         vertices, faces, size, near, far, cull, pixel_offset, backend: as for
             `rasterize`.
-        background: depth of a sample that nothing covers; enters the mean.
+        background: depth of a sample that nothing covers; enters the mean. Finite, if
+            soft gradients are to be.
         supersample: samples a side of each pixel, spread evenly about the pixel centre:
             at j - 1/4 and j + 1/4 for 2; static.
         sigma: softness of edges, pixels; 0 for hard; static.
         gamma: how far behind the nearest a face still shows, in units of depth; 0 for
-            hard; static. Both are 0 or neither.
+            hard; static. Both are 0 or neither. float32 tells faces apart that are a
+            millionth of their depth from one another, no less: keep gamma well above.
 
     Returns:
         DepthImage with leading axes (..., height, width); `covered` is hard.
@@ -71,7 +73,8 @@ def render_depth(
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
     rules = mesh_lib.make_rules(near, far, cull)
-    sigma, gamma = _check_softness(sigma, "sigma"), _check_softness(gamma, "gamma")
+    sigma = _check_softness(sigma, "sigma", vertices.dtype)
+    gamma = _check_softness(gamma, "gamma", vertices.dtype)
     if (sigma > 0.0) != (gamma > 0.0):
         raise ValueError(f"sigma and gamma go together, got {sigma=}, {gamma=}.")
     empty = jnp.asarray(background, vertices.dtype)
@@ -109,7 +112,7 @@ def render_silhouette(
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     grid = mesh_lib.make_grid(size, supersample, pixel_offset)
     rules = mesh_lib.make_rules(near, far, cull)
-    sigma = _check_softness(sigma, "sigma")
+    sigma = _check_softness(sigma, "sigma", vertices.dtype)
     loops = compiles_loops(backend)
     return _render_silhouette(vertices, faces, grid, rules, sigma, loops)
 
@@ -147,13 +150,17 @@ def render_grid_depth(
     return _render_grid(vertices, empty, grid, rules, compiles_loops(backend))
 
 
-def _check_softness(value, name) -> float:
+def _check_softness(value, name, dtype) -> float:
     try:
         value = float(value)
     except TypeError as error:
         raise ValueError(f"{name} must be a Python number, got {value!r}.") from error
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and >= 0, got {value}.")
+    limits = jnp.finfo(dtype)
+    low, high = float(limits.tiny), float(limits.max)
+    if not (value == 0.0 or low <= value <= high):
+        raise ValueError(
+            f"{name} must be 0, or from {low:.2g} to {high:.2g}, got {value}."
+        )
     return value
 
 

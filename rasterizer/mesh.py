@@ -62,7 +62,7 @@ def make_grid(size, supersample: int, pixel_offset) -> SampleGrid:
         raise ValueError(
             f"pixel_offset must be (x, y), got {pixel_offset!r}."
         ) from error
-    if not max(abs(dx), abs(dy)) <= 1e3:
+    if not (abs(dx) <= 1e3 and abs(dy) <= 1e3):  # NaN neither
         raise ValueError(f"pixel_offset must be within 1000 px, got {pixel_offset!r}.")
     if max(height, width) * int(supersample) > 2**15:
         raise ValueError(
@@ -120,6 +120,10 @@ def check_faces(faces, vertex_count: int) -> jax.Array:
     if not isinstance(faces, Tracer):
         faces = check_concrete_faces(faces, vertex_count)
     _check_triples(faces)
+    if isinstance(faces, Tracer) and faces.size:
+        # Out of range must not come into range by losing its upper bits.
+        known = (faces >= 0) & (faces < vertex_count)
+        return jnp.where(known, faces.astype(jnp.int32), -1)
     return jnp.asarray(faces, jnp.int32)
 
 

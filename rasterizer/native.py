@@ -3,7 +3,10 @@
 The same numbers as `visibility` and `depth` by other means: face indices are identical,
 since they follow from the arithmetic of `coverage`; depths and gradients differ in the
 last bits. One loop over the faces draws with a z-buffer, one over the samples computes
-depth, another one gradients, always in the same order. Threads share out a batch.
+depth, another one gradients. Threads share out a batch, and bands of rows of an image:
+as many as there are threads to spare for drawing, which no band changes; as many as the
+image is large for gradients, which are added up band by band, so that they depend on
+neither batch nor machine.
 
 XLA's CPU backend runs a gather or a scatter one element at a time, several of them for
 each item of the work list; here a sample costs a few nanoseconds.
@@ -24,6 +27,9 @@ from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
 _HALF_SPAN = coverage.MAX_SPAN // 2
 _SMALL_SPAN = coverage.SMALL_SPAN
 _LOW_BITS, _LOW_MASK = coverage.LOW_BITS, coverage.LOW_MASK
+DRAW_BAND = 2**12  # samples that are worth a thread
+PULL_BAND = 2**16  # samples that are worth a thread and a gradient of their own
+MOST_BANDS = 16
 
 
 def face_index(
@@ -79,13 +85,15 @@ def _image_backward(grid, rules, residuals, cotangents):
 
     @fold_vmap
     def pull(vertices, faces, index, cotangent):
-        batch, dtype = vertices.shape[0], vertices.dtype
-        shapes = (vertices.shape, (batch,))
+        (batch, *mesh), dtype = vertices.shape, vertices.dtype
+        bands = pull_bands(grid)
+        whole, real = options(batch, grid, Rules(), dtype, bands)
+        shapes = ((batch, bands, *mesh), (batch, bands))
         call = jax.ffi.ffi_call(
             _target("pull", dtype), [jax.ShapeDtypeStruct(s, dtype) for s in shapes]
         )
-        whole, real = options(batch, grid, Rules(), dtype)
-        return call(whole, real, vertices, faces, index, cotangent)
+        found = call(whole, real, vertices, faces, index, cotangent)
+        return [v.sum(axis=1) for v in found]
 
     to_vertices, to_background = pull(*residuals, cotangents[0])
     return to_vertices, None, to_background
@@ -103,7 +111,7 @@ def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
     @fold_vmap
     def draw(vertices, faces, background):
         batch, count, _ = vertices.shape
-        whole, real = options(batch, grid, rules, dtype)
+        whole, real = options(batch, grid, rules, dtype, draw_bands(batch, grid))
         parts = whole[0]
         shapes = (
             ((batch, grid.samples), jnp.int32),
@@ -124,15 +132,26 @@ def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
     return draw(jax.lax.stop_gradient(vertices), faces, background)
 
 
+def draw_bands(batch: int, grid: SampleGrid) -> int:
+    """Into how many bands of rows drawing cuts each image."""
+    spare = -(-custom_call.cores() // batch)
+    return max(1, min(spare, grid.samples // DRAW_BAND, grid.height))
+
+
+def pull_bands(grid: SampleGrid) -> int:
+    """Into how many bands of rows gradients cut each image."""
+    return max(1, min(grid.samples // PULL_BAND, grid.height, MOST_BANDS))
+
+
 def options(
-    batch: int, grid: SampleGrid, rules: Rules, dtype
+    batch: int, grid: SampleGrid, rules: Rules, dtype, bands: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels must know: an array of whole numbers, and one of real ones.
 
     The whole ones: parts of the work; rows, columns, samples a side of each pixel,
     bits; x and y of the pixel (0, 0) in snapped units; the middle column and row;
-    facing. The real ones: near, far, the largest |x| that snapping may see; the
-    samples' offset in x and y; the smallest area.
+    facing; bands of an image. The real ones: near, far, the largest |x| that snapping
+    may see; the samples' offset in x and y; the smallest area.
     """
     unit = 2**grid.bits
     origin = [
@@ -140,9 +159,9 @@ def options(
         for shift, centre in zip(grid.shift, grid.centre, strict=True)
     ]
     whole = (
-        min(batch, custom_call.cores()),
+        min(batch * bands, custom_call.cores()),
         *(grid.rows, grid.columns, grid.supersample, grid.bits),
-        *(*origin, *grid.centre, rules.facing),
+        *(*origin, *grid.centre, rules.facing, bands),
     )
     real = (
         *(rules.near, rules.far, 2.0**29 / (grid.supersample * unit)),
@@ -174,13 +193,14 @@ def _draw_share(frame, k, n, real):
     snapped = custom_call.result(frame, 3, np.int32).reshape((n, 2, count))[k]
     inverse = custom_call.result(frame, 4, np.float32).reshape((n, count))[k]
     nearness = custom_call.result(frame, 5, np.float32).reshape((n, samples))[k]
-    for i in range(k, batch, n):
+    for work in range(k, batch * whole[10], n):
+        i, band = band_of(work, whole)
         mine = faces[i // (batch // len(faces))]
         snap(vertices[i], whole, limits, real, snapped, inverse)
-        _draw_faces(mine, whole, snapped, inverse, nearness, index[i])
+        _draw_faces(mine, whole, band, snapped, inverse, nearness, index[i])
         if depth.size:
             _fill_image(
-                *(vertices[i], mine, background[i], whole, limits, real),
+                *(vertices[i], mine, background[i], whole, band, limits, real),
                 *(index[i], depth[i], covered[i]),
             )
 
@@ -191,13 +211,15 @@ def _pull_share(frame, k, n, real):
     batch = len(vertices)
     index = custom_call.argument(frame, 4, np.int32).reshape((batch, -1))
     cotangent = custom_call.argument(frame, 5, real).reshape((batch, -1))
-    gradient = custom_call.result(frame, 0, real).reshape(vertices.shape)
+    bands, (_, count, _) = whole[10], vertices.shape
+    gradient = custom_call.result(frame, 0, real).reshape((batch * bands, count, 3))
     to_background = custom_call.result(frame, 1, real)
-    for i in range(k, batch, n):
+    for work in range(k, batch * bands, n):
+        i, band = band_of(work, whole)
         mine = faces[i // (batch // len(faces))]
-        to_background[i] = _pull_image(
-            *(vertices[i], mine, whole, limits, real),
-            *(index[i], cotangent[i], gradient[i]),
+        to_background[work] = _pull_image(
+            *(vertices[i], mine, whole, band, limits, real),
+            *(index[i], cotangent[i], gradient[work]),
         )
 
 
@@ -209,6 +231,18 @@ def meshes(frame, real):
         custom_call.argument(frame, 1, real),
         _as_triples(frame, 2, real),
         _as_triples(frame, 3, np.int32),
+    )
+
+
+@numba.njit(error_model="numpy", cache=True)
+def band_of(work, whole):
+    """Image of a piece of work, and its rows of samples: first, and past the last."""
+    bands, supersample = np.int64(whole[10]), np.int64(whole[3])
+    height = np.int64(whole[1]) // supersample
+    i, j = work // bands, work % bands
+    return i, (
+        height * j // bands * supersample,
+        height * (j + 1) // bands * supersample,
     )
 
 
@@ -242,14 +276,14 @@ def snap(vertices, whole, limits, real, snapped, inverse):
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _draw_faces(faces, whole, snapped, inverse, nearness, index):
+def _draw_faces(faces, whole, band, snapped, inverse, nearness, index):
     """The z-buffer; `coverage.nearness`, with edge functions summed along rows."""
-    rows, columns = np.int64(whole[1]), np.int64(whole[2])
+    columns = np.int64(whole[2])
     bits = np.int64(whole[4])
     centre_x, centre_y, facing = np.int64(whole[7]), np.int64(whole[8]), whole[9]
     count = len(inverse)
-    index[:] = -1
-    nearness[:] = 0.0
+    index[band[0] * columns : band[1] * columns] = -1
+    nearness[band[0] * columns : band[1] * columns] = 0.0
     for face in range(len(faces)):
         a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
         if min(a, b, c) < 0 or max(a, b, c) >= count:
@@ -281,8 +315,9 @@ def _draw_faces(faces, whole, snapped, inverse, nearness, index):
             unit >>= shift
             first_column, first_row = first_column - 1, first_row - 1
             last_column, last_row = last_column + 1, last_row + 1
-        first_column, first_row = max(first_column, 0), max(first_row, 0)
-        last_column, last_row = min(last_column, columns - 1), min(last_row, rows - 1)
+        first_column, first_row = max(first_column, 0), max(first_row, band[0])
+        last_column = min(last_column, columns - 1)
+        last_row = min(last_row, band[1] - 1)
         if first_column > last_column or first_row > last_row:
             continue
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
@@ -356,20 +391,22 @@ def _weigh(xa, ya, xb, yb, xc, yc, smallest, real):
 
 @numba.njit(error_model="numpy", cache=True)
 def _fill_image(
-    vertices, faces, background, whole, limits, real, index, depth, covered
+    vertices, faces, background, whole, band, limits, real, index, depth, covered
 ):
     """Depth as the mean over a pixel's samples, and whether all of them are covered."""
-    rows, columns, supersample = whole[1], whole[2], whole[3]
+    columns, supersample = np.int64(whole[2]), whole[3]
+    width = columns // supersample
     smallest = limits[5]
     one, middle = real(1.0), (supersample - 1) / 2
     share = one / real(supersample * supersample)
-    depth[:] = 0.0
-    covered[:] = 1
-    at = -1
-    for row in range(rows):
+    pixels = slice(band[0] // supersample * width, band[1] // supersample * width)
+    depth[pixels] = 0.0
+    covered[pixels] = 1
+    at = band[0] * columns - 1
+    for row in range(band[0], band[1]):
         y = real((row - middle) / supersample) + limits[4]
-        start = row // supersample * (columns // supersample)
-        for pixel in range(start, start + columns // supersample):
+        start = row // supersample * width
+        for pixel in range(start, start + width):
             for k in range(supersample):
                 at += 1
                 face = index[at]
@@ -389,22 +426,23 @@ def _fill_image(
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _pull_image(vertices, faces, whole, limits, real, index, cotangent, gradient):
+def _pull_image(vertices, faces, whole, band, limits, real, index, cotangent, gradient):
     """The formula of `depth._slopes`, summed over vertices in the order of samples.
 
     Returns the gradient with respect to the background.
     """
-    rows, columns, supersample = whole[1], whole[2], whole[3]
+    columns, supersample = np.int64(whole[2]), whole[3]
+    width = columns // supersample
     smallest = limits[5]
     one, middle = real(1.0), (supersample - 1) / 2
     share = one / real(supersample * supersample)
     to_background = real(0.0)
     gradient[:] = 0.0
-    at = -1
-    for row in range(rows):
+    at = band[0] * columns - 1
+    for row in range(band[0], band[1]):
         y = real((row - middle) / supersample) + limits[4]
-        start = row // supersample * (columns // supersample)
-        for pixel in range(start, start + columns // supersample):
+        start = row // supersample * width
+        for pixel in range(start, start + width):
             pulled = share * cotangent[pixel]
             for k in range(supersample):
                 at += 1

@@ -1,10 +1,9 @@
 """`rasterizer.soft` as plain loops on the CPU, compiled by Numba.
 
-The same aggregation, one face after the other instead of a work list. A sample's depth
-weights are kept relative to the nearest depth so far, so that one pass over the faces
-does; no logarithms, for D is at least 4.5e-5 wherever a face counts at all. Values and
-gradients agree with XLA's up to rounding, and where a sample lies as far from two edges
-of a face, up to which of the two gradients is meant.
+The same aggregation, one face after the other instead of a work list. A sample's
+weights and depths are kept relative to the nearest depth so far, so that one pass over
+the faces does. Values and gradients agree with XLA's up to rounding, and where a sample
+lies as far from two edges of a face, up to which of the two gradients is meant.
 """
 
 import jax
@@ -15,10 +14,10 @@ import numpy as np
 from rasterizer import custom_call, native
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.soft import REACH
+from rasterizer.soft import REACH, box_margin
 
 # What a sample must know of all its faces.
-_NEAREST, _TOTAL, _MEAN, _MISS = range(4)
+_NEAREST, _TOTAL, _BEYOND, _MISS = range(4)
 _STATE = 4
 
 
@@ -70,8 +69,9 @@ def _blend_forward(vertices, faces, background, grid, rules, softness):
 
     @fold_vmap
     def blend(vertices, faces, background):
-        whole, real = _options(vertices, grid, rules, softness)
         batch = vertices.shape[0]
+        bands = native.draw_bands(batch, grid)
+        whole, real = _options(vertices, grid, rules, softness, bands)
         shapes = (
             ((batch, grid.height, grid.width), dtype),
             ((batch, grid.samples, _STATE), dtype),
@@ -89,17 +89,19 @@ def _blend_forward(vertices, faces, background, grid, rules, softness):
 def _blend_backward(grid, rules, softness, residuals, cotangent):
     @fold_vmap
     def pull(vertices, faces, background, state, cotangent):
-        whole, real = _options(vertices, grid, rules, softness)
-        dtype = vertices.dtype
+        (batch, *mesh), dtype = vertices.shape, vertices.dtype
+        bands = native.pull_bands(grid)
+        whole, real = _options(vertices, grid, rules, softness, bands)
         shapes = (
-            (vertices.shape, dtype),
-            (background.shape, dtype),
+            ((batch, bands, *mesh), dtype),
+            ((batch, bands), dtype),
             *_scratch(vertices, whole),
         )
         call = jax.ffi.ffi_call(
             _target("pull", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
         )
-        return call(whole, real, vertices, faces, background, state, cotangent)[:2]
+        found = call(whole, real, vertices, faces, background, state, cotangent)
+        return [v.sum(axis=1) for v in found[:2]]
 
     to_vertices, to_background = pull(*residuals, cotangent)
     return to_vertices, None, to_background
@@ -109,11 +111,14 @@ _blend = jax.custom_vjp(_blend_image, nondiff_argnums=(3, 4, 5))
 _blend.defvjp(_blend_forward, _blend_backward)
 
 
-def _options(vertices, grid, rules, softness):
-    """`native.options` with sigma and gamma after the real numbers."""
+def _options(vertices, grid, rules, softness, bands):
+    """`native.options`, then the margin of boxes; then sigma and gamma."""
     dtype = vertices.dtype
-    whole, real = native.options(vertices.shape[0], grid, rules, dtype)
-    return whole, np.concatenate([real, np.array(softness, dtype)])
+    whole, real = native.options(vertices.shape[0], grid, rules, dtype, bands)
+    margin = box_margin(softness[0], grid)
+    return np.append(whole, np.int32(margin)), np.append(
+        real, real.dtype.type(softness)
+    )
 
 
 def _scratch(vertices, whole):
@@ -141,13 +146,15 @@ def _blend_share(frame, k, n, real):
     state = custom_call.result(frame, 1, real).reshape((batch, -1, _STATE))
     snapped = custom_call.result(frame, 2, np.int32).reshape((n, 2, count))[k]
     inverse = custom_call.result(frame, 3, np.float32).reshape((n, count))[k]
-    for i in range(k, batch, n):
+    for work in range(k, batch * whole[10], n):
+        i, band = native.band_of(work, whole)
         mine = faces[i // (batch // len(faces))]
         native.snap(vertices[i], whole, limits, real, snapped, inverse)
         _blend_faces(
-            *(vertices[i], mine, whole, limits, real, snapped, inverse, state[i])
+            *(vertices[i], mine, whole, band, limits, real),
+            *(snapped, inverse, state[i]),
         )
-        _fill_image(background[i], whole, limits, real, state[i], image[i])
+        _fill_image(background[i], whole, band, limits, real, state[i], image[i])
 
 
 @numba.njit(error_model="numpy", cache=True)
@@ -157,25 +164,29 @@ def _pull_share(frame, k, n, real):
     batch, count, _ = vertices.shape
     state = custom_call.argument(frame, 5, real).reshape((batch, -1, _STATE))
     cotangent = custom_call.argument(frame, 6, real).reshape((batch, -1))
-    gradient = custom_call.result(frame, 0, real).reshape(vertices.shape)
+    bands = whole[10]
+    gradient = custom_call.result(frame, 0, real).reshape((batch * bands, count, 3))
     to_background = custom_call.result(frame, 1, real)
     snapped = custom_call.result(frame, 2, np.int32).reshape((n, 2, count))[k]
     inverse = custom_call.result(frame, 3, np.float32).reshape((n, count))[k]
-    for i in range(k, batch, n):
+    for work in range(k, batch * bands, n):
+        i, band = native.band_of(work, whole)
         mine = faces[i // (batch // len(faces))]
         native.snap(vertices[i], whole, limits, real, snapped, inverse)
         _pull_faces(
-            *(vertices[i], mine, background[i], whole, limits, real),
-            *(snapped, inverse, state[i], cotangent[i], gradient[i]),
+            *(vertices[i], mine, background[i], whole, band, limits, real),
+            *(snapped, inverse, state[i], cotangent[i], gradient[work]),
         )
-        to_background[i] = _pull_background(whole, real, state[i], cotangent[i])
+        to_background[work] = _pull_background(
+            whole, band, real, state[i], cotangent[i]
+        )
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _box(face, faces, vertices, whole, limits, real, snapped, inverse):
+def _box(face, faces, vertices, whole, band, limits, snapped, inverse):
     """First and last row and column that a face may reach; none if it is not drawn."""
-    rows, columns = np.int64(whole[1]), np.int64(whole[2])
-    supersample, bits = np.int64(whole[3]), np.int64(whole[4])
+    columns = np.int64(whole[2])
+    bits = np.int64(whole[4])
     centre_x, centre_y, facing = np.int64(whole[7]), np.int64(whole[8]), whole[9]
     none = (np.int64(0), np.int64(-1), np.int64(0), np.int64(-1))
     a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
@@ -189,17 +200,14 @@ def _box(face, faces, vertices, whole, limits, real, snapped, inverse):
     size = abs(area) if facing == 0 else -facing * area
     if not size > limits[5]:
         return none
-    reach = REACH * limits[6] * supersample * (1 << bits)
-    # And by the unit that snapping may have moved a corner by; the cap lies beyond any
-    # image.
-    margin = np.int64(min(np.ceil(reach) + 1.0, 2.0**28))
+    margin = np.int64(whole[11])
     low_x = np.int64(min(snapped[0, a], snapped[0, b], snapped[0, c])) - margin
     high_x = np.int64(max(snapped[0, a], snapped[0, b], snapped[0, c])) + margin
     low_y = np.int64(min(snapped[1, a], snapped[1, b], snapped[1, c])) - margin
     high_y = np.int64(max(snapped[1, a], snapped[1, b], snapped[1, c])) + margin
     return (
-        max(centre_y - ((-low_y) >> bits), 0),
-        min(centre_y + (high_y >> bits), rows - 1),
+        max(centre_y - ((-low_y) >> bits), band[0]),
+        min(centre_y + (high_y >> bits), band[1] - 1),
         max(centre_x - ((-low_x) >> bits), 0),
         min(centre_x + (high_x >> bits), columns - 1),
     )
@@ -305,19 +313,19 @@ def _clip(value, real):
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _blend_faces(vertices, faces, whole, limits, real, snapped, inverse, state):
+def _blend_faces(vertices, faces, whole, band, limits, real, snapped, inverse, state):
     columns, supersample = np.int64(whole[2]), whole[3]
     sigma, gamma = limits[6], limits[7]
     middle, reach = (supersample - 1) / 2, real(REACH) * sigma
     one, zero = real(1.0), real(0.0)
-    for at in range(len(state)):
+    for at in range(band[0] * columns, band[1] * columns):
         state[at, _NEAREST] = np.inf
         state[at, _TOTAL] = 0.0
-        state[at, _MEAN] = 0.0
+        state[at, _BEYOND] = 0.0
         state[at, _MISS] = 1.0
     for face in range(len(faces)):
         first_row, last_row, first, last = _box(
-            *(face, faces, vertices, whole, limits, real, snapped, inverse)
+            *(face, faces, vertices, whole, band, limits, snapped, inverse)
         )
         if first > last or first_row > last_row:
             continue
@@ -344,7 +352,7 @@ def _blend_faces(vertices, faces, whole, limits, real, snapped, inverse, state):
                 cover, miss = _cover(distance, sigma, real)
                 mine = state[row * columns + column]
                 if gamma == 0:  # the silhouette, whose coverage takes a mean's place
-                    mine[_MEAN] += cover * mine[_MISS]
+                    mine[_BEYOND] += cover * mine[_MISS]
                     mine[_MISS] *= miss
                     continue
                 mine[_MISS] *= miss
@@ -352,48 +360,53 @@ def _blend_faces(vertices, faces, whole, limits, real, snapped, inverse, state):
                 b = min(max(crosses[1] * edges[3], zero), one)
                 c = min(max(crosses[2] * edges[3], zero), one)
                 depth = (a + b + c) / (a * ia + b * ib + c * ic)
-                if depth < mine[_NEAREST]:
-                    fade = np.exp((depth - mine[_NEAREST]) / gamma)
-                    mine[_TOTAL] *= fade
-                    mine[_MEAN] *= fade
+                behind = depth - mine[_NEAREST]
+                if behind < 0:
+                    if mine[_TOTAL] > 0:
+                        mine[_BEYOND] -= mine[_TOTAL] * behind
+                        fade = np.exp(behind / gamma)
+                        mine[_TOTAL] *= fade
+                        mine[_BEYOND] *= fade
                     mine[_NEAREST] = depth
+                    mine[_TOTAL] += cover
                 else:
-                    cover *= np.exp((mine[_NEAREST] - depth) / gamma)
-                mine[_TOTAL] += cover
-                mine[_MEAN] += cover * depth
+                    weight = cover * np.exp(-behind / gamma)
+                    mine[_TOTAL] += weight
+                    mine[_BEYOND] += weight * behind
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _fill_image(background, whole, limits, real, state, image):
+def _fill_image(background, whole, band, limits, real, state, image):
     """Turns sums into means, and averages the depths of a pixel's samples."""
-    rows, columns, supersample = whole[1], whole[2], whole[3]
+    columns, supersample = np.int64(whole[2]), whole[3]
     width = columns // supersample
     share = real(1.0) / real(supersample * supersample)
-    image[:] = 0.0
-    at = -1
-    for row in range(rows):
+    image[band[0] // supersample * width : band[1] // supersample * width] = 0.0
+    at = band[0] * columns - 1
+    for row in range(band[0], band[1]):
         for column in range(columns):
             at += 1
             mine = state[at]
             if limits[7] == 0:
-                value = mine[_MEAN]
+                value = mine[_BEYOND]
+            elif mine[_TOTAL] > 0:
+                mine[_BEYOND] /= mine[_TOTAL]
+                mean, miss = mine[_NEAREST] + mine[_BEYOND], mine[_MISS]
+                value = (real(1.0) - miss) * mean + miss * background
             else:
-                if mine[_TOTAL] > 0:
-                    mine[_MEAN] /= mine[_TOTAL]
-                miss = mine[_MISS]
-                value = (real(1.0) - miss) * mine[_MEAN] + miss * background
+                value = background
             pixel = row // supersample * width + column // supersample
             image[pixel] += share * value
 
 
 @numba.njit(error_model="numpy", cache=True)
-def _pull_background(whole, real, state, cotangent):
-    rows, columns, supersample = whole[1], whole[2], whole[3]
+def _pull_background(whole, band, real, state, cotangent):
+    columns, supersample = np.int64(whole[2]), whole[3]
     width = columns // supersample
     share = real(1.0) / real(supersample * supersample)
     total = real(0.0)
-    at = -1
-    for row in range(rows):
+    at = band[0] * columns - 1
+    for row in range(band[0], band[1]):
         for column in range(columns):
             at += 1
             pixel = row // supersample * width + column // supersample
@@ -407,6 +420,7 @@ def _pull_faces(
     faces,
     background,
     whole,
+    band,
     limits,
     real,
     snapped,
@@ -424,7 +438,7 @@ def _pull_faces(
     gradient[:] = 0.0
     for face in range(len(faces)):
         first_row, last_row, first, last = _box(
-            *(face, faces, vertices, whole, limits, real, snapped, inverse)
+            *(face, faces, vertices, whole, band, limits, snapped, inverse)
         )
         if first > last or first_row > last_row:
             continue
@@ -474,24 +488,28 @@ def _pull_faces(
                     a, slope_a = _clip(crosses[0] * scale, real)
                     b, slope_b = _clip(crosses[1] * scale, real)
                     c, slope_c = _clip(crosses[2] * scale, real)
-                    total = one / (a + b + c)
-                    a, b, c = a * total, b * total, c * total
-                    depth = one / (a * ia + b * ib + c * ic)
-                    weight = cover * np.exp((mine_state[_NEAREST] - depth) / gamma)
+                    # Rounded as in the forward pass: divided by a small gamma, the last
+                    # bit of a difference of depths would count.
+                    depth = (a + b + c) / (a * ia + b * ib + c * ic)
+                    behind = max(depth - mine_state[_NEAREST], zero)
+                    weight = cover * np.exp(-behind / gamma)
                     weight *= (pulled - missed) / mine_state[_TOTAL]
-                    beyond = depth - mine_state[_MEAN]
+                    mean = mine_state[_NEAREST] + mine_state[_BEYOND]
+                    beyond = behind - mine_state[_BEYOND]
                     pull = weight * beyond * miss
-                    pull -= missed * (background - mine_state[_MEAN]) * cover
-                    # d loss / d (1 / depth), and from there to the clipped weights.
-                    inverse_depth = one / depth
-                    pull_inverse = -weight * (one - beyond / gamma) * depth * depth
-                    paz -= pull_inverse * a * ia * ia
-                    pbz -= pull_inverse * b * ib * ib
-                    pcz -= pull_inverse * c * ic * ic
-                    pull_inverse *= total * scale
-                    qa = pull_inverse * slope_a * (ia - inverse_depth)
-                    qb = pull_inverse * slope_b * (ib - inverse_depth)
-                    qc = pull_inverse * slope_c * (ic - inverse_depth)
+                    pull -= missed * (background - mean) * cover
+                    # To z and, by the screen weights a, b and c, to the crosses; in an
+                    # order in which no product leaves float32.
+                    to_depth = weight * (one - beyond / gamma)
+                    total = one / (a + b + c)
+                    ra, rb, rc = depth * ia, depth * ib, depth * ic
+                    paz += to_depth * (a * total * ra) * ra
+                    pbz += to_depth * (b * total * rb) * rb
+                    pcz += to_depth * (c * total * rc) * rc
+                    to_depth *= total * depth * scale
+                    qa = to_depth * slope_a * (one - ra)
+                    qb = to_depth * slope_b * (one - rb)
+                    qc = to_depth * slope_c * (one - rc)
                     # The area that they are divided by is the sum of the crosses.
                     common = qa * crosses[0] + qb * crosses[1] + qc * crosses[2]
                     common *= scale

@@ -241,7 +241,8 @@ def render_soft(
     if not covers:
         return np.full(size, float(background)), np.zeros(size)
     cover, depth = np.stack(covers), np.stack(depths)
-    weight = cover * np.exp((depth.min(axis=0) - depth) / gamma)
+    nearest = np.where(cover > 0.0, depth, np.inf).min(axis=0)
+    weight = cover * np.exp(np.minimum(nearest - depth, 0.0) / gamma)
     total = weight.sum(axis=0)
     mean = (weight * depth).sum(axis=0) / np.where(total > 0, total, 1.0)
     silhouette = 1.0 - np.prod(1.0 - cover, axis=0)

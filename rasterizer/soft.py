@@ -23,8 +23,9 @@ Faces farther than REACH * sigma count as D = 0 (5e-5 is lost). A face that is n
 dz than what it lies beside shows min(REACH, dz / gamma) * sigma pixels beyond its own
 outline: that goes to 0 with sigma, but for a gradient at an occlusion choose gamma no
 smaller than a tenth of the step in depth. Memory is that of a
-chunk of the work list, never pixels x faces; the sums use log weights shifted by their
-maximum at the sample.
+chunk of the work list, never pixels x faces. Weights are relative to the nearest depth
+at the sample: exp((nearest - z) / gamma) neither overflows nor, since D is at least
+4.5e-5 wherever a face counts, lets all of them vanish.
 """
 
 import math
@@ -81,24 +82,28 @@ def signed_distance(xs, ys) -> jax.Array:
     return jnp.where(inner >= 0.0, inner, outer)
 
 
-def _item(xs, ys, zs, sigma, gamma, grid):
-    """log weight, depth and log(1 - D) of a face at a sample at the origin, and whether
-    the face reaches that far."""
+def _item(xs, ys, zs, sigma, grid):
+    """log D, depth and log(1 - D) of a face at a sample at the origin, and whether the
+    face reaches that far."""
     distance = signed_distance(xs, ys) / sigma
     weights = screen_weights(xs, ys, grid)
     depth = 1.0 / sum(w / z for w, z in zip(weights, zs, strict=True))
-    miss = -jax.nn.softplus(distance)
-    reaches = distance > -REACH
-    if gamma is None:
-        return (jnp.zeros_like(depth), depth, miss), reaches
-    return (-jax.nn.softplus(-distance) - depth / gamma, depth, miss), reaches
+    log_cover, log_miss = -jax.nn.softplus(-distance), -jax.nn.softplus(distance)
+    return (log_cover, depth, log_miss), distance > -REACH
+
+
+def box_margin(sigma: float, grid: SampleGrid) -> int:
+    """How much wider than a face its box is, on every side, in snapped units."""
+    # Snapping moves a corner by up to half of 2**-bits pixels, which is `supersample`
+    # units, and the samples by half a unit.
+    slack = grid.supersample // 2 + 2
+    reach = REACH * sigma * grid.supersample * 2**grid.bits
+    return min(math.ceil(reach) + slack, 2**28)  # beyond any image; no sum overflows
 
 
 def _lay_out(vertices, faces, grid, rules, sigma):
     """Boxes widened by the reach of sigma, and the corner planes of the faces."""
-    # And by the unit that snapping may have moved a corner by.
-    margin = math.ceil(REACH * sigma * grid.supersample * 2**grid.bits) + 1
-    margin = min(margin, 2**28)  # beyond any image, and no sum overflows
+    margin = box_margin(sigma, grid)
     _, boxes = visibility.mesh_primitives(
         vertices, faces, grid=grid, rules=rules, margin=margin
     )
@@ -136,8 +141,19 @@ def _relative(items, corners, grid):
     return out
 
 
+def _weight(log_cover, depth, nearest, gamma):
+    """Weight of a face, and how far it lies behind the nearest one.
+
+    Depths are kept relative to the nearest: divided by a small gamma, the last bit of a
+    difference counts.
+    """
+    behind = jnp.maximum(depth - nearest, 0.0)  # not before itself by rounding
+    return jnp.exp(log_cover - behind / gamma), behind
+
+
 def _forward(vertices, faces, grid, rules, sigma, gamma):
-    """(maximum log weight, sum of weights, sum of weight x depth, log miss)."""
+    """Nearest depth, sum of weights, sum of weight x depth behind it, and log miss;
+    without gamma log miss alone."""
 
     @fold_vmap
     def run(vertices, faces):
@@ -149,58 +165,67 @@ def _forward(vertices, faces, grid, rules, sigma, gamma):
 
         def evaluate(items):
             values, reaches = _item(
-                *_relative(items, corners, grid), sigma=sigma, gamma=gamma, grid=grid
+                *_relative(items, corners, grid), sigma=sigma, grid=grid
             )
             return values, jnp.where(items.live & reaches, items.sample, samples)
 
-        def find_maximum(items, _, highest):
-            (log_weight, _, _), at = evaluate(items)
-            return highest.at[at].max(log_weight, mode="drop")
+        def find_nearest(items, _, nearest):
+            (_, depth, _), at = evaluate(items)
+            return nearest.at[at].min(depth, mode="drop")
 
         def accumulate(items, _, sums):
-            total, weighted, miss = sums
-            (log_weight, depth, log_miss), at = evaluate(items)
-            weight = jnp.exp(log_weight - take(highest, items.sample))
-            terms = (weight, weight * depth, log_miss)
-            return add_at((total, weighted, miss), at, terms)
+            (log_cover, depth, log_miss), at = evaluate(items)
+            if gamma is None:
+                return add_at(sums, at, (log_miss,))
+            first = take(nearest, items.sample)
+            weight, behind = _weight(log_cover, depth, first, gamma)
+            return add_at(sums, at, (weight, weight * behind, log_miss))
 
-        highest = jnp.full(samples, -jnp.inf, dtype)
-        if gamma is None:
-            highest = jnp.zeros(samples, dtype)
-        else:
-            highest = worklist.for_each_chunk(boxes, highest, find_maximum, **options)
         zeros = jnp.zeros(samples, dtype)
-        sums = worklist.for_each_chunk(
-            boxes, (zeros, zeros, zeros), accumulate, **options
-        )
-        return tuple(v.reshape(batch, grid.samples) for v in (highest, *sums))
+        if gamma is None:
+            sums = worklist.for_each_chunk(boxes, (zeros,), accumulate, **options)
+            return sums[0].reshape(batch, grid.samples)
+        nearest = jnp.full(samples, jnp.inf, dtype)
+        nearest = worklist.for_each_chunk(boxes, nearest, find_nearest, **options)
+        sums = worklist.for_each_chunk(boxes, (zeros,) * 3, accumulate, **options)
+        return tuple(v.reshape(batch, grid.samples) for v in (nearest, *sums))
 
     return run(vertices, faces)
 
 
-def _backward(vertices, faces, grid, rules, sigma, gamma, highest, pulls):
-    """Pulls: cotangents (B, samples) of the log weight / weight, depth and log miss.
+def _backward(vertices, faces, grid, rules, sigma, gamma, pulls):
+    """Gradient with respect to vertices.
 
-    `pulls` is (a, b, c): d loss / d log weight = w (a + b z), d loss / d z = w b and
-    d loss / d log miss = c, where w = exp(log weight - highest).
+    Args:
+        pulls: d loss / d log miss, and with gamma also the nearest depth, how far the
+            mean depth m lies beyond it, and s = d loss / d m over the sum of weights;
+            all (B, samples). For a face of weight w, d loss / d log w = w s (z - m),
+            and d loss / d z = w s beside that.
     """
 
     @fold_vmap
-    def run(vertices, faces, highest, pulls):
+    def run(vertices, faces, pulls):
         batch, count, _ = vertices.shape
         boxes, corners = _lay_out(vertices, faces, grid, rules, sigma)
-        flat = [v.reshape(-1) for v in (highest, *pulls)]
+        flat = [v.reshape(-1) for v in pulls]
 
         def pull_back(items, ranges, totals):
             corner_values = _relative(items, corners, grid)
-            (log_weight, depth, _), vjp, reaches = jax.vjp(
-                lambda *c: _item(*c, sigma=sigma, gamma=gamma, grid=grid),
+            (log_cover, depth, _), vjp, reaches = jax.vjp(
+                lambda *c: _item(*c, sigma=sigma, grid=grid),
                 *corner_values,
                 has_aux=True,
             )
-            top, a, b, c = (take(v, items.sample) for v in flat)
-            weight = jnp.exp(jnp.minimum(log_weight - top, 0.0))
-            cotangents = (weight * (a + b * depth), weight * b, c)
+            to_miss, *rest = (take(v, items.sample) for v in flat)
+            if gamma is None:
+                none = jnp.zeros_like(depth)
+                cotangents = (none, none, to_miss)
+            else:
+                nearest, beyond, share = rest
+                weight, behind = _weight(log_cover, depth, nearest, gamma)
+                weight *= share
+                to_cover = weight * (behind - beyond)
+                cotangents = (to_cover, weight - to_cover / gamma, to_miss)
             gradients = vjp(
                 tuple(jnp.where(items.live & reaches, v, 0.0) for v in cotangents)
             )
@@ -222,7 +247,7 @@ def _backward(vertices, faces, grid, rules, sigma, gamma, highest, pulls):
         ids = jnp.clip(faces, 0, count - 1).reshape(batch, -1)
         return sum_rows(rows, ids, count)
 
-    return run(vertices, faces, highest, pulls)
+    return run(vertices, faces, pulls)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
@@ -234,23 +259,25 @@ def soft_depth(
 
 
 def _soft_depth_fwd(vertices, faces, background, grid, rules, sigma, gamma):
-    highest, total, weighted, log_miss = _forward(
+    nearest, total, weighted, log_miss = _forward(
         vertices, faces, grid, rules, sigma, gamma
     )
     some = total > 0.0
     total = jnp.where(some, total, 1.0)
-    mean = jnp.where(some, weighted / total, 0.0)
+    nearest = jnp.where(some, nearest, 0.0)
+    beyond = jnp.where(some, weighted / total, 0.0)
     cover = -jnp.expm1(log_miss)
-    depth = cover * mean + (1.0 - cover) * background
-    return depth, (vertices, faces, background, highest, total, mean, log_miss)
+    depth = cover * (nearest + beyond) + (1.0 - cover) * background
+    return depth, (vertices, faces, background, nearest, total, beyond, log_miss)
 
 
 def _soft_depth_bwd(grid, rules, sigma, gamma, residuals, cotangent):
-    vertices, faces, background, highest, total, mean, log_miss = residuals
+    vertices, faces, background, nearest, total, beyond, log_miss = residuals
     miss = jnp.exp(log_miss)
     share = cotangent * (1.0 - miss) / total
-    pulls = (-share * mean, share, cotangent * miss * (background - mean))
-    gradient = _backward(vertices, faces, grid, rules, sigma, gamma, highest, pulls)
+    to_miss = cotangent * miss * (background - (nearest + beyond))
+    pulls = (to_miss, nearest, beyond, share)
+    gradient = _backward(vertices, faces, grid, rules, sigma, gamma, pulls)
     return gradient, None, jnp.sum(cotangent * miss)
 
 
@@ -264,15 +291,14 @@ def soft_coverage(vertices, faces, grid: SampleGrid, rules: Rules, sigma):
 
 
 def _soft_coverage_fwd(vertices, faces, grid, rules, sigma):
-    *_, log_miss = _forward(vertices, faces, grid, rules, sigma, None)
+    log_miss = _forward(vertices, faces, grid, rules, sigma, None)
     return -jnp.expm1(log_miss), (vertices, faces, log_miss)
 
 
 def _soft_coverage_bwd(grid, rules, sigma, residuals, cotangent):
     vertices, faces, log_miss = residuals
-    zeros = jnp.zeros_like(cotangent)
-    pulls = (zeros, zeros, -cotangent * jnp.exp(log_miss))
-    gradient = _backward(vertices, faces, grid, rules, sigma, None, zeros, pulls)
+    pulls = (-cotangent * jnp.exp(log_miss),)
+    gradient = _backward(vertices, faces, grid, rules, sigma, None, pulls)
     return gradient, None
 
 

@@ -14,6 +14,20 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(autouse=True, scope="package")
+def threads():
+    """Small images in bands, and more threads than cores, whatever the machine."""
+    patch = pytest.MonkeyPatch()
+    if backends.numba_installed():
+        from rasterizer import custom_call, native
+
+        patch.setattr(native, "DRAW_BAND", 12)
+        patch.setattr(native, "PULL_BAND", 20)
+        patch.setattr(custom_call, "cores", lambda: 3)
+    yield
+    patch.undo()
+
+
 @pytest.fixture(params=["xla", "numba"])
 def backend(request, monkeypatch):
     """With and without Numba: what `backend="auto"` takes on a CPU."""

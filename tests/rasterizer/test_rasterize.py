@@ -404,6 +404,17 @@ def test_nasty_grids_match_the_reference(backend, points):
     assert not np.isnan(gradient).any()
 
 
+@BACKENDS
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_traced_faces_out_of_range_draw_nothing(dtype):
+    vertices = np.array([[0, 0, 1], [4, 0, 1], [0, 4, 1]], np.float32)
+    beyond = 2**32 if dtype == np.int64 else 2**31 - 1
+    faces = np.array([[0, 1, 3], [-1, 1, 2], [beyond, 1, 2], [0, 1, 2]], dtype)
+    with jax.enable_x64(True):
+        fragments = jax.jit(lambda f: rasterizer.rasterize(vertices, f, (5, 5)))(faces)
+    assert set(np.unique(fragments.face_index)) == {-1, 3}
+
+
 VERTICES = np.ones((4, 3), np.float32)
 FACES = np.array([[0, 1, 2]], np.int32)
 
@@ -439,6 +450,12 @@ FACES = np.array([[0, 1, 2]], np.int32)
             "(3,)",
         ),
         (lambda: rasterizer.grid_faces(-1, 4), "(-1, 4)"),
+        (
+            lambda: rasterizer.rasterize(
+                VERTICES, FACES, (4, 4), pixel_offset=(0.0, np.nan)
+            ),
+            "pixel_offset",
+        ),
     ],
 )
 def test_errors_name_what_they_got(call, message):

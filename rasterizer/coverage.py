@@ -176,7 +176,12 @@ def wide_nearness(edges, inverse_depths, facing: int = 0):
         negative &= (high < 0) | ((high | low) == 0)
 
     def to_float(hi, lo):
-        return hi.astype(jnp.float32) * 2.0**LOW_BITS + lo.astype(jnp.float32)
+        # Both parts are exact in float32, so that the whole is rounded once, and alike
+        # with either sign: hi alone may have more bits than float32.
+        middle = (hi & 0xFF) << LOW_BITS | lo
+        return (hi >> 8).astype(jnp.float32) * 2.0 ** (LOW_BITS + 8) + middle.astype(
+            jnp.float32
+        )
 
     return _nearness(
         [to_float(*e) for e in edges],

@@ -26,7 +26,6 @@ from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
 
 _HALF_SPAN = coverage.MAX_SPAN // 2
 _SMALL_SPAN = coverage.SMALL_SPAN
-_LOW_BITS, _LOW_MASK = coverage.LOW_BITS, coverage.LOW_MASK
 DRAW_BAND = 2**12  # samples that are worth a thread
 PULL_BAND = 2**16  # samples that are worth a thread and a gradient of their own
 MOST_BANDS = 16
@@ -356,9 +355,9 @@ def _draw_faces(faces, whole, band, snapped, inverse, nearness, index):
 
 @numba.njit(error_model="numpy", cache=True)
 def _to_float(value):
-    """float32 by way of two words, rounding as `coverage.wide_nearness` does."""
-    high, low = value >> _LOW_BITS, value & _LOW_MASK
-    return np.float32(high) * np.float32(1 << _LOW_BITS) + np.float32(low)
+    """The nearest float32, by way of two that are exact."""
+    high, low = value >> 18, value & ((1 << 18) - 1)
+    return np.float32(high) * np.float32(1 << 18) + np.float32(low)
 
 
 @numba.njit(error_model="numpy", cache=True)

@@ -405,6 +405,19 @@ def test_nasty_grids_match_the_reference(backend, points):
 
 
 @BACKENDS
+def test_wide_faces_and_their_backs_are_told_apart_as_by_the_reference():
+    # Coincident faces, whose nearness differs by its rounding if by anything.
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(0, 200, (8, 1, 2))
+    corners = centre + rng.normal(size=(8, 3, 2)) * 10 ** rng.uniform(2, 4, (8, 1, 1))
+    depth = rng.uniform(0.5, 3.0, (8, 3, 1))
+    vertices = np.concatenate([corners, depth], axis=-1).reshape(-1, 3)
+    faces = np.arange(24, dtype=np.int32).reshape(-1, 3)
+    both = np.concatenate([faces[::2, ::-1], faces, faces[1::2, ::-1]])
+    assert_matches_reference(vertices.astype(np.float32), both, (160, 180))
+
+
+@BACKENDS
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_traced_faces_out_of_range_draw_nothing(dtype):
     vertices = np.array([[0, 0, 1], [4, 0, 1], [0, 4, 1]], np.float32)

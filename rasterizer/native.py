@@ -27,7 +27,7 @@ from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
 _HALF_SPAN = coverage.MAX_SPAN // 2
 _SMALL_SPAN = coverage.SMALL_SPAN
 DRAW_BAND = 2**12  # samples that are worth a thread
-PULL_BAND = 2**16  # samples that are worth a thread and a gradient of their own
+PULL_BAND = 2**17  # samples that are worth a thread and a gradient of their own
 MOST_BANDS = 16
 
 
@@ -92,7 +92,7 @@ def _image_backward(grid, rules, residuals, cotangents):
             _target("pull", dtype), [jax.ShapeDtypeStruct(s, dtype) for s in shapes]
         )
         found = call(whole, real, vertices, faces, index, cotangent)
-        return [v.sum(axis=1) for v in found]
+        return [add_bands(v) for v in found]
 
     to_vertices, to_background = pull(*residuals, cotangents[0])
     return to_vertices, None, to_background
@@ -140,6 +140,17 @@ def draw_bands(batch: int, grid: SampleGrid) -> int:
 def pull_bands(grid: SampleGrid) -> int:
     """Into how many bands of rows gradients cut each image."""
     return max(1, min(grid.samples // PULL_BAND, grid.height, MOST_BANDS))
+
+
+def add_bands(values: jax.Array) -> jax.Array:
+    """(B, bands, ...) summed over bands, one after the other.
+
+    Not `sum`: XLA's reduction of a middle axis takes as long as drawing does.
+    """
+    total = values[:, 0]
+    for band in range(1, values.shape[1]):
+        total = total + values[:, band]
+    return total
 
 
 def options(

@@ -101,7 +101,7 @@ def _blend_backward(grid, rules, softness, residuals, cotangent):
             _target("pull", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
         )
         found = call(whole, real, vertices, faces, background, state, cotangent)
-        return [v.sum(axis=1) for v in found[:2]]
+        return [native.add_bands(v) for v in found[:2]]
 
     to_vertices, to_background = pull(*residuals, cotangent)
     return to_vertices, None, to_background

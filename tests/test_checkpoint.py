@@ -12,20 +12,26 @@ from unsup3d_jax import checkpoint, train_state
 from unsup3d_jax.errors import UserError
 
 
-def _state(step=0, value=1.0):
-    optimizer = train_state.make_optimizer(tiny_task.config())
-    params = jax.tree.map(lambda x: x + value, tiny_task.init(jax.random.key(0)))
+def _state(step=0, value=1.0, optimizer="adam"):
+    config = tiny_task.config()
+    config.train.optimizer = optimizer
+    optimizer = train_state.make_optimizer(config)
+    params = tiny_task.init(jax.random.key(0))
+    params["view"]["kernel"] = jnp.ones((1, 1, 3, 2))
+    params = jax.tree.map(lambda x: x + value, params)
     state = train_state.create(jax.random.key(7), params, optimizer)
     return state.replace(step=jnp.int32(step))
 
 
-def test_everything_comes_back(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_everything_comes_back(tmp_path, optimizer):
     checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
-    state = _state(3)
+    state = _state(3, optimizer=optimizer)
     checkpoints.save(state, {"step": 3, "digest": "ab"})
     checkpoints.wait()
-    packed, position = checkpoints.restore(_state(0, value=5.0), 3)
-    back = checkpoint.unpacked(packed, _state())
+    other = _state(0, value=5.0, optimizer=optimizer)
+    packed, position = checkpoints.restore(other, 3)
+    back = checkpoint.unpacked(packed, other)
     assert position == {"step": 3, "digest": "ab"}
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):

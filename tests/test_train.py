@@ -344,6 +344,7 @@ def test_devices_and_batch_must_fit(key, value):
 @pytest.mark.parametrize(
     "key, value",
     [
+        ("train.optimizer", "sgd"),
         ("train.schedule", "linear"),
         ("train.steps", 0),
         ("train.nan", "ignore"),

@@ -51,6 +51,47 @@ def test_clipping_bounds_the_gradient_of_the_loss_and_not_the_penalty():
     np.testing.assert_allclose(first_moment, expected, rtol=1e-6)
 
 
+def _muon_update(params, grads):
+    optimizer = train_state.make_optimizer(_config(optimizer="muon", weight_decay=0.0))
+    update, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    return update
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3, 8), (3, 3, 16, 16), (4, 4, 2, 64)])
+def test_muon_makes_the_singular_values_of_a_kernel_alike(shape):
+    grad = jax.random.normal(jax.random.key(0), shape)
+    grad = grad * jnp.logspace(-1.5, 1.5, shape[-1])
+    update = _muon_update({"k": jnp.zeros(shape)}, {"k": grad})["k"]
+    matrix = np.asarray(grad, np.float64).reshape(-1, shape[-1])
+    u, before, vt = np.linalg.svd(matrix, full_matrices=False)
+    assert before.max() > 50 * before.min()
+    found = np.asarray(update).reshape(matrix.shape)
+    found = found / (train_state.MUON_RMS * np.sqrt(max(matrix.shape)))
+    after = np.linalg.svd(found, compute_uv=False)
+    assert 0.3 < after.min() and after.max() < 1.4
+    # To be subtracted: along every singular direction of the gradient.
+    assert np.diag(u.T @ found @ vt.T).min() > 0.2
+
+
+def test_muon_leaves_what_is_no_kernel_to_adam_and_zero_gradients_alone():
+    params = {"k": jnp.ones((3, 3, 2, 4)), "scale": jnp.ones(4)}
+    grads = {"k": jnp.zeros((3, 3, 2, 4)), "scale": jnp.array([1e-3, -2.0, 0.5, 9.0])}
+    update = _muon_update(params, grads)
+    np.testing.assert_array_equal(update["k"], 0.0)
+    magnitude = np.abs(update["scale"])
+    np.testing.assert_allclose(magnitude, magnitude[0], rtol=1e-4)
+    np.testing.assert_array_equal(np.sign(update["scale"]), np.sign(grads["scale"]))
+
+
+def test_muon_treats_each_of_stacked_seeds_alone():
+    grads = jax.random.normal(jax.random.key(1), (2, 4, 4, 3, 8))
+    grads = grads * jnp.array([1.0, 100.0])[:, None, None, None, None]
+    stacked = _muon_update({"k": jnp.zeros_like(grads)}, {"k": grads})["k"]
+    for one, grad in zip(stacked, grads, strict=True):
+        alone = _muon_update({"k": jnp.zeros_like(grad)}, {"k": grad})["k"]
+        np.testing.assert_allclose(one, alone, rtol=1e-4, atol=1e-6)
+
+
 def _rate(step, **keys):
     schedule = train_state.schedule_from_config(_config(learning_rate=2.0, **keys))
     return float(train_state.learning_rate(schedule, jnp.int32(step)))

@@ -2,9 +2,10 @@
 
 Every parameter gets a leading seed axis, and the loss is the sum over seeds, so
 that each seed's gradient is its own and is clipped by its own norm; Adam and weight
-decay act on every number by itself. Each seed keeps its initial parameters and its
-order of images, so it learns what it would learn alone, to the rounding of another
-program. The loop, checkpoints and resumption are those of `train.fit`.
+decay act on every number by itself, Muon on every kernel of every seed. Each seed
+keeps its initial parameters and its order of images, so it learns what it would learn
+alone, to the rounding of another program. The loop, checkpoints and resumption are
+those of `train.fit`.
 """
 
 import functools

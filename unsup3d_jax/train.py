@@ -746,6 +746,7 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
             raise UserError(f"{key} must be {rule}, got {config[section][name]!r}.")
 
     c, ev = config.train, config.eval
+    need("train.optimizer", c.optimizer in ("adam", "muon"), "adam or muon")
     need("train.schedule", c.schedule in ("constant", "cosine"), "constant or cosine")
     need("train.nan", c.nan in ("stop", "skip"), "'stop' or 'skip'")
     for name in ("steps", "batch_size", "skips_in_a_row"):

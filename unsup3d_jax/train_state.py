@@ -8,8 +8,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
+from optax import contrib
 
 ADAM_EPSILON = 1e-8  # authors' code, PyTorch's default
+MUON_MOMENTUM = 0.95
+# Root mean square of an update's entries, about Adam's, so that learning rates
+# found for one serve the other (Liu et al., Muon is Scalable, 2025).
+MUON_RMS = 0.2
 
 
 @struct.dataclass
@@ -56,7 +61,7 @@ class Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam with the L2 penalty in the gradient; learning rates are not in it.
+    """Adam or Muon with the L2 penalty in the gradient; without learning rates.
 
     As the authors' PyTorch Adam does, weight decay adds `weight_decay * w` to
     the gradient *before* the moments (decoupled decay, AdamW, differs). The
@@ -66,11 +71,39 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """
     train = config.train
     clip = optax.clip_by_global_norm(train.clip_norm)
+    adam = optax.scale_by_adam(b1=train.beta1, b2=train.beta2, eps=ADAM_EPSILON)
     return optax.chain(
         clip if train.clip_norm > 0 else optax.identity(),
         optax.add_decayed_weights(train.weight_decay),
-        optax.scale_by_adam(b1=train.beta1, b2=train.beta2, eps=ADAM_EPSILON),
+        _muon(train) if train.optimizer == "muon" else adam,
     )
+
+
+def _muon(train: ConfigDict) -> optax.GradientTransformation:
+    """Momentum of each convolution kernel made orthogonal; Adam for the rest.
+
+    A kernel (rows, columns, in, out) counts as a matrix of rows * columns * in
+    by out, whose singular values all become about 1 (Jordan et al., 2024): no
+    direction of a kernel waits because its gradient is small. Axes before those
+    four are of several seeds trained as one (`replicas`).
+    """
+
+    def kernels(params: Any) -> Any:
+        as_matrix = contrib.MuonDimensionNumbers((-4, -3, -2), (-1,))
+        return jax.tree.map(lambda p: as_matrix if p.ndim >= 4 else None, params)
+
+    muon = contrib.muon(
+        learning_rate=1.0,
+        beta=MUON_MOMENTUM,
+        ns_steps=4,
+        preconditioning="aol",  # saves the fifth iteration
+        adam_b1=train.beta1,
+        adam_b2=train.beta2,
+        consistent_rms=MUON_RMS,
+        muon_weight_dimension_numbers=kernels,
+    )
+    # Ours are directions to be subtracted, optax's to be added.
+    return optax.chain(muon, optax.scale(-1.0))
 
 
 def schedule_from_config(config: ConfigDict) -> Schedule:

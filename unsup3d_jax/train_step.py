@@ -1,4 +1,4 @@
-"""One update: gradients summed over devices, Adam, statistics. Pure."""
+"""One update: gradients summed over devices, optimizer, statistics. Pure."""
 
 import dataclasses
 from collections.abc import Callable

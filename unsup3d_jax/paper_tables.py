@@ -152,6 +152,7 @@ _PAPER_START = {
     "train.lr_scale.depth": 1.0,
     "train.lr_scale.view": 1.0,
     "train.clip_norm": 0.0,
+    "train.optimizer": "adam",
     "loss.flip": 0.5,
     "loss.light_prior": 0.0,
     "view.warmup_steps": 0,
@@ -173,6 +174,7 @@ _RECIPES = {
         shares={"loss.light_prior_steps": 0.5},
     ),
     "clip": Row("+ clipped gradients", changes={"train.clip_norm": 1.0}),
+    "muon": Row("+ Muon", changes={"train.optimizer": "muon"}),
     "robust": Row(
         "Robust: bump, late depth, clipped, fast view",
         changes=_BUMP | {"train.clip_norm": 1.0, "train.lr_scale.view": 2.0},

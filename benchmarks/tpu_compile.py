@@ -23,6 +23,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from configs import default
 from unsup3d_jax import model, perceptual, train, train_state
 from unsup3d_jax.types import Batch
 
+# Asks libtpu for the final program as text, and for nothing else: its default is
+# hundreds of files a fusion.
+LIBTPU_TEXT = "--xla_jf_dump_to={} --xla_jf_dump_llo_pass_label_regex=none"
 # Bytes that may cross chips beside the gradients: loss terms, statistics,
 # denominators of the losses' means.
 SMALL = 4096
@@ -113,10 +117,13 @@ def collectives(text: str) -> list[dict]:
     return found
 
 
-def measure(config: Any, name: str, folder: Path | None = None) -> dict:
+def measure(
+    config: Any, name: str, *, written: Path, folder: Path | None = None
+) -> dict:
     """Compiles for one topology and reads what the compiler says.
 
     Args:
+        written: where libtpu was told to write programs (`LIBTPU_TEXT`).
         folder: where the compiled program is kept as text.
     """
     devices = chips(name)
@@ -124,12 +131,13 @@ def measure(config: Any, name: str, folder: Path | None = None) -> dict:
     start = time.perf_counter()
     lowered = step.lower(*args)
     lower = time.perf_counter() - start
+    known = set(written.iterdir())
     compiled = lowered.compile()
     whole = time.perf_counter() - start
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     # Negative where the program has parts that the compiler cannot estimate.
     seconds = cost.get("optimal_seconds", -1.0)
-    text, unread = program_text(compiled)
+    text, unread = program_text(compiled, set(written.iterdir()) - known)
     if folder is not None and text is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name.replace(':', '_')}.txt").write_text(text)
@@ -172,16 +180,19 @@ def measure(config: Any, name: str, folder: Path | None = None) -> dict:
     }
 
 
-def program_text(compiled: Any) -> tuple[str | None, str | None]:
-    """The compiled program as text; or None, and why jaxlib cannot read it.
+def program_text(compiled: Any, files: set[Path]) -> tuple[str | None, str | None]:
+    """The compiled program as text; or None, and why it cannot be read.
 
-    A libtpu newer than jaxlib writes instructions that jaxlib does not know. The
-    program is compiled all the same, and its memory and costs are told.
+    A libtpu newer than jaxlib writes instructions that jaxlib does not know. Then
+    the text is what libtpu itself wrote, among `files`.
     """
     try:
         return compiled.as_text(), None
     except jax.errors.JaxRuntimeError as error:
-        return None, str(error)
+        programs = [path for path in files if path.name.endswith("-hlo.txt")]
+        if len(programs) == 1:
+            return programs[0].read_text(), None
+        return None, f"{error}; libtpu wrote {len(programs)} programs as text, not 1"
 
 
 def wrong_crossings(row: dict) -> list[str]:
@@ -229,6 +240,30 @@ def _libtpu_version() -> str:
     return importlib.metadata.version("libtpu")
 
 
+def measure_all(args: argparse.Namespace, written: Path) -> list[dict]:
+    """`measure` for each topology; written to `args.output` after each."""
+    rows = []
+    for name in args.topologies.split(","):
+        config = default.get_config()
+        config.model.width = args.width
+        config.model.compute_dtype = args.compute_dtype
+        config.train.batch_size = args.images_per_chip * len(chips(name))
+        rows.append(measure(config, name, written=written, folder=args.text))
+        print(table(rows[-1:]), flush=True)
+        if args.output:  # after each: a compilation takes minutes
+            content = {
+                "question": "the training step compiled for TPUs, without one",
+                "machine": machine.describe(),
+                "libtpu": _libtpu_version(),
+                "optimization_effort": jax.config.values[
+                    "jax_exec_time_optimization_effort"
+                ],
+                "rows": rows,
+            }
+            args.output.write_text(json.dumps(content, indent=1) + "\n")
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topologies", default="v5e:1,v5e:16x16,v6e:16x16")
@@ -243,25 +278,11 @@ def main() -> int:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    rows = []
-    for name in args.topologies.split(","):
-        config = default.get_config()
-        config.model.width = args.width
-        config.model.compute_dtype = args.compute_dtype
-        config.train.batch_size = args.images_per_chip * len(chips(name))
-        rows.append(measure(config, name, args.text))
-        print(table(rows[-1:]), flush=True)
-        if args.output:  # after each: a compilation takes minutes
-            content = {
-                "question": "the training step compiled for TPUs, without one",
-                "machine": machine.describe(),
-                "libtpu": _libtpu_version(),
-                "optimization_effort": jax.config.values[
-                    "jax_exec_time_optimization_effort"
-                ],
-                "rows": rows,
-            }
-            args.output.write_text(json.dumps(content, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(prefix="tpu_compile_") as written:
+        # Read by libtpu when it is loaded, with the first topology.
+        flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+        os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {LIBTPU_TEXT.format(written)}"
+        rows = measure_all(args, Path(written))
     print(table(rows))
     wrong = [text for row in rows for text in wrong_crossings(row)]
     for text in wrong:

@@ -36,12 +36,24 @@ def test_only_sums_of_the_size_of_the_gradients_may_cross():
     assert "8592 bytes" in text
 
 
-def test_a_program_that_cannot_be_read_is_not_called_right():
+def _unreadable():
     def as_text():
         raise jax.errors.JaxRuntimeError("INTERNAL: unknown instruction")
 
-    text, why = tpu_compile.program_text(types.SimpleNamespace(as_text=as_text))
-    assert text is None and why == "INTERNAL: unknown instruction"
+    return types.SimpleNamespace(as_text=as_text)
+
+
+def test_what_jaxlib_cannot_read_is_read_from_the_compilers_own_text(tmp_path):
+    program, other = tmp_path / "12-TLP-hlo.txt", tmp_path / "12-vmem_report.html"
+    program.write_text(PROGRAM)
+    other.write_text("<html>")
+    found = tpu_compile.program_text(_unreadable(), {program, other})
+    assert found == (PROGRAM, None)
+
+
+def test_a_program_that_cannot_be_read_is_not_called_right():
+    text, why = tpu_compile.program_text(_unreadable(), set())
+    assert text is None and why.startswith("INTERNAL: unknown instruction")
     row = {"topology": "v6e:16x16", "collectives": None, "unread": why}
     (said,) = tpu_compile.wrong_crossings(row)
     assert "unknown instruction" in said and "v6e:16x16" in said
@@ -55,4 +67,4 @@ def test_other_failures_to_read_a_program_are_not_swallowed():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        tpu_compile.program_text(types.SimpleNamespace(as_text=as_text))
+        tpu_compile.program_text(types.SimpleNamespace(as_text=as_text), set())

@@ -24,6 +24,7 @@ def test_parts_of_a_small_step_add_up_to_the_step():
     names = set(report["parts"])
     assert {"network depth", "shading, rasterizer, sampling", "optimizer"} <= names
     assert sum(p["share"] for p in report["parts"].values()) == pytest.approx(1.0)
+    assert report["parts"]["network depth"]["gflop"] > 0
 
 
 def test_a_peer_is_drawn_beside_ours_and_compared(monkeypatch, tmp_path, capsys):

@@ -54,9 +54,9 @@ def get_config() -> ConfigDict:
     config.data.count_train = 6000
     config.data.count_val = 300
     config.data.count_test = 500
-    config.train.steps = 1500
+    config.train.steps = 1600
     config.eval.baselines = ("constant", "average", "untrained", "supervised")
-    config.eval.baseline_steps = 400
+    config.eval.baseline_steps = 300
     config.checkpoint.every = 1000
-    config.log.picture_every = 750
+    config.log.picture_every = 800
     return config

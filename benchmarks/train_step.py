@@ -7,7 +7,9 @@ authors' PyTorch step take on the same machine in the same minute?
 `--authors` needs `torch` (CPU). Their CUDA renderer is replaced by one that
 returns the vertices' own depth, and their VGG16 weights by random ones; neither
 changes the work done by the rest of their step. Ours includes the rasterizer.
-Rounds alternate, so that other load on the machine falls on both alike.
+Rounds alternate, so that other load on the machine falls on both alike. Their step
+has a process of its own: nobody trains both in one, and memory that one library
+gives back between two steps costs the other page faults.
 
 FLOP are counted for convolutions alone, two per multiply-add: 20.97 GFLOP an
 image is what the method needs at 64 px and full width (VGG16 once without
@@ -17,15 +19,17 @@ and writes, as XLA tells them; compiled loops of the rasterizer are not in it.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +54,10 @@ class Part:
     def __init__(self, function: Callable, *args: Any):
         lowered = jax.jit(function).lower(*args)
         # Operations as written: what XLA hands to a convolution library has none.
-        self.gflop = lowered.cost_analysis().get("flops", 0.0) / 1e9
+        self.gflop = (lowered.cost_analysis() or {}).get("flops", 0.0) / 1e9
         self._compiled, self._args = lowered.compile(), args
-        self.megabytes = self._compiled.cost_analysis().get("bytes accessed", 0.0) / 1e6
+        cost = self._compiled.cost_analysis() or {}
+        self.megabytes = cost.get("bytes accessed", 0.0) / 1e6
 
     def __call__(self) -> None:
         jax.block_until_ready(self._compiled(*self._args))
@@ -199,8 +204,6 @@ def authors_model(clone: Path) -> Any:
     """Builds the authors' model out of a local clone, five networks on CPU."""
     import torch
 
-    if not (clone / "unsup3d" / "model.py").is_file():
-        sys.exit(f"--authors={clone}: no unsup3d/model.py in there.")
     for name, stub in _stub_modules(torch).items():
         sys.modules[name] = stub
     # An empty package of that name: their __init__ imports loaders and loggers.
@@ -216,18 +219,42 @@ def authors_model(clone: Path) -> Any:
     return theirs
 
 
-def authors_step(clone: Path, images: np.ndarray, threads: int) -> Step:
+def _serve_authors(orders: Any, clone: Path, images: np.ndarray, threads: int) -> None:
+    """Process of the authors' step: runs one whenever it is told to."""
     import torch
 
     torch.set_num_threads(threads)
     theirs = authors_model(clone)
     batch = torch.tensor(images.transpose(0, 3, 1, 2).copy())
-
-    def step() -> None:
+    while orders.recv():
         theirs.forward(batch)
         theirs.backward()
+        orders.send(None)
 
-    return step
+
+@contextlib.contextmanager
+def authors_step(clone: Path, images: np.ndarray, threads: int) -> Iterator[Step]:
+    """The authors' step as a call that ends when their process has done it."""
+    if not (clone / "unsup3d" / "model.py").is_file():
+        sys.exit(f"--authors={clone}: no unsup3d/model.py in there.")
+    spawning = multiprocessing.get_context("spawn")
+    here, there = spawning.Pipe()
+    process = spawning.Process(
+        target=_serve_authors, args=(there, clone, images, threads), daemon=True
+    )
+    process.start()
+    there.close()  # so that recv fails, not waits, if the process dies
+
+    def step() -> None:
+        here.send(True)
+        here.recv()
+
+    try:
+        yield step
+    finally:
+        here.close()
+        process.terminate()
+        process.join()
 
 
 # --- measurement ----------------------------------------------------------------
@@ -242,16 +269,17 @@ def measure(
     images = images.astype(np.float32)
     ours = Ours(config, images)
     first = _timed(ours)
-    calls: dict[str, Step] = {"ours": ours}
-    if authors is not None:
-        threads = machine.cpu_cores()
-        calls["authors"] = authors_step(authors, images, threads)
-        calls["authors"]()
-    ours()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, step in calls.items():
-            times[name].append(_timed(step))
+    with contextlib.ExitStack() as stack:
+        calls: dict[str, Step] = {"ours": ours}
+        if authors is not None:
+            theirs = authors_step(authors, images, machine.cpu_cores())
+            calls["authors"] = stack.enter_context(theirs)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for warm in (True, *[False] * rounds):
+            for name, step in calls.items():
+                seconds = _timed(step)
+                if not warm:
+                    times[name].append(seconds)
     if not np.isfinite(float(ours.metrics["total"])):
         sys.exit("the loss is not finite; the timing means nothing.")
 

@@ -163,8 +163,8 @@ def get_config() -> ConfigDict:
     train.steps = 50000  # Table 6: about 50k
     train.batch_size = 64  # over all devices; Table 6
     # adam | muon: momentum of each convolution kernel made orthogonal, Adam for
-    # the rest. The paper's is Adam; Muon needs about half the steps in the short
-    # runs measured here (docs/stability.md), and more time for each.
+    # the rest. The paper's is Adam; in the short runs measured here Muon ends better
+    # after fewer steps (docs/stability.md), each of which takes longer.
     train.optimizer = "adam"
     train.learning_rate = 1e-4  # Adam; Table 6
     train.schedule = "constant"  # constant | cosine

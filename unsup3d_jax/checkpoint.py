@@ -501,8 +501,15 @@ class Checkpoints:
         try:
             loaded = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # whatever orbax, tensorstore and json raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Damaged(reason[:200]) from error
+            lines = str(error).splitlines() or [type(error).__name__]
+            if "structures do not match" in lines[0]:  # whole, but of other arrays
+                raise UserError(
+                    f"checkpoint {step} does not fit this model or optimizer: "
+                    f"{' '.join(line.strip() for line in lines[1:4])}. It was written "
+                    "by another version of the code or its packages: go on with "
+                    "that one, or start in another --workdir."
+                ) from error
+            raise Damaged(lines[0][:200]) from error
         # orbax fills numpy arrays of any shape without complaint.
         check_shapes(loaded["state"], template, f"checkpoint {step}")
         _check_sums(loaded["state"], loaded.get("checksums"))

@@ -15,7 +15,8 @@ FLOP are counted for convolutions alone, two per multiply-add: 20.97 GFLOP an
 image is what the method needs at 64 px and full width (VGG16 once without
 gradient, twice with); the authors' step spends 28.56. The parts' budget counts all
 operations of the program as written, and the bytes that the compiled program reads
-and writes, as XLA tells them; compiled loops of the rasterizer are not in it.
+and writes, as XLA tells them: the body of a loop once, so weight gradients summed
+image by image count for one image, and nothing of the rasterizer's compiled loops.
 """
 
 import argparse

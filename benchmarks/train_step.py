@@ -8,8 +8,8 @@ authors' PyTorch step take on the same machine in the same minute?
 returns the vertices' own depth, and their VGG16 weights by random ones; neither
 changes the work done by the rest of their step. Ours includes the rasterizer.
 Rounds alternate, so that other load on the machine falls on both alike. Their step
-has a process of its own: nobody trains both in one, and memory that one library
-gives back between two steps costs the other page faults.
+has a process of its own, as nobody trains both in one: in one process, ours took up
+to three times as long, unevenly, after each of theirs.
 
 FLOP are counted for convolutions alone, two per multiply-add: 20.97 GFLOP an
 image is what the method needs at 64 px and full width (VGG16 once without

@@ -82,6 +82,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _muon(train: ConfigDict) -> optax.GradientTransformation:
     """Momentum of each convolution kernel made orthogonal; Adam for the rest.
 
+    optax's Muon, whose Adam looks ahead as its momentum does (Nesterov).
+
     A kernel (rows, columns, in, out) counts as a matrix of rows * columns * in
     by out, whose singular values all become about 1 (Jordan et al., 2024): no
     direction of a kernel waits because its gradient is small. Axes before those

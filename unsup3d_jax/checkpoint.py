@@ -498,20 +498,13 @@ class Checkpoints:
         folder = Path(str(self._manager.directory)) / str(step)
         if (folder / "checksums").exists():
             items["checksums"] = ocp.args.JsonRestore()
+        # First, because orbax fills arrays of any shape without complaint, and
+        # fails at arrays that the file lacks as it does at damaged ones.
+        check_shapes(_saved_arrays(folder), template, f"checkpoint {step}")
         try:
             loaded = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # whatever orbax, tensorstore and json raise
-            lines = str(error).splitlines() or [type(error).__name__]
-            if "structures do not match" in lines[0]:  # whole, but of other arrays
-                raise UserError(
-                    f"checkpoint {step} does not fit this model or optimizer: "
-                    f"{' '.join(line.strip() for line in lines[1:4])}. It was written "
-                    "by another version of the code or its packages: go on with "
-                    "that one, or start in another --workdir."
-                ) from error
-            raise Damaged(lines[0][:200]) from error
-        # orbax fills numpy arrays of any shape without complaint.
-        check_shapes(loaded["state"], template, f"checkpoint {step}")
+            raise Damaged(_one_line(error)) from error
         _check_sums(loaded["state"], loaded.get("checksums"))
         return loaded["state"], loaded["data"]
 
@@ -539,21 +532,37 @@ def unpacked(tree: Mapping, like: TrainState) -> TrainState:
 def check_shapes(tree: Any, expected: Any, name: str) -> None:
     """Checks that a tree has the arrays, and the shapes, of another.
 
+    What holds the arrays may differ: orbax gives dicts and lists for named tuples.
+
     Raises:
         UserError: naming the first array that differs.
     """
 
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in leaves
+        }
 
     found, wanted = shapes(tree), shapes(expected)
     for key in sorted(found.keys() | wanted.keys()):
         if found.get(key) != wanted.get(key):
             raise UserError(
-                f"{name} does not fit this config: {key} has shape "
-                f"{found.get(key, 'none')}, expected {wanted.get(key, 'none')}."
+                f"{name} does not fit this model or optimizer: {key} has shape "
+                f"{found.get(key, 'none')}, expected {wanted.get(key, 'none')}. Use "
+                "the config, and the version of the code and its packages, that it "
+                "was written by, or start in another --workdir."
             )
+
+
+def _saved_arrays(folder: Path) -> Any:
+    """Shapes of a checkpoint folder's state, unread; Damaged if not even these."""
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.metadata((folder / "state").resolve()).item_metadata.tree
+    except Exception as error:  # whatever orbax, tensorstore and json raise
+        raise Damaged(_one_line(error)) from error
 
 
 def _steps(workdir: Path) -> list[int]:
@@ -604,14 +613,14 @@ def load_params(path: Path) -> tuple[dict, int]:
 
 def _read_params(folder: Path) -> tuple[dict, int]:
     """Parameters and step of one checkpoint folder; Damaged if unreadable."""
-    place = (folder / "state").resolve()
+    restore_args = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _saved_arrays(folder)
+    )
     try:
         with ocp.PyTreeCheckpointer() as reader:
-            metadata = reader.metadata(place).item_metadata.tree
-            restore_args = jax.tree.map(
-                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata
+            tree = reader.restore(
+                (folder / "state").resolve(), restore_args=restore_args
             )
-            tree = reader.restore(place, restore_args=restore_args)
         params, step = tree["params"], int(tree["step"])
         recorded = None
         if (folder / "checksums").exists():

@@ -223,9 +223,10 @@ def get_config() -> ConfigDict:
     # Rows of the final table beside "ours": any of constant, average (true
     # depth averaged over the object; hard to beat), average_background (with
     # the background's depth, as the paper reads), untrained, supervised
-    # (trains one with the same loop), oracle (trains).
+    # (depth learnt from the truth), oracle (true view and light given). The last
+    # two are trained by the same loop, at the end of mode train.
     ev.baselines = ("constant", "average", "untrained")
-    # Training steps of the supervised and oracle rows.
+    # Training steps of the supervised row; the oracle has train.steps.
     ev.baseline_steps = 0  # 0: as many as train.steps
 
     # --- mode tables ----------------------------------------------------------

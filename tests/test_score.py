@@ -34,7 +34,10 @@ def test_the_supervised_baseline_learns_depth_at_once():
 def test_the_oracle_is_the_method_with_the_truth():
     result = score.baseline_config(_config(), "oracle")
     assert result.model.oracle_view and result.model.oracle_light
-    assert result.train.depth_start == 4 and result.model.supervision == "none"
+    assert result.model.supervision == "none" and result.train.lr_scale.depth == 0.1
+    # It learns as long as the method, and waits for no viewpoint.
+    assert result.train.steps == 12
+    assert result.train.depth_start == result.train.depth_full == 0
 
 
 @pytest.mark.parametrize("fields, words", [(["image"], "depth and mask"), (None, "")])

@@ -22,25 +22,27 @@ TRAINED = {
 def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
     """The config that trains a baseline with the loop of the method.
 
-    `supervised` learns depth from the truth: Table 2's upper bound. `oracle`
-    learns depth and albedo as the method does, with true view and light.
+    `supervised` learns depth from the truth for `eval.baseline_steps`: Table 2's upper
+    bound, if that is long enough. `oracle` learns depth and albedo as the method does
+    and as long, with true view and light.
 
     Raises:
         ValueError: for another name.
     """
     result = copy.deepcopy(config)
     with result.unlocked():
-        result.train.steps = config.eval.baseline_steps or config.train.steps
         result.eval.baselines = ()
         result.eval.every = 0  # its best checkpoint is of no interest
         result.log.picture_every = 0
-        result.view.warmup_steps = 0  # the viewpoint is given, or not asked for
+        # The viewpoint is given, or not asked for: depth need not wait for it.
+        result.view.warmup_steps = 0
+        result.train.depth_start = result.train.depth_full = 0
         if name == "supervised":
+            result.train.steps = config.eval.baseline_steps or config.train.steps
             result.model.supervision = "depth"
-            # No viewpoint has to be learnt first, and no relief held back.
+            # No relief is held back.
             result.depth.bump_height, result.depth.output_gain = 0.0, 1.0
             result.train.lr_scale.depth = 1.0
-            result.train.depth_start = result.train.depth_full = 0
         elif name == "oracle":
             result.model.oracle_view = result.model.oracle_light = True
         else:

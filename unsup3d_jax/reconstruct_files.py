@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from unsup3d_jax import export, model
 from unsup3d_jax.data import folder as folder_data
 from unsup3d_jax.data import images as image_files
+from unsup3d_jax.data.dataset import kinds_text
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.log import say
 from unsup3d_jax.types import Factors, Reconstruction
@@ -124,9 +125,14 @@ def _list_photos(source: Path, output: Path) -> list[Path]:
         for name in folder_data.list_images(source)
         if written not in (source / name).resolve().parents
     ]
+    others = folder_data.other_types(source)
+    left_out = f"left out: {kinds_text(others)}" if others else ""
     if not names:
         kinds = " ".join(sorted(suffix[1:] for suffix in image_files.EXTENSIONS))
-        raise UserError(f"--input: no image files ({kinds}) under {source}.")
+        found = f"; {left_out}" if left_out else ""
+        raise UserError(f"--input: no image files ({kinds}) under {source}{found}.")
+    if left_out:
+        say(f"{source}: {left_out}.")
     return [source / name for name in names]
 
 

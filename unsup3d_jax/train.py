@@ -786,8 +786,21 @@ Splits = Callable[[str], ds.Dataset]
 
 
 def lazy_splits(config: ConfigDict) -> Splits:
-    """split name -> data set, each loaded when first asked for, and once."""
-    return functools.cache(functools.partial(pipeline.load_split, config))
+    """split name -> data set, each loaded when first asked for, and once.
+
+    What a split leaves out is said when it is loaded: somebody whose photos are
+    mostly of a kind that is not read should not learn it from the result.
+    """
+
+    @functools.cache
+    def load(split: str) -> ds.Dataset:
+        dataset = pipeline.load_split(config, split)
+        remark = ds.remark(dataset.report)
+        if remark and jax.process_index() == 0:
+            say(f"data: {remark}.")
+        return dataset
+
+    return load
 
 
 def model_task(config: ConfigDict, splits: Splits) -> Task:

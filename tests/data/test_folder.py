@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from configs import default
+from unsup3d_jax import train
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, images, pipeline, prepare, report, synface
 from unsup3d_jax.errors import UserError
@@ -576,3 +577,29 @@ def test_report_names_the_files_it_left_out(config, photos, tmp_path):
     (tmp_path / "photos" / "phone.HEIC").write_bytes(b"")
     text = report.data_report(config, tmp_path / "out")
     assert "left out: .heic (1)" in text
+
+
+def test_loading_to_train_says_what_it_left_out(config, photos, tmp_path, capsys):
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.HEIC").write_bytes(b"")
+    splits = train.lazy_splits(config)
+    splits("train"), splits("train")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 of 6 files of train cannot be read, the first train/bad.png: " in line
+    assert "left out: .heic (3)" in line and "--mode=data" in line
+    (tmp_path / "photos" / "train" / "bad.png").unlink()
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.HEIC").unlink()
+    train.lazy_splits(config)("train")
+    assert capsys.readouterr().err == ""
+
+
+def test_too_few_photos_are_said_with_what_was_left_out(config, photos, tmp_path):
+    (tmp_path / "photos" / "phone.HEIC").write_bytes(b"")
+    config.data.min_images = 6
+    with pytest.raises(UserError, match=r"left out: \.heic \(1\)"):
+        pipeline.load_split(config, "train")
+    (tmp_path / "photos" / "test").mkdir()
+    (tmp_path / "photos" / "test" / "phone.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is empty.*left out: \.heic \(1\)"):
+        pipeline.load_split(config, "test")

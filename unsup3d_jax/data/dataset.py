@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from unsup3d_jax.data.images import CropError
 from unsup3d_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_NAMED_KINDS = 5  # extensions named in a line; report.json has all
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,38 @@ def stack(
         rows.append(example)
     names = list(rows[0]) if fields is None else list(fields)
     return {name: np.stack([row[name] for row in rows]) for name in names}
+
+
+def kinds_text(others: Mapping[str, int]) -> str:
+    """Names the extensions of files that are no images: .heic (400), .txt (1)."""
+    kinds = [
+        f"{printable(suffix) or 'no extension'} ({count:,})"
+        for suffix, count in list(others.items())[:_NAMED_KINDS]
+    ]
+    more = len(others) - len(kinds)
+    return ", ".join(kinds) + (f" and {more} more kinds" if more > 0 else "")
+
+
+def remark(report: Report) -> str:
+    """One line about the files of a split that are not used; "" if all are.
+
+    Extensions are counted over all splits, so the training split alone tells.
+    """
+    parts = []
+    if report.broken:
+        name, reason = report.broken[0]
+        parts.append(
+            f"{len(report.broken):,} of {report.found:,} files of {report.split} "
+            f"cannot be read, the first {printable(name)}: {printable(reason)}"
+        )
+    if report.unpaired:
+        parts.append(
+            f"{len(report.unpaired):,} images of {report.split} have no depth map, "
+            f"the first {printable(report.unpaired[0])}"
+        )
+    if report.others and report.split == "train":
+        parts.append(f"left out: {kinds_text(report.others)}")
+    return "; ".join([*parts, "--mode=data lists them"]) if parts else ""
 
 
 def digest_of(*parts: Any) -> str:

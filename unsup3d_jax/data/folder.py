@@ -36,7 +36,8 @@ def list_images(root: str | pathlib.Path) -> list[str]:
 def other_types(root: str | pathlib.Path) -> dict[str, int]:
     """Counts the files below `root` that are no images, by their extension.
 
-    A phone's ".heic" photos are such: their owner should hear of it.
+    A phone's ".heic" photos are such: their owner should hear of it. The most
+    frequent comes first.
     """
     suffixes = collections.Counter(map(_suffix, _visible_files(root)))
     return {s: n for s, n in suffixes.most_common() if s not in images.EXTENSIONS}
@@ -129,9 +130,11 @@ def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
         kinds = " ".join(sorted(suffix[1:] for suffix in images.EXTENSIONS))
         where = root / split if mode == "folder" else root
         share = "" if mode == "folder" else " fall into this share of the hash split"
+        others = other_types(where)
+        left_out = f"; left out: {ds.kinds_text(others)}" if others else ""
         raise UserError(
             f"data.path: split '{split}' is empty: no image files ({kinds}) under "
-            f"'{where}'{share}."
+            f"'{where}'{share}{left_out}."
         )
     return [ds.Item(name, (str(root / name),)) for name in names]
 
@@ -224,6 +227,8 @@ def from_items(
         if broken:
             name, reason = broken[0]
             skipped += f", the first is {ds.printable(name)}: {reason}"
+        if others:
+            skipped += f"; left out: {ds.kinds_text(others)}"
         raise UserError(
             f"data.path: '{data.path}' has {len(usable)} usable images in split "
             f"'{split}', fewer than {max(least, 1)} (data.min_images){skipped}."

@@ -163,10 +163,7 @@ def _text(summary: dict) -> list[str]:
     for name, reason in summary["broken"][:_NAMED]:
         lines.append(f"  skipped {ds.printable(name)}: {ds.printable(reason)}")
     if summary["other_types"] and summary["split"] == "train":
-        kinds = ", ".join(
-            f"{ds.printable(suffix) or 'no extension'} ({count})"
-            for suffix, count in list(summary["other_types"].items())[:5]
-        )
+        kinds = ds.kinds_text(summary["other_types"])
         lines.append(f"  files of other types, left out: {kinds}")
     if len(summary["broken"]) > _NAMED:
         lines.append(f"  and {len(summary['broken']) - _NAMED} more")

@@ -603,3 +603,17 @@ def test_too_few_photos_are_said_with_what_was_left_out(config, photos, tmp_path
     (tmp_path / "photos" / "test" / "phone.HEIC").write_bytes(b"")
     with pytest.raises(UserError, match=r"is empty.*left out: \.heic \(1\)"):
         pipeline.load_split(config, "test")
+
+
+def test_too_few_for_training_says_which_share_of_all_that_is(config, tmp_path):
+    config.data.split, config.data.min_images = "hash", 64
+    for i in range(70):
+        write(tmp_path / "photos" / f"{i}.png")
+    match = r"fewer than 64 \(data.min_images\); 70 images were found.* takes 80 %"
+    with pytest.raises(UserError, match=match):
+        pipeline.load_split(config, "train")
+    config.data.split = "folder"
+    write(tmp_path / "photos" / "train" / "a.png")
+    with pytest.raises(UserError, match="fewer than 64") as caught:
+        pipeline.load_split(config, "train")
+    assert "%" not in str(caught.value)

@@ -6,7 +6,7 @@ import os
 import pathlib
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -104,19 +104,8 @@ def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
     Raises:
         UserError: if the split is missing or empty, or an option is wrong.
     """
-    root, mode = data_root(config), config.data.split
+    root, mode = data_root(config), _split_mode(config)
     percent = tuple(config.data.hash_split_percent)
-    if mode not in ("folder", "hash", "auto"):
-        raise UserError(f"data.split: expected folder, hash or auto, got '{mode}'.")
-    if len(percent) != 3 or min(percent) < 0 or sum(percent) != 100:
-        raise UserError(
-            "data.hash_split_percent: expected three shares (train, val, test) that "
-            f"add up to 100, got {percent}."
-        )
-    if mode == "auto":
-        # A lone train/ is only how somebody named a folder of photos.
-        named = [name for name in ds.SPLITS if (root / name).is_dir()]
-        mode = "folder" if "train" in named and len(named) > 1 else "hash"
     if mode == "folder":
         if not (root / split).is_dir():
             raise UserError(
@@ -137,6 +126,35 @@ def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
             f"'{where}'{share}{left_out}."
         )
     return [ds.Item(name, (str(root / name),)) for name in names]
+
+
+def _split_mode(config: ConfigDict) -> str:
+    """Whether folders name the splits ("folder") or names are hashed ("hash")."""
+    mode, percent = config.data.split, tuple(config.data.hash_split_percent)
+    if mode not in ("folder", "hash", "auto"):
+        raise UserError(f"data.split: expected folder, hash or auto, got '{mode}'.")
+    if len(percent) != 3 or min(percent) < 0 or sum(percent) != 100:
+        raise UserError(
+            "data.hash_split_percent: expected three shares (train, val, test) that "
+            f"add up to 100, got {percent}."
+        )
+    if mode != "auto":
+        return mode
+    # A lone train/ is only how somebody named a folder of photos.
+    named = [name for name in ds.SPLITS if (data_root(config) / name).is_dir()]
+    return "folder" if "train" in named and len(named) > 1 else "hash"
+
+
+def _share(config: ConfigDict, split: str) -> str:
+    """Which share of all images a split is; "" where folders name the splits."""
+    if _split_mode(config) == "folder":
+        return ""
+    count = len(list_images(data_root(config)))
+    percent = config.data.hash_split_percent[ds.SPLITS.index(split)]
+    return (
+        f"; {count:,} images were found, of which this split takes {percent} % "
+        "(data.hash_split_percent)"
+    )
 
 
 def check_options(config: ConfigDict) -> None:
@@ -174,6 +192,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         options={"image_size": size, "crop": crop},
         bytes_each=size * size * 3,
         others=other_types(data_root(config)),
+        share=partial(_share, config, split),
     )
 
 
@@ -187,6 +206,7 @@ def from_items(
     bytes_each: int,
     unpaired: Sequence[str] = (),
     others: Mapping[str, int] = MappingProxyType({}),
+    share: Callable[[], str] = str,
 ) -> ds.Dataset:
     """Reads or checks the items of a split and describes what was found.
 
@@ -200,6 +220,7 @@ def from_items(
         bytes_each: decoded bytes of one example.
         unpaired: names left out by the caller.
         others: extension -> number of files that are no images.
+        share: for the error: tells which share of what was found this split is.
 
     Raises:
         UserError: if no file is usable, or fewer than data.min_images of the
@@ -231,7 +252,8 @@ def from_items(
             skipped += f"; left out: {ds.kinds_text(others)}"
         raise UserError(
             f"data.path: '{data.path}' has {len(usable)} usable images in split "
-            f"'{split}', fewer than {max(least, 1)} (data.min_images){skipped}."
+            f"'{split}', fewer than {max(least, 1)} (data.min_images)"
+            f"{share()}{skipped}."
         )
     report = ds.Report(
         name=data.name,

@@ -1,6 +1,7 @@
 """Files of a reconstruction, read back: names, axes, windings, errors."""
 
 import json
+import shutil
 import struct
 import subprocess
 
@@ -397,6 +398,11 @@ def test_what_was_written_before_is_not_a_photo(tmp_path, trained, exported):
     save_photo(tmp_path / "a.png")
     save_photo(tmp_path / "out" / "a" / "panel.png")
     result = reconstruct_files.reconstruct_folder(*trained, tmp_path, tmp_path / "out")
+    assert [file.name for file, _ in result.written] == ["a.png"]
+    shutil.rmtree(tmp_path / "out")
+    save_photo(tmp_path / "a" / "panel.png")
+    (tmp_path / "a" / "factors.npz").write_bytes(b"")
+    result = reconstruct_files.reconstruct_folder(*trained, tmp_path, tmp_path)
     assert [file.name for file, _ in result.written] == ["a.png"]
 
 

@@ -120,10 +120,13 @@ def _list_photos(source: Path, output: Path) -> list[Path]:
     if not source.is_dir():
         raise UserError(f"--input: {source} does not exist.")
     written = output.resolve()
+    # Of an output around the photos, or in their very folder, only what was written
+    # is left out, which `list_images` does.
+    inside = source.resolve() in written.parents
     names = [
         name
         for name in folder_data.list_images(source)
-        if written not in (source / name).resolve().parents
+        if not (inside and written in (source / name).resolve().parents)
     ]
     others = folder_data.other_types(source)
     left_out = f"left out: {kinds_text(others)}" if others else ""

@@ -35,7 +35,7 @@ from unsup3d_jax.checkpoint import (
     zeros_like_packed,
 )
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data import folder, pipeline
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.hosts import HostLost, Hosts
 from unsup3d_jax.interrupts import Interrupted, Interrupts
@@ -879,6 +879,7 @@ def train(
         Diverged, HostLost: see `fit`.
     """
     check_config(config)
+    folder.check_output(config, workdir, "--workdir")
     devices, hosts = run_devices(config), Hosts()
     with ExitStack() as held:
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pathlib
 import struct
 import zlib
 
@@ -74,6 +75,25 @@ def test_listing_follows_a_linked_folder(tmp_path):
     (tmp_path / "root").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "root" / "link")
     assert folder.list_images(tmp_path / "root") == ["link/a.png"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ("config.json", "checkpoints/4/x", "pictures/a.png", "baselines/b/c.png"),
+        ("report.json", "train.png", "val_depth.png"),
+        ("factors.npz", "panel.png"),
+        ("table.json", "rows/a/b", "figure.png"),
+    ],
+)
+def test_what_this_program_wrote_is_not_a_photo(tmp_path, entries):
+    for name in ("a.png", "deep/b.png", *(f"deep/out/{entry}" for entry in entries)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert folder.list_images(tmp_path) == ["a.png", "deep/b.png"]
+    assert folder.other_types(tmp_path) == {}
+    # Whoever asks for the very folder gets it.
+    assert folder.list_images(tmp_path / "deep" / "out")
 
 
 def test_hash_split_is_the_same_on_every_machine():
@@ -617,3 +637,25 @@ def test_too_few_for_training_says_which_share_of_all_that_is(config, tmp_path):
     with pytest.raises(UserError, match="fewer than 64") as caught:
         pipeline.load_split(config, "train")
     assert "%" not in str(caught.value)
+
+
+def test_a_report_among_the_photos_does_not_join_them(config, photos, tmp_path):
+    config.data.split = "hash"
+    config.data.hash_split_percent = (100, 0, 0)
+    digest = pipeline.load_split(config, "train").digest
+    report.data_report(config, tmp_path / "photos" / "check")
+    assert pipeline.load_split(config, "train").digest == digest
+    with pytest.raises(UserError, match="--output: .* is the folder of the photos"):
+        report.data_report(config, tmp_path / "photos")
+    with pytest.raises(UserError, match="--output: .* is the folder of the photos"):
+        report.data_report(config, tmp_path / "photos" / "." / "train")
+
+
+def test_the_folder_of_the_photos_is_no_workdir(config, photos, tmp_path, monkeypatch):
+    config.data.image_size = 32
+    monkeypatch.chdir(tmp_path / "photos")
+    with pytest.raises(UserError, match="--workdir: .* is the folder of the photos"):
+        train.train(
+            config, pathlib.Path("."), train.lazy_splits(config), interrupts=None
+        )
+    assert not (tmp_path / "photos" / "lock").exists()

@@ -18,12 +18,22 @@ from unsup3d_jax.data import images
 from unsup3d_jax.data.prepare import prepare
 from unsup3d_jax.errors import UserError
 
+# What this program writes: a folder that holds all names of a line is no place of
+# photos. A run whose own pictures joined its data could not be resumed.
+_OUTPUTS = (
+    {"config.json", "checkpoints"},  # a run
+    {"report.json", "train.png"},  # mode data
+    {"factors.npz"},  # a photo's folder of mode reconstruct
+    {"table.json", "rows"},  # mode tables
+)
+
 
 def list_images(root: str | pathlib.Path) -> list[str]:
     """Lists the image files below `root`, recursively.
 
     Hidden files and folders (".name", among them macOS's "._name" twins of
-    every photo) are left out. Linked folders are followed, each once.
+    every photo) are left out, and sub-folders that this program has written
+    (runs, reports, reconstructions). Linked folders are followed, each once.
 
     Returns:
         Paths relative to `root` with "/", sorted by code point.
@@ -56,6 +66,9 @@ def _visible_files(root: str | pathlib.Path) -> Iterator[str]:
             subfolders.clear()
             continue
         visited.add(real)
+        if folder != root and any(out <= {*subfolders, *names} for out in _OUTPUTS):
+            subfolders.clear()
+            continue
         subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
         prefix = pathlib.Path(folder).relative_to(root)
         for name in names:
@@ -96,6 +109,27 @@ def data_root(config: ConfigDict) -> pathlib.Path:
     if not root.is_dir():
         raise UserError(f"data.path: '{root}' is not a folder.")
     return root
+
+
+def check_output(config: ConfigDict, output: pathlib.Path, flag: str) -> None:
+    """Refuses to write where the photos themselves lie.
+
+    A folder of outputs below them is no trouble, because `list_images` leaves it
+    out. In the very folder, what is written would be the next photos.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if config.data.name != "folder" or not config.data.path:
+        return
+    root = data_root(config)
+    if output.resolve() in [
+        p.resolve() for p in (root, *map(root.joinpath, ds.SPLITS))
+    ]:
+        raise UserError(
+            f"{flag}: {output} is the folder of the photos; name another one, which "
+            "may lie inside it."
+        )
 
 
 def split_items(config: ConfigDict, split: str) -> list[ds.Item]:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data import folder, pipeline
 from unsup3d_jax.errors import UserError
 
 SHEET_IMAGES = 64
@@ -37,10 +37,11 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
         output_dir: made if needed.
 
     Raises:
-        UserError: if the training split is unusable. Another split's trouble
-            is part of the text.
+        UserError: if the training split is unusable or the output no place to
+            write. Another split's trouble is part of the text.
     """
     output = pathlib.Path(output_dir)
+    folder.check_output(config, output, "--output")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

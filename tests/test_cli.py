@@ -1,5 +1,6 @@
 """The command line from outside: what it accepts, refuses, and prints."""
 
+import errno
 import re
 import shlex
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import default
-from unsup3d_jax import cli
+from unsup3d_jax import cli, rotnet, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = str(ROOT / "configs" / "tables" / "table2.py")
@@ -79,6 +80,7 @@ def test_an_empty_tuple_and_a_workdir():
         ([f"--config={FOLDER}", "--config.train.schedule=up"], "train.schedule"),
         ([f"--config={FOLDER}", "--mode=eval", "--workdir=/no/such"], "no checkpoint"),
         ([f"--config={FOLDER}", "--mode=reconstruct"], "--input"),
+        ([f"--config={FOLDER}", "--mode=rotnet", f"--output={ROOT}"], "is a folder"),
         ([f"--config={FOLDER}", "--profile=5"], "FIRST,LAST"),
         ([f"--config={FOLDER}", "--profile=5,4"], "FIRST <= LAST"),
         ([f"--config={FOLDER}", "--mode=eval", "--dry_run"], "belongs to --mode=train"),
@@ -187,3 +189,16 @@ def test_every_documented_command_is_understood(monkeypatch):
     for call in calls:
         call = call.replace("--config=...", "--config=configs/folder.py")
         _parse(*shlex.split(call, comments=True))
+
+
+@pytest.mark.parametrize("mode", ["tables", "rotnet"])
+def test_an_output_that_cannot_be_written_is_one_line(mode, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.part")
+
+    monkeypatch.setattr(tables, "run", full)
+    monkeypatch.setattr(rotnet, "pretrain", full)
+    flags = [f"--config={TABLE}", f"--mode={mode}", "--workdir=/no/w"]
+    assert cli.main(["main.py", *flags], default.get_config()) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "cannot write /no/w" in err and "(x.part)" in err

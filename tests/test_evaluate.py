@@ -1,6 +1,7 @@
 """Scores of a split: against the parts they are made of, and their file."""
 
 import dataclasses
+import errno
 import json
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import default
-from unsup3d_jax import evaluate, metrics, model
+from unsup3d_jax import evaluate, log, metrics, model
 from unsup3d_jax.data.dataset import Dataset, Report
+from unsup3d_jax.errors import UserError
 from unsup3d_jax.types import Batch
 
 SIZE = 32
@@ -330,11 +332,27 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, row, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate.os, "replace", fail)
+    monkeypatch.setattr(log.os, "replace", fail)
     with pytest.raises(KeyboardInterrupt):
         evaluate.write_scores(tmp_path, "val", row, step=2)
     assert path.read_text() == before
+    monkeypatch.undo()
+    evaluate.write_scores(tmp_path, "val", row, step=2)
     assert [p.name for p in path.parent.iterdir()] == ["val.json"]
+
+
+def test_scores_that_cannot_be_written_are_one_line(tmp_path, row, monkeypatch):
+    (tmp_path / "eval").write_text("in the way")
+    with pytest.raises(UserError, match=r"test\.json: File exists \(.*eval\)"):
+        evaluate.write_scores(tmp_path, "test", row, step=1)
+    (tmp_path / "eval").unlink()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log.os, "fsync", full)
+    with pytest.raises(UserError, match=r"test\.json: No space left on device\. The"):
+        evaluate.write_scores(tmp_path, "test", row, step=1)
 
 
 def test_empty_data_set_is_an_error(params, arrays, options):

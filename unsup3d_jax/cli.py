@@ -18,7 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.interrupts import Interrupted, Interrupts
 
 MODES = {
@@ -411,7 +411,9 @@ def run_tables(args: Arguments, interrupts: Interrupts) -> None:
     from unsup3d_jax import tables
     from unsup3d_jax.log import say
 
-    print(tables.run(args.config, args.workdir, interrupts=interrupts), flush=True)
+    with writing(args.workdir):
+        table = tables.run(args.config, args.workdir, interrupts=interrupts)
+    print(table, flush=True)
     say(f"table: {args.workdir / 'table.json'}, table.md, figure.png")
 
 
@@ -421,7 +423,10 @@ def run_rotnet(args: Arguments, interrupts: Interrupts) -> None:
 
     output = args.output or args.workdir / "rotnet.npz"
     splits = train.lazy_splits(args.config)
-    rotnet.pretrain(args.config, output, splits, interrupts=interrupts)
+    if output.is_dir():  # else found when hours of training are to be saved
+        raise UserError(f"--output: {output} is a folder; name an .npz file.")
+    with writing(output):
+        rotnet.pretrain(args.config, output, splits, interrupts=interrupts)
 
 
 def run_data(args: Arguments, interrupts: Interrupts) -> None:

@@ -1,5 +1,9 @@
 """The one exception that means "the user can fix this"."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class UserError(Exception):
     """Bad input from outside: a flag, a config key, a file, a folder.
@@ -8,3 +12,20 @@ class UserError(Exception):
     what to do. `main.py` prints it on stderr and exits with status 2, without
     a stack trace. Everything else that goes wrong is a bug and keeps its trace.
     """
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, hint: str = "") -> Iterator[None]:
+    """Makes a UserError that names `path` of an OSError of the body.
+
+    Args:
+        hint: a sentence to add, such as what to do next.
+    """
+    try:
+        yield
+    except OSError as error:
+        # The system may refuse a folder above, or a temporary file beside.
+        culprit = str(error.filename or path)
+        where = "" if culprit == str(path) else f" ({culprit})"
+        text = f"cannot write {path}: {error.strerror or error}{where}."
+        raise UserError(f"{text} {hint}".rstrip()) from error

@@ -9,8 +9,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from jaxtyping import Array, Bool, Float
 
 from unsup3d_jax import formation, metrics, model, watch
 from unsup3d_jax.data import pipeline
+from unsup3d_jax.errors import writing
+from unsup3d_jax.log import write_atomically
 from unsup3d_jax.metrics import AnyArray
 from unsup3d_jax.types import Batch, Factors, Reconstruction, Truth
 
@@ -386,9 +386,11 @@ def write_scores(
 
     Returns:
         The path of the file.
+
+    Raises:
+        UserError: if it cannot be written.
     """
     path = Path(workdir) / "eval" / f"{split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "split": split,
         "data": data_name,
@@ -398,17 +400,9 @@ def write_scores(
         **row,
         "baselines": {r["name"]: r for r in baseline_rows},
     }
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    # A reader never sees half a file: written beside it, then renamed over it.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{split}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    with writing(path, "The same command scores again; no training is lost."):
+        write_atomically(path, text + "\n")
     return path
 
 

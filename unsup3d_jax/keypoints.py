@@ -34,7 +34,8 @@ from jaxtyping import Array, Float, UInt8
 
 from unsup3d_jax import metrics, model
 from unsup3d_jax.data import folder, images
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, writing
+from unsup3d_jax.log import write_atomically
 
 LAYOUTS = ("csv", "npz", "3dfaw")
 NPZ_NAME = "keypoints.npz"
@@ -289,20 +290,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.sheet:
             from PIL import Image
 
-            Image.fromarray(contact_sheet(files, points)).save(flags.sheet)
+            sheet = Image.fromarray(contact_sheet(files, points))
+            with writing(flags.sheet):
+                sheet.save(flags.sheet)
         place = Path(flags.checkpoint or flags.workdir or f"runs/{config.name}")
         params, step = checkpoint.load_params(place)
         checkpoint.check_meaning(config, place)
         options = model.options_from_config(model.config_at(config, step))
         result = score(params, options, files, points, crop=config.data.crop)
+        result |= {"checkpoint_step": step, "input": str(flags.input)}
+        text = json.dumps(result, indent=2)
+        print(text)
+        if flags.output:
+            with writing(flags.output):
+                write_atomically(Path(flags.output), text + "\n")
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    result |= {"checkpoint_step": step, "input": str(flags.input)}
-    text = json.dumps(result, indent=2)
-    if flags.output:
-        Path(flags.output).write_text(text + "\n")
-    print(text)
     return 0
 
 

@@ -14,7 +14,7 @@ from unsup3d_jax import export, model
 from unsup3d_jax.data import folder as folder_data
 from unsup3d_jax.data import images as image_files
 from unsup3d_jax.data.dataset import kinds_text
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.log import say
 from unsup3d_jax.types import Factors, Reconstruction
 
@@ -92,7 +92,10 @@ def reconstruct_folder(
         for i, file in enumerate(readable):
             one = functools.partial(jax.tree.map, lambda a, i=i: a[i])
             target = output / names[file]
-            _export(target, pixels[i], one(factors), one(reconstruction), options)
+            with writing(target):
+                export.export(
+                    target, pixels[i], one(factors), one(reconstruction), options
+                )
             written.append((file, target))
             say(f"{file} -> {target}")
     say(f"{len(written)} of {len(files)} photos reconstructed, in {output}")
@@ -103,15 +106,6 @@ def reconstruct_folder(
             f"{file}: {reason}"
         )
     return Result(tuple(written), tuple(broken))
-
-
-def _export(target: Path, *arguments) -> None:
-    try:
-        export.export(target, *arguments)
-    except OSError as error:
-        raise UserError(
-            f"--output: cannot write {target}: {error.strerror or error}."
-        ) from error
 
 
 def _list_photos(source: Path, output: Path) -> list[Path]:

@@ -659,3 +659,10 @@ def test_the_folder_of_the_photos_is_no_workdir(config, photos, tmp_path, monkey
             config, pathlib.Path("."), train.lazy_splits(config), interrupts=None
         )
     assert not (tmp_path / "photos" / "lock").exists()
+
+
+@pytest.mark.parametrize("name", ["report.json", "train.png"])
+def test_a_report_that_cannot_be_written_is_one_line(config, photos, tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"cannot write .*out/{name}: Is a directory"):
+        report.data_report(config, tmp_path / "out")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, pipeline
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, writing
+from unsup3d_jax.log import write_atomically
 
 SHEET_IMAGES = 64
 _NAMED = 20  # broken files named on the terminal; report.json has all
@@ -42,12 +43,8 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
     """
     output = pathlib.Path(output_dir)
     folder.check_output(config, output, "--output")
-    try:
+    with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output: cannot make the folder {output}: {error.strerror or error}."
-        ) from error
     lines, record = [f"data set '{config.data.name}' {config.data.path}".rstrip()], {}
     for split in ds.SPLITS:
         try:
@@ -62,7 +59,8 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
         record[split] = summary
         lines += _text(summary)
         lines += [f"  look at {name}" for name in _sheets(dataset, output, config)]
-    (output / "report.json").write_text(json.dumps(record, indent=1))
+    with writing(output / "report.json"):
+        write_atomically(output / "report.json", json.dumps(record, indent=1))
     lines += [f"all of it: {output / 'report.json'}"]
     return "\n".join(lines)
 
@@ -136,7 +134,8 @@ def _sheets(
         pictures[f"{dataset.report.split}_depth.png"] = np.repeat(grey[..., None], 3, 3)
     paths = []
     for name, stack in pictures.items():
-        Image.fromarray(contact_sheet(list(stack))).save(output / name)
+        with writing(output / name):
+            Image.fromarray(contact_sheet(list(stack))).save(output / name)
         paths.append(output / name)
     return paths
 

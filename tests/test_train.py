@@ -357,13 +357,24 @@ def test_devices_and_batch_must_fit(key, value):
         ("eval.baselines", ("best",)),
         ("model.supervision", "normals"),
         ("seed", -1),
+        ("log.picture_count", 0),
+        ("log.picture_every", -1),
+        ("eval.baseline_steps", -1),
+        ("eval.max_images", -3),
+        ("eval.every", -1),
+        ("train.lr_scale.depth", -1.0),
+        ("train.depth_start", -1),
+        ("checkpoint.deadline", -1.0),
+        ("model.encoder_width", 8),
+        ("model.bottleneck", 0),
+        ("data.image_size", 48),
     ],
 )
 def test_bad_values_name_their_key(key, value):
     config = tiny_task.config()
     with config.ignore_type():
         config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(UserError, match=rf"^{key} must be .*, got .*\.$"):
         train.check_config(config)
 
 

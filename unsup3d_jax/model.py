@@ -5,6 +5,7 @@ parameters, arrays and a static `ModelOptions`.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -112,26 +113,7 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
     Raises:
         ValueError: if a value is none of those its key allows.
     """
-    if config.model.supervision not in ("none", "depth"):
-        raise ValueError(
-            "model.supervision must be 'none' or 'depth', "
-            f"got {config.model.supervision!r}."
-        )
-    if config.model.compute_dtype not in ("float32", "bfloat16"):
-        raise ValueError(
-            "model.compute_dtype must be 'float32' or 'bfloat16', "
-            f"got {config.model.compute_dtype!r}."
-        )
-    if config.model.shading not in ("lambert", "map"):
-        raise ValueError(
-            f"model.shading must be 'lambert' or 'map', got {config.model.shading!r}."
-        )
-    if config.model.shading == "map" and config.model.oracle_light:
-        raise ValueError("model.oracle_light needs model.shading = 'lambert'.")
-    if config.model.shading == "map" and config.loss.light_prior > 0:
-        raise ValueError("loss.light_prior needs model.shading = 'lambert'.")
-    networks.down_channels(config.data.image_size, config.model.width)
-    _check_numbers(config)
+    _check_values(config)
     model, view, depth = config.model, config.view, config.depth
     light, compat = config.light, config.compat
     return ModelOptions(
@@ -185,38 +167,73 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
     )
 
 
-def _check_numbers(config: ConfigDict) -> None:
-    def need(key: str, allowed: bool, rule: str) -> None:
-        section, name = key.split(".")
-        if not allowed:
-            raise ValueError(f"{key} must be {rule}, got {config[section][name]!r}.")
+def need(config: ConfigDict, key: str, allowed: bool, rule: str) -> None:
+    """Refuses the value of a key, such as "depth.min", unless it is allowed.
 
-    view, depth, light = config.view, config.depth, config.light
-    raster, loss = config.raster, config.loss
-    need("view.fov_deg", 0 < view.fov_deg < 180, "between 0 and 180")
+    Raises:
+        ValueError: naming the key, the rule ("greater than 0") and the value.
+    """
+    if not allowed:
+        value = functools.reduce(
+            lambda section, name: section[name], key.split("."), config
+        )
+        raise ValueError(f"{key} must be {rule}, got {value!r}.")
+
+
+def _check_values(config: ConfigDict) -> None:
+    check = functools.partial(need, config)
+    model, view, depth = config.model, config.view, config.depth
+    light, raster, loss = config.light, config.raster, config.loss
+    check("model.supervision", model.supervision in ("none", "depth"), "none or depth")
+    types = ("float32", "bfloat16")
+    check("model.compute_dtype", model.compute_dtype in types, " or ".join(types))
+    check("model.shading", model.shading in ("lambert", "map"), "lambert or map")
+    if model.shading == "map":
+        rule = "{} where model.shading is map"
+        check("model.oracle_light", not model.oracle_light, rule.format("False"))
+        check("loss.light_prior", loss.light_prior <= 0, rule.format("0"))
+    size = config.data.image_size
+    check("data.image_size", size in (32, 64, 128, 256), "32, 64, 128 or 256")
+    for name in ("width", "encoder_width"):
+        multiple = model[name] >= 16 and model[name] % 16 == 0
+        check(f"model.{name}", multiple, "a positive multiple of 16")
+    for name in ("bottleneck", "confidence_bottleneck"):
+        check(f"model.{name}", model[name] >= 1, "at least 1")
+    check("view.fov_deg", 0 < view.fov_deg < 180, "between 0 and 180")
+    for name in ("rotation_max_deg", "translation_xy_max", "translation_z_max"):
+        check(f"view.{name}", view[name] >= 0, "0 or more")
+    centre = view.rotation_centre_depth
+    check("view.rotation_centre_depth", centre > 0, "greater than 0")
     start = view.warmup_start
-    need("view.warmup_start", 0 < start <= 1, "greater than 0 and at most 1")
-    need("view.warmup_steps", view.warmup_steps >= 0, "0 or more")
-    need("depth.min", depth.min > 0, "greater than 0")
-    need("depth.max", depth.max > depth.min, "greater than depth.min")
-    half = config.data.image_size // 2
-    need("depth.border_columns", 0 <= depth.border_columns < half, f"below {half}")
-    need("depth.bump_width", depth.bump_width > 0, "greater than 0")
-    need("light.ambient_max", light.ambient_max >= light.ambient_min, "ambient_min up")
-    need("light.diffuse_max", light.diffuse_max >= light.diffuse_min, "diffuse_min up")
-    need("raster.supersample", raster.supersample >= 1, "at least 1")
-    need("raster.sigma", raster.sigma >= 0, "0 or more")
-    need("raster.gamma", raster.gamma >= 0, "0 or more")
+    check("view.warmup_start", 0 < start <= 1, "greater than 0 and at most 1")
+    check("view.warmup_steps", view.warmup_steps >= 0, "0 or more")
+    check("depth.min", depth.min > 0, "greater than 0")
+    check("depth.max", depth.max > depth.min, "greater than depth.min")
+    inside = depth.min <= depth.border_depth <= depth.max
+    limits = f"between depth.min, {depth.min}, and depth.max, {depth.max}"
+    check("depth.border_depth", inside, limits)
+    half, columns = size // 2, depth.border_columns
+    check("depth.border_columns", 0 <= columns < half, f"0 or more and below {half}")
+    check("depth.bump_width", depth.bump_width > 0, "greater than 0")
+    for name in ("ambient", "diffuse"):
+        ordered = light[f"{name}_max"] >= light[f"{name}_min"]
+        check(f"light.{name}_max", ordered, f"light.{name}_min or more")
+    check("raster.supersample", raster.supersample >= 1, "at least 1")
+    check("raster.sigma", raster.sigma >= 0, "0 or more")
+    check("raster.gamma", raster.gamma >= 0, "0 or more")
     both = (raster.sigma > 0) == (raster.gamma > 0)
-    need("raster.gamma", both, "greater than 0 exactly if raster.sigma is")
+    check("raster.gamma", both, "greater than 0 exactly if raster.sigma is")
     for name in (
         "flip",
+        "flip_start",
         "perceptual",
         "depth_smoothness",
         "light_prior",
         "light_prior_steps",
     ):
-        need(f"loss.{name}", loss[name] >= 0, "0 or more")
+        check(f"loss.{name}", loss[name] >= 0, "0 or more")
+    layers = tuple(perceptual.LAYERS)
+    check("loss.perceptual_layer", loss.perceptual_layer in layers, " or ".join(layers))
 
 
 def loss_weights(config: ConfigDict, step: Array | int) -> LossWeights:

@@ -739,13 +739,18 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
+    try:
+        _check_run(config)
+        return model.options_from_config(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
-    def need(key: str, allowed: bool, rule: str) -> None:
-        section, name = key.split(".")
-        if not allowed:
-            raise UserError(f"{key} must be {rule}, got {config[section][name]!r}.")
 
-    c, ev = config.train, config.eval
+def _check_run(config: ConfigDict) -> None:
+    """Checks all sections that the model's options do not come from."""
+    need = functools.partial(model.need, config)
+    c, log, ev = config.train, config.log, config.eval
+    need("seed", config.seed >= 0, "0 or more")
     need("train.optimizer", c.optimizer in ("adam", "muon"), "adam or muon")
     need("train.schedule", c.schedule in ("constant", "cosine"), "constant or cosine")
     need("train.nan", c.nan in ("stop", "skip"), "'stop' or 'skip'")
@@ -758,9 +763,12 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
         "devices",
         "grad_norm_max",
         "rollbacks",
+        "depth_start",
     ):
         need(f"train.{name}", c[name] >= 0, "0 or more")
     need("train.learning_rate", c.learning_rate > 0, "greater than 0")
+    for name, scale in c.lr_scale.items():
+        need(f"train.lr_scale.{name}", scale >= 0, "0 or more")
     need("train.constant_fraction", 0 <= c.constant_fraction <= 1, "between 0 and 1")
     for name in ("beta1", "beta2"):
         need(f"train.{name}", 0 <= c[name] < 1, "at least 0 and below 1")
@@ -768,18 +776,18 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
     # Else the result would know a part of the range, and be used with all of it.
     warm = config.view.warmup_steps
     need("view.warmup_steps", warm <= c.steps, f"at most train.steps, {c.steps}")
-    for key in ("log.every", "checkpoint.every", "checkpoint.keep", "eval.batch_size"):
-        section, name = key.split(".")
-        need(key, config[section][name] >= 1, "at least 1")
+    need("log.every", log.every >= 1, "at least 1")
+    need("log.picture_every", log.picture_every >= 0, "0 or more")
+    need("log.picture_count", log.picture_count >= 1, "at least 1")
+    need("checkpoint.every", config.checkpoint.every >= 1, "at least 1")
+    need("checkpoint.keep", config.checkpoint.keep >= 1, "at least 1")
+    need("checkpoint.deadline", config.checkpoint.deadline > 0, "greater than 0")
+    need("eval.batch_size", ev.batch_size >= 1, "at least 1")
+    for name in ("every", "max_images", "baseline_steps"):
+        need(f"eval.{name}", ev[name] >= 0, "0 or more")
     need("eval.split", ev.split in ds.SPLITS, f"one of {', '.join(ds.SPLITS)}")
     unknown = [name for name in ev.baselines if name not in BASELINES]
     need("eval.baselines", not unknown, f"any of {', '.join(BASELINES)}")
-    if config.seed < 0:
-        raise UserError(f"seed must be 0 or more, got {config.seed}.")
-    try:
-        return model.options_from_config(config)
-    except ValueError as error:
-        raise UserError(str(error)) from None
 
 
 Splits = Callable[[str], ds.Dataset]

@@ -343,6 +343,31 @@ def test_options_that_open_faces_refuses_are_user_errors(tmp_path):
         pipeline.load_split(config, "train")
 
 
+@pytest.mark.parametrize(
+    "section, name, value, allowed",
+    [
+        ("view", "fov_deg", 20.0, False),
+        ("view", "rotation_centre_depth", 1.1, False),
+        ("depth", "min", 0.95, False),
+        ("depth", "max", 1.05, False),
+        ("depth", "min", 0.8, True),  # reaches the faces, and more
+    ],
+)
+def test_open_faces_are_refused_through_another_camera(
+    tmp_path, monkeypatch, section, name, value, allowed
+):
+    from unsup3d_jax.data import open_faces
+
+    monkeypatch.setattr(open_faces, "load", lambda split, *, count, **_: faces(3))
+    config = truth_config(tmp_path)
+    config[section][name] = value
+    if allowed:
+        assert len(pipeline.load_split(config, "train")) == 3
+    else:
+        with pytest.raises(UserError, match=rf"{section}\.{name} must be .*{value}"):
+            pipeline.load_split(config, "train")
+
+
 @pytest.mark.slow
 def test_open_faces_render(tmp_path):
     config = truth_config(tmp_path)

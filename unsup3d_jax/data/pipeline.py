@@ -405,6 +405,7 @@ _to_batch = jax.jit(to_batch)
 def _load_open_faces(config: ConfigDict, split: str) -> Dataset:
     from unsup3d_jax.data import open_faces
 
+    _check_open_camera(config)
     data = config.data
     count = data[f"count_{split}"]
     options = {
@@ -442,3 +443,27 @@ def _load_open_faces(config: ConfigDict, split: str) -> Dataset:
         digest=ds.digest_of("open_faces", split, options, some.tobytes().hex()),
         workers=data.workers,
     )
+
+
+def _check_open_camera(config: ConfigDict) -> None:
+    """Refuses another camera than the open faces are rendered with.
+
+    A model that looks through another one, or whose depth cannot reach the faces,
+    would learn and be scored against a wrong truth without a word.
+    """
+    from unsup3d_jax.data.open_face import render, scene
+
+    (near, far), view, depth = scene.DEPTH_RANGE, config.view, config.depth
+    rules = (
+        ("view.fov_deg", view.fov_deg == render.FOV_DEG, f"{render.FOV_DEG:g}"),
+        ("view.rotation_centre_depth", view.rotation_centre_depth == 1.0, "1"),
+        ("depth.min", depth.min <= near, f"at most {near:g}"),
+        ("depth.max", depth.max >= far, f"at least {far:g}"),
+    )
+    for key, holds, rule in rules:
+        if not holds:
+            section, name = key.split(".")
+            raise UserError(
+                f"{key} must be {rule} for data.name=open_faces, as they are "
+                f"rendered, got {config[section][name]}."
+            )

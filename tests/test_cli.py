@@ -202,3 +202,19 @@ def test_an_output_that_cannot_be_written_is_one_line(mode, monkeypatch, capsys)
     assert cli.main(["main.py", *flags], default.get_config()) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot write /no/w" in err and "(x.part)" in err
+
+
+@pytest.mark.parametrize(
+    "checkpoint, own",
+    [
+        (None, True),
+        ("w", True),
+        ("w/checkpoints/400", True),
+        ("w/baselines/oracle", False),
+        ("other", False),
+    ],
+)
+def test_scores_of_another_checkpoint_are_told_apart(checkpoint, own):
+    flags = [f"--config={FOLDER}", "--workdir=w"]
+    flags += [f"--checkpoint={checkpoint}"] if checkpoint else []
+    assert (cli._origin(_parse(*flags)) is None) == own

@@ -7,7 +7,7 @@ import pytest
 import tiny_task
 
 from configs import default
-from unsup3d_jax import score
+from unsup3d_jax import evaluate, score
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.errors import UserError
 
@@ -74,23 +74,58 @@ def test_a_missing_split_is_found_before_training():
     assert asked == ["val", "test"]
 
 
-def test_a_recorded_table_counts_if_it_is_complete(tmp_path):
+@pytest.fixture
+def recorded(tmp_path):
+    """(config, what a finished run recorded, changes of it -> the table)."""
     config = _config()
-    (tmp_path / "eval").mkdir()
-    path = tmp_path / "eval" / "test.json"
+    data = ds.Dataset(arrays={}, report=ds.Report("x", "test", "", 3), digest="abc")
 
     def row(name):
         return {"name": name, "images": 3, "ground_truth": True}
 
-    record = row("ours") | {
-        "checkpoint_step": 12,
-        "baselines": {"constant": row("constant")},
-    }
-    path.write_text(json.dumps(record))
-    assert score.recorded_table(config, tmp_path, 12, "test") is None
-    record["baselines"]["supervised"] = row("supervised")
-    path.write_text(json.dumps(record))
-    table = score.recorded_table(config, tmp_path, 12, "test")
-    assert table.index("constant") < table.index("supervised") < table.index("ours")
-    assert score.recorded_table(config, tmp_path, 13, "test") is None
-    assert score.recorded_table(config, tmp_path, 12, "val") is None
+    evaluate.write_scores(
+        tmp_path,
+        "test",
+        row("ours"),
+        baseline_rows=[row("constant"), row("supervised")],
+        step=12,
+        scored=score._conditions(config) | {"data": "abc", "checkpoint": "this run"},
+    )
+    path = tmp_path / "eval" / "test.json"
+    record = json.loads(path.read_text())
+
+    def table(now=config, step=12, split="test", splits=lambda split: data, **changes):
+        path.write_text(json.dumps(record | changes))
+        return score.recorded_table(now, tmp_path, step, split, splits)
+
+    return config, record, table
+
+
+def test_a_recorded_table_counts_if_it_is_complete(recorded):
+    _, record, table = recorded
+    text = table()
+    assert text.index("constant") < text.index("supervised") < text.index("ours")
+    one = {"constant": record["baselines"]["constant"]}
+    assert table(baselines=one) is None
+    assert table(step=13) is None and table(split="val") is None
+
+
+def test_another_evaluation_is_not_taken_for_the_runs_table(recorded):
+    config, record, table = recorded
+    scored = record["scored"]
+    for key, value in (("data", "xyz"), ("max_images", 20), ("checkpoint", "/other")):
+        assert table(scored=scored | {key: value}) is None
+    assert table(scored={}) is None  # of an older version
+    for section, name, value in (("eval", "max_images", 20), ("data", "crop", (9,))):
+        now = config.copy_and_resolve_references()
+        with now.unlocked():
+            now[section][name] = value
+        assert table(now) is None
+    assert table()
+
+
+def test_a_recorded_table_outlives_its_data(recorded):
+    def gone(split):
+        raise UserError("data.path: gone")
+
+    assert recorded[2](splits=gone)

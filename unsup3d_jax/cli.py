@@ -353,7 +353,7 @@ def run_train(args: Arguments, interrupts: Interrupts) -> None:
         return
 
     def finish() -> None:
-        table = score.recorded_table(config, args.workdir, step, split)
+        table = score.recorded_table(config, args.workdir, step, split, splits)
         if table is None:
             table = score.score_run(
                 config,
@@ -388,6 +388,7 @@ def run_eval(args: Arguments, interrupts: Interrupts) -> None:
         train.lazy_splits(args.config),
         train_baselines=False,
         interrupts=interrupts,
+        checkpoint=_origin(args) or score.THIS_RUN,
     )
     print(table, flush=True)
 
@@ -435,6 +436,14 @@ def run_data(args: Arguments, interrupts: Interrupts) -> None:
 
     output = args.output or args.workdir / "data"
     print(report.data_report(args.config, output), flush=True)
+
+
+def _origin(args: Arguments) -> str | None:
+    """The checkpoint to score, unless it is one of the workdir's own."""
+    if args.checkpoint is None:
+        return None
+    place, own = args.checkpoint.resolve(), args.workdir.resolve()
+    return None if place == own or place.parent == own / "checkpoints" else str(place)
 
 
 def _load_params(args: Arguments) -> tuple[Any, int]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +372,7 @@ def write_scores(
     step: int,
     crop: Sequence[int] = (),
     data_name: str = "",
+    scored: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes eval/<split>.json, whole or not at all.
 
@@ -383,6 +384,7 @@ def write_scores(
         step: training step of the checkpoint.
         crop: `data.crop`, pixels cut from each image before resizing.
         data_name: `data.name`.
+        scored: what tells this evaluation from others of the split.
 
     Returns:
         The path of the file.
@@ -396,6 +398,7 @@ def write_scores(
         "data": data_name,
         "checkpoint_step": int(step),
         "crop": list(crop) if crop else "none",
+        "scored": dict(scored or {}),
         "rules": RULES | {"crop": crop_rule(crop)},
         **row,
         "baselines": {r["name"]: r for r in baseline_rows},

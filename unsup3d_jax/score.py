@@ -19,6 +19,10 @@ TRAINED = {
 }
 
 
+# What the parameters of a score are from, where they are not another run's.
+THIS_RUN = "this run"
+
+
 def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
     """The config that trains a baseline with the loop of the method.
 
@@ -87,12 +91,16 @@ def score_run(
     *,
     train_baselines: bool,
     interrupts: Interrupts,
+    checkpoint: str = THIS_RUN,
 ) -> str:
     """Scores parameters and the configured baselines on one split.
 
     Baselines that need training live in `<workdir>/baselines/<name>/`. They
     are trained (or resumed) there if `train_baselines`; otherwise those that
     are not finished are left out of the table, and a message says so.
+
+    Args:
+        checkpoint: where the parameters are from, for the record.
 
     Returns:
         The table, whose last row is "ours"; `eval/<split>.json` holds the same.
@@ -151,24 +159,44 @@ def score_run(
         step=step,
         crop=config.data.crop,
         data_name=config.data.name,
+        scored=_conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
     )
     say(f"scores of {ours['images']} images of split {split}: {path}")
     return evaluate.format_table([*rows, ours])
 
 
 def recorded_table(
-    config: ConfigDict, workdir: Path, step: int, split: str
+    config: ConfigDict, workdir: Path, step: int, split: str, splits: train.Splits
 ) -> str | None:
     """The table that a finished run wrote, or None if it has yet to be scored.
 
-    It counts only if it scored this step and has every configured baseline.
+    It counts only if it scored this step of this run on the config's data, under the
+    same conditions, and has every configured baseline: mode eval writes the same
+    file, perhaps of fewer images, of other data, or of another run.
     """
     try:
         row = json.loads((workdir / "eval" / f"{split}.json").read_text())
-        rows = row["baselines"]
+        rows, scored = row["baselines"], row["scored"]
         complete = not row["ground_truth"] or set(config.eval.baselines) <= set(rows)
-        if row["checkpoint_step"] != step or not complete:
+        expected = _conditions(config) | {"checkpoint": THIS_RUN}
+        same = all(scored[key] == value for key, value in expected.items())
+        if row["checkpoint_step"] != step or not complete or not same:
             return None
-        return evaluate.format_table([*rows.values(), row])
+        table, data = evaluate.format_table([*rows.values(), row]), scored["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    try:
+        return table if splits(split).digest == data else None
+    except UserError:  # without the data nothing can be scored again
+        return table
+
+
+def _conditions(config: ConfigDict) -> dict[str, Any]:
+    """What else of a config may change the rows; `checkpoint.MEANING` cannot."""
+    return {
+        "max_images": config.eval.max_images,
+        "crop": list(config.data.crop),
+        "baseline_steps": config.eval.baseline_steps,
+        "raster": config.raster.to_dict(),
+        "seed": config.seed,  # of the untrained row
+    }

@@ -394,6 +394,25 @@ def test_the_crop_of_the_data_set_is_not_taken_out_of_other_photos(
     assert len(exported) == 1
 
 
+def test_a_photo_of_the_data_set_is_cropped_as_in_training(
+    tmp_path, trained, exported, capsys
+):
+    config = bust.config_of(SIZE)
+    config.data.crop, config.data.path = (0, 40, 40, 40), str(tmp_path / "data")
+    photo = Image.new("RGB", (80, 80), (255, 255, 255))
+    photo.paste((0, 0, 0), (40, 0, 80, 40))
+    for name in ("data/a.png", "else/a.png"):
+        (tmp_path / name).parent.mkdir()
+        photo.save(tmp_path / name)
+        reconstruct_files.reconstruct_folder(
+            config, trained[1], tmp_path / name, tmp_path / "out", batch_size=4
+        )
+        said = "data.crop=(0, 40, 40, 40)" in capsys.readouterr().err
+        assert said == (name == "else/a.png")
+    (_, inside, *_), (_, outside, *_) = exported
+    assert inside.max() == 0.0 and outside.max() == 1.0
+
+
 def test_what_was_written_before_is_not_a_photo(tmp_path, trained, exported):
     save_photo(tmp_path / "a.png")
     save_photo(tmp_path / "out" / "a" / "panel.png")

@@ -42,9 +42,10 @@ def reconstruct_folder(
 ) -> Result:
     """Decomposes a photo, or all photos of a folder, and exports each.
 
-    Photos are cropped by `data.crop` where it fits any photo: `(0,)`, the largest
-    centred square. A box in pixels was meant for one data set's files, and no
-    crop would squash a photo that is not square: both become `(0,)` too. Files
+    Photos of the data set, below `data.path`, are cropped by `data.crop` as in
+    training. Of any other photo the largest centred square is taken: a box in
+    pixels was meant for the files of one data set, and no crop would squash a photo
+    that is not square. A message says so where `data.crop` is something else. Files
     below `output` are not taken as photos.
 
     Args:
@@ -62,6 +63,13 @@ def reconstruct_folder(
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; name a folder.")
     files = _list_photos(source, output)
+    crops = {file: _crop_of(file, config) for file in files}
+    trained = tuple(config.data.crop)
+    if any(crop != trained for crop in crops.values()):
+        say(
+            f"the largest centred square of each photo is taken; the model was trained "
+            f"with data.crop={trained}, which photos below --config.data.path get."
+        )
     options = model.options_from_config(config)
     written, broken = [], []
     names = _folder_names(files)
@@ -70,7 +78,7 @@ def reconstruct_folder(
         for file in files[first : first + batch_size]:
             try:
                 image, _ = image_files.read_image(
-                    file, crop=(0,), image_size=options.networks.image_size
+                    file, crop=crops[file], image_size=options.networks.image_size
                 )
             except Exception as error:  # PIL raises nearly anything on broken bytes
                 reason = str(error) or type(error).__name__
@@ -131,6 +139,14 @@ def _list_photos(source: Path, output: Path) -> list[Path]:
     if left_out:
         say(f"{source}: {left_out}.")
     return [source / name for name in names]
+
+
+def _crop_of(file: Path, config: ConfigDict) -> tuple[int, ...]:
+    """What is cut from a photo: as in training if it is one of the data set's."""
+    root = config.data.path
+    if root and Path(root).expanduser().resolve() in file.resolve().parents:
+        return tuple(config.data.crop)
+    return (0,)
 
 
 def _folder_names(files: Sequence[Path]) -> dict[Path, str]:

@@ -139,20 +139,3 @@ def test_each_network_has_its_rate():
     assert float(rates["view"]) == 6.0
     assert float(rates["depth"]) == 1.0
     assert float(rates["albedo"]) == 2.0
-
-
-def test_keys_of_steps_and_devices_differ():
-    state = train_state.create(
-        jax.random.key(0), {}, train_state.make_optimizer(_config())
-    )
-
-    def keys(state):
-        data = jax.vmap(
-            lambda _: jax.random.key_data(train_state.step_key(state, axis_name="i")),
-            axis_name="i",
-        )(jnp.arange(2))
-        return [tuple(np.asarray(k)) for k in data]
-
-    found = keys(state) + keys(state.replace(step=jnp.int32(1)))
-    assert len(set(found)) == 4
-    assert keys(state) == found[:2]

@@ -25,7 +25,10 @@ class TrainState:
         step: number of updates applied so far.
         params: {network name: flax parameters}, float32.
         opt_state: of `make_optimizer`, float32.
-        key: of the run, never consumed: `step_key` derives from it.
+        key: of the run. Nothing consumes it: order and flips of the images follow
+            from seed and step (`data.pipeline`), and the model draws nothing. It
+            stays for methods that do, by `fold_in(key, step)`, since checkpoints
+            hold it.
     """
 
     step: Int[Array, ""]
@@ -168,11 +171,3 @@ def create(
         opt_state=optimizer.init(params),
         key=key,
     )
-
-
-def step_key(state: TrainState, *, axis_name: str | None = None) -> Key[Array, ""]:
-    """The key of the next step on this device: fold in step, then device."""
-    key = jax.random.fold_in(state.key, state.step)
-    if axis_name is None:
-        return key
-    return jax.random.fold_in(key, jax.lax.axis_index(axis_name))

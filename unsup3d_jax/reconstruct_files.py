@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from unsup3d_jax import export, model
 from unsup3d_jax.data import folder as folder_data
 from unsup3d_jax.data import images as image_files
-from unsup3d_jax.data.dataset import kinds_text
+from unsup3d_jax.data.dataset import closed_text, kinds_text, reason_of
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.log import say
 from unsup3d_jax.types import Factors, Reconstruction
@@ -81,10 +81,7 @@ def reconstruct_folder(
                     file, crop=crops[file], image_size=options.networks.image_size
                 )
             except Exception as error:  # PIL raises nearly anything on broken bytes
-                reason = str(error) or type(error).__name__
-                # PIL repeats the path, which the message names already.
-                reason = reason.replace(repr(str(file)), "file")
-                reason = " ".join(reason.split())
+                reason = reason_of(error, [str(file)])
                 broken.append((file, reason))
                 say(f"skipped {file}: {reason}")
                 continue
@@ -131,7 +128,9 @@ def _list_photos(source: Path, output: Path) -> list[Path]:
         if not (inside and written in (source / name).resolve().parents)
     ]
     others = folder_data.other_types(source)
-    left_out = f"left out: {kinds_text(others)}" if others else ""
+    closed = folder_data.closed_folders(source)
+    parts = [f"left out: {kinds_text(others)}"] if others else []
+    left_out = "; ".join(parts + ([closed_text(closed)] if closed else []))
     if not names:
         kinds = " ".join(sorted(suffix[1:] for suffix in image_files.EXTENSIONS))
         found = f"; {left_out}" if left_out else ""

@@ -666,3 +666,32 @@ def test_a_report_that_cannot_be_written_is_one_line(config, photos, tmp_path, n
     (tmp_path / "out" / name).mkdir(parents=True)
     with pytest.raises(UserError, match=f"cannot write .*out/{name}: Is a directory"):
         report.data_report(config, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_listed_is_said(
+    config, photos, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "photos" / "train" / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):  # as root, nothing is refused by permissions
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = train.lazy_splits(config)("train")
+    assert dataset.report.closed == (("train/locked", "Permission denied"),)
+    words = "1 folder cannot be read, the first train/locked: Permission denied"
+    assert words in capsys.readouterr().err
+    assert words in report.data_report(config, tmp_path / "out")
+    config.data.min_images = 6
+    with pytest.raises(UserError, match=words):
+        pipeline.load_split(config, "train")
+
+
+def test_reasons_do_not_repeat_the_path(config, photos):
+    ((_, reason),) = pipeline.load_split(config, "train").report.broken
+    assert reason == "cannot identify image file"
+    error = ValueError("/p/x.png is\n not '/p/x.png'")
+    assert ds.reason_of(error, ["/p/x.png"]) == "file is not file"

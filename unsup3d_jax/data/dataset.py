@@ -61,6 +61,7 @@ class Report:
         broken: (name, reason) of each file skipped.
         unpaired: names of images without a depth map, skipped.
         others: extension -> number of files that are no images, all splits.
+        closed: (name, reason) of each folder that cannot be listed, all splits.
         sizes: "widthxheight" -> number of usable files; empty when rendered.
         cached: whether the decoded set came from the cache.
         seconds: spent loading.
@@ -73,6 +74,7 @@ class Report:
     broken: tuple[tuple[str, str], ...] = ()
     unpaired: tuple[str, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
+    closed: tuple[tuple[str, str], ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     cached: bool = False
     seconds: float = 0.0
@@ -147,10 +149,19 @@ def read_item(
     except Exception as error:  # PIL raises nearly anything on hostile bytes
         if isinstance(error, OSError) and error.errno is not None:
             return Failure(error.strerror or type(error).__name__, is_transient=True)
-        text = str(error) or type(error).__name__
-        for path in item.paths:  # PIL repeats the path; the report names it
-            text = text.replace(repr(path), "file").replace(path, "file")
-        return Failure(" ".join(text.split()))
+        return Failure(reason_of(error, item.paths))
+
+
+def reason_of(error: Exception, paths: Iterable[str]) -> str:
+    """What is wrong with a file, on one line and without its path.
+
+    PIL repeats the path, which whoever reports the reason names already.
+    """
+    text = str(error) or type(error).__name__
+    for path in paths:  # "image file '/x.jpg'" needs no second "file"
+        text = text.replace(f" file {path!r}", " file")
+        text = text.replace(repr(path), "file").replace(path, "file")
+    return " ".join(text.split())
 
 
 def parallel(
@@ -204,10 +215,19 @@ def kinds_text(others: Mapping[str, int]) -> str:
     return ", ".join(kinds) + (f" and {more} more kinds" if more > 0 else "")
 
 
+def closed_text(closed: Sequence[tuple[str, str]]) -> str:
+    """Names the first of the folders that cannot be listed; there is one."""
+    name, reason = closed[0]
+    return (
+        f"{len(closed):,} folder{'s' if len(closed) > 1 else ''} cannot be read, the "
+        f"first {printable(name)}: {printable(reason)}"
+    )
+
+
 def remark(report: Report) -> str:
     """One line about the files of a split that are not used; "" if all are.
 
-    Extensions are counted over all splits, so the training split alone tells.
+    Extensions and folders are those of all splits: the training split alone tells.
     """
     parts = []
     if report.broken:
@@ -223,6 +243,8 @@ def remark(report: Report) -> str:
         )
     if report.others and report.split == "train":
         parts.append(f"left out: {kinds_text(report.others)}")
+    if report.closed and report.split == "train":
+        parts.append(closed_text(report.closed))
     return "; ".join([*parts, "--mode=data lists them"]) if parts else ""
 
 

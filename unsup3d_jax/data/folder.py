@@ -53,14 +53,31 @@ def other_types(root: str | pathlib.Path) -> dict[str, int]:
     return {s: n for s, n in suffixes.most_common() if s not in images.EXTENSIONS}
 
 
+def closed_folders(root: str | pathlib.Path) -> tuple[tuple[str, str], ...]:
+    """(name, reason) of the folders below `root`, or itself, that cannot be listed.
+
+    Their photos are missing from `list_images`.
+    """
+    closed: list[tuple[str, str]] = []
+
+    def note(error: OSError) -> None:
+        name = pathlib.Path(error.filename).relative_to(root).as_posix()
+        closed.append((name, error.strerror or type(error).__name__))
+
+    collections.deque(_visible_files(root, note), maxlen=0)  # walks through
+    return tuple(sorted(closed))
+
+
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _visible_files(root: str | pathlib.Path) -> Iterator[str]:
+def _visible_files(
+    root: str | pathlib.Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[str]:
     root = str(root)
     visited = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=onerror, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
             subfolders.clear()
@@ -153,8 +170,9 @@ def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
         kinds = " ".join(sorted(suffix[1:] for suffix in images.EXTENSIONS))
         where = root / split if mode == "folder" else root
         share = "" if mode == "folder" else " fall into this share of the hash split"
-        others = other_types(where)
+        others, closed = other_types(where), closed_folders(where)
         left_out = f"; left out: {ds.kinds_text(others)}" if others else ""
+        left_out += f"; {ds.closed_text(closed)}" if closed else ""
         raise UserError(
             f"data.path: split '{split}' is empty: no image files ({kinds}) under "
             f"'{where}'{share}{left_out}."
@@ -226,6 +244,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         options={"image_size": size, "crop": crop},
         bytes_each=size * size * 3,
         others=other_types(data_root(config)),
+        closed=closed_folders(data_root(config)),
         share=partial(_share, config, split),
     )
 
@@ -240,6 +259,7 @@ def from_items(
     bytes_each: int,
     unpaired: Sequence[str] = (),
     others: Mapping[str, int] = MappingProxyType({}),
+    closed: Sequence[tuple[str, str]] = (),
     share: Callable[[], str] = str,
 ) -> ds.Dataset:
     """Reads or checks the items of a split and describes what was found.
@@ -254,6 +274,7 @@ def from_items(
         bytes_each: decoded bytes of one example.
         unpaired: names left out by the caller.
         others: extension -> number of files that are no images.
+        closed: (name, reason) of folders that cannot be listed.
         share: for the error: tells which share of what was found this split is.
 
     Raises:
@@ -284,6 +305,8 @@ def from_items(
             skipped += f", the first is {ds.printable(name)}: {reason}"
         if others:
             skipped += f"; left out: {ds.kinds_text(others)}"
+        if closed:
+            skipped += f"; {ds.closed_text(closed)}"
         raise UserError(
             f"data.path: '{data.path}' has {len(usable)} usable images in split "
             f"'{split}', fewer than {max(least, 1)} (data.min_images)"
@@ -297,6 +320,7 @@ def from_items(
         broken=broken,
         unpaired=tuple(unpaired),
         others=dict(others),
+        closed=tuple(closed),
         sizes=prepared.sizes,
         cached=prepared.cached,
         seconds=time.monotonic() - start,

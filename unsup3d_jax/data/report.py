@@ -75,6 +75,7 @@ def summarize(dataset: ds.Dataset) -> dict:
         "broken": [list(pair) for pair in report.broken],
         "unpaired": list(report.unpaired),
         "other_types": report.others,
+        "unreadable_folders": [list(pair) for pair in report.closed],
         "streamed": dataset.is_streamed,
         "from_cache": report.cached,
         "seconds": round(report.seconds, 3),
@@ -165,6 +166,8 @@ def _text(summary: dict) -> list[str]:
     if summary["other_types"] and summary["split"] == "train":
         kinds = ds.kinds_text(summary["other_types"])
         lines.append(f"  files of other types, left out: {kinds}")
+    if summary["unreadable_folders"] and summary["split"] == "train":
+        lines.append(f"  {ds.closed_text(summary['unreadable_folders'])}")
     if len(summary["broken"]) > _NAMED:
         lines.append(f"  and {len(summary['broken']) - _NAMED} more")
     if summary["unpaired"]:

@@ -659,6 +659,8 @@ def test_the_folder_of_the_photos_is_no_workdir(config, photos, tmp_path, monkey
             config, pathlib.Path("."), train.lazy_splits(config), interrupts=None
         )
     assert not (tmp_path / "photos" / "lock").exists()
+    config.data.path = str(tmp_path / "gone")  # which a finished run does not miss
+    folder.check_output(config, tmp_path / "photos", "--workdir")
 
 
 @pytest.mark.parametrize("name", ["report.json", "train.png"])

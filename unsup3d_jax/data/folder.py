@@ -139,7 +139,8 @@ def check_output(config: ConfigDict, output: pathlib.Path, flag: str) -> None:
     """
     if config.data.name != "folder" or not config.data.path:
         return
-    root = data_root(config)
+    # Whether there are photos is asked later: a finished run needs none.
+    root = pathlib.Path(config.data.path).expanduser()
     if output.resolve() in [
         p.resolve() for p in (root, *map(root.joinpath, ds.SPLITS))
     ]:

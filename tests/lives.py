@@ -215,7 +215,7 @@ def host(workdir: Path, steps: int, port: int, count: int, index: int) -> None:
             train.fit(
                 c, the_task, workdir, devices=train.run_devices(c), interrupts=now
             )
-    except Exception as error:  # as main.py does
+    except (Exception, interrupts.Interrupted) as error:  # as main.py does
         message, status = cli.ending(error)
         print(message or traceback.format_exc(), file=sys.stderr, flush=True)
         if count > 1:

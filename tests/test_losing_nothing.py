@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import lives
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny_task
 
@@ -20,7 +21,7 @@ from unsup3d_jax import checkpoint, cli, train
 from unsup3d_jax.checkpoint import Checkpoints, load_params, newest_step
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.interrupts import Interrupts
+from unsup3d_jax.interrupts import Interrupted, Interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -125,6 +126,48 @@ def test_sigterm_while_data_are_prepared_ends_with_0(tmp_path, monkeypatch, caps
     flags = [f"--config={ROOT / 'configs' / 'folder.py'}", f"--workdir={tmp_path}"]
     assert cli.main(["main.py", *flags], default.get_config()) == 0
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("read", ["restore", "load_params"])
+def test_sigterm_while_a_checkpoint_is_read_damages_none(tmp_path, monkeypatch, read):
+    """Neither resuming nor scoring may take a signal for a broken file."""
+    config = tiny_task.config()
+    lives.fit(tmp_path, config, tiny_task.task(config))
+    reader = ocp.CheckpointManager if read == "restore" else ocp.PyTreeCheckpointer
+    monkeypatch.setattr(reader, "restore", _terminated(reader.restore))
+    with pytest.raises(Interrupted):
+        if read == "restore":
+            lives.fit(tmp_path, config, tiny_task.task(config))
+        else:
+            with Interrupts():
+                load_params(tmp_path)
+    assert newest_step(tmp_path) == 12 and not (tmp_path / "damaged").exists()
+
+
+def _terminated(function):
+    def wrapped(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def test_sigterm_while_an_image_is_read_is_no_broken_image():
+    """Without reading threads the signal strikes in the middle of a file."""
+
+    def read(item):
+        return {"image": np.zeros((8, 8, 3), np.uint8)}, (8, 8)
+
+    data = pipeline.Dataset(
+        arrays={},
+        report=pipeline.ds.Report("folder", "train", "", 4),
+        digest="",
+        items=tuple(pipeline.ds.Item(str(i), (str(i),)) for i in range(4)),
+        read=_terminated(read),
+        workers=0,
+    )
+    with pytest.raises(Interrupted), Interrupts():
+        data.take([0, 1])
 
 
 # --- the disk -----------------------------------------------------------------------

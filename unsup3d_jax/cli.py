@@ -510,7 +510,7 @@ def main(argv: Sequence[str], default: ConfigDict) -> int:
                 _keep_compiled(args.config)
             RUN[args.mode](args, interrupts)
         return 0
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
         message, status = ending(error)
         if message is None:
             if not several:

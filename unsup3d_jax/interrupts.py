@@ -13,8 +13,12 @@ from typing import Any
 GRACE = 5.0
 
 
-class Interrupted(Exception):
-    """A first Ctrl-C or SIGTERM, at a moment when stopping at once is safe."""
+class Interrupted(BaseException):
+    """A first Ctrl-C or SIGTERM, at a moment when stopping at once is safe.
+
+    Not an `Exception`: whoever catches whatever a library may raise over a broken
+    file would take a signal for one.
+    """
 
 
 class Interrupts:

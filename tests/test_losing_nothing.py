@@ -1,5 +1,6 @@
 """Kills, full disks, damage, and a second process: no step is lost or doubled."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -284,6 +285,23 @@ def test_a_used_workdir_is_refused_before_data_are_loaded(tmp_path):
     with checkpoint.lock_workdir(tmp_path), Interrupts() as interrupts:
         with pytest.raises(UserError, match="in use"):
             train.train(config, tmp_path, splits, interrupts=interrupts)
+
+
+def test_a_workdir_that_another_takes_while_data_are_loaded_is_refused(
+    tmp_path, monkeypatch
+):
+    """Two runs may start in one new workdir at once; one of them gets it."""
+    config = tiny_task.config()
+    monkeypatch.setattr(train, "model_task", lambda *_: tiny_task.task(config))
+    with contextlib.ExitStack() as other, Interrupts() as interrupts:
+
+        def splits(name):
+            other.enter_context(checkpoint.lock_workdir(tmp_path / "run"))
+            return range(64)
+
+        with pytest.raises(UserError, match="in use"):
+            train.train(config, tmp_path / "run", splits, interrupts=interrupts)
+    assert newest_step(tmp_path / "run") is None
 
 
 def test_a_dead_data_worker_stops_the_run_and_saves_the_step(tmp_path):

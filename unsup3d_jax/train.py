@@ -890,10 +890,11 @@ def train(
     folder.check_output(config, workdir, "--workdir")
     devices, hosts = run_devices(config), Hosts()
     with ExitStack() as held:
+        lock = functools.cache(lambda: held.enter_context(lock_workdir(workdir)))
 
         def look() -> int | None:
             if workdir.is_dir():  # before hours of data preparation
-                held.enter_context(lock_workdir(workdir))
+                lock()
             check_workdir(workdir, config)
             return newest_step(workdir)
 
@@ -915,8 +916,7 @@ def train(
         images = len(splits("train"))
 
         def claim() -> None:  # only now: the data is usable
-            if not workdir.is_dir():
-                held.enter_context(lock_workdir(workdir))
+            lock()  # another process may have made the folder since
             claim_workdir(workdir, config, devices)
 
         hosts.from_first(claim)

@@ -18,7 +18,7 @@ import pytest
 import tiny_task
 
 from configs import default
-from unsup3d_jax import checkpoint, cli, train
+from unsup3d_jax import checkpoint, cli, log, train
 from unsup3d_jax.checkpoint import Checkpoints, load_params, newest_step
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
@@ -202,6 +202,21 @@ def test_a_log_that_cannot_be_written_is_said_and_the_step_saved(tmp_path):
     with pytest.raises(UserError, match="cannot write in .*No space left"):
         lives.fit(tmp_path, config, made)
     assert newest_step(tmp_path) == 4
+
+
+def test_a_disk_that_is_full_when_a_run_resumes_is_said(tmp_path, monkeypatch):
+    """Each start rewrites the log, before there is anything to save."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    config = tiny_task.config(steps=4)
+    lives.fit(tmp_path, config, tiny_task.task(config))
+    os.symlink("/dev/full", tmp_path / "metrics.jsonl.part")
+    closed = []
+    for owner in (Checkpoints, log.RunLog):
+        monkeypatch.setattr(owner, "close", lambda self: closed.append(type(self)))
+    with pytest.raises(UserError, match="cannot write in .*No space left"):
+        lives.fit(tmp_path, config, tiny_task.task(config))
+    assert set(closed) == {Checkpoints, log.RunLog}
 
 
 @pytest.mark.parametrize("what", ["checkpoints", "lock"])

@@ -454,9 +454,6 @@ def fit(
         return train_state.create(run_key, task.init(init_key), optimizer)
 
     like = jax.eval_shape(initial)
-    checkpoints = (
-        Checkpoints(workdir, keep=config.checkpoint.keep) if hosts.first else None
-    )
     source = task.make_source(devices)
     log = RunLog(
         workdir,
@@ -478,6 +475,10 @@ def fit(
     )
     trace = Trace(workdir, profile)
     last = config.train.steps
+    # The last of what may fail before the `try` that closes them.
+    checkpoints = (
+        Checkpoints(workdir, keep=config.checkpoint.keep) if hosts.first else None
+    )
 
     def begin() -> _Position:
         """The position that the workdir holds: its newest checkpoint, or none."""
@@ -654,13 +655,16 @@ def fit(
         text += f", went back {rollbacks} times" if rollbacks else ""
         log.message(f"{text}.")
 
-    at = begin()
+    at: _Position | None = None
 
     def unsaved() -> bool:
-        return hosts.first and at.step > max(at.start, newest_step(workdir) or 0)
+        if at is None or not hosts.first:
+            return False
+        return at.step > max(at.start, newest_step(workdir) or 0)
 
     interrupts.unsaved = unsaved
     try:
+        at = begin()
         with interrupts.deferred():
             while True:
                 try:
@@ -680,13 +684,14 @@ def fit(
                     assert trouble is not None  # a collapse asks before it leaves
                     raise trouble
                 hosts.next_round()
+                at = None  # nothing of it is to be saved any more
                 at = begin()
     except Diverged as error:
         raise Diverged(_diverged_text(error, checkpoints, workdir)) from None
     except NotSaved:
         raise
     except (UserError, OSError) as error:
-        kept = _save_what_is_left(finish, at) if hosts.count == 1 else ""
+        kept = _save_what_is_left(finish, at) if at and hosts.count == 1 else ""
         text = (
             str(error)
             if isinstance(error, UserError)

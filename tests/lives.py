@@ -23,11 +23,21 @@ import jax
 import numpy as np
 import tiny_task
 
-from unsup3d_jax import checkpoint, cli, hosts, interrupts, train, train_state
+from unsup3d_jax import (
+    checkpoint,
+    cli,
+    hosts,
+    interrupts,
+    perceptual,
+    rotnet,
+    train,
+    train_state,
+)
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.log import CLOCK_FIELDS
+from unsup3d_jax.types import Batch
 
 STEPS = 60
 
@@ -122,6 +132,40 @@ def wait_for_data_for_ever(workdir: Path) -> None:
 
     made = tiny_task.task(config(), make_source=lambda devices: Stuck(devices, 8))
     fit(workdir, the_task=made, deadline=0.5)
+
+
+def wait_in_vain(workdir: Path) -> None:
+    """Whether something is unsaved cannot be told, as where a disk is gone."""
+
+    def unsaved():
+        raise OSError("stale file handle")
+
+    with interrupts.Interrupts(deadline=0.3) as now, now.deferred(unsaved):
+        burn_cpu_in_c(workdir / "waiting")
+
+
+def save_weights_slowly(workdir: Path) -> None:
+    """A SIGTERM finds a RotNet that takes longer to save than the grace."""
+    interrupts.GRACE = 0.2
+    save = perceptual.save_vgg16
+
+    def slowly(*args):
+        time.sleep(0.6)
+        save(*args)
+
+    def images():
+        yield from [Batch(image=np.zeros((1, 2, 8, 8, 3), np.float32))] * 3
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield Batch(image=np.zeros((1, 2, 8, 8, 3), np.float32))
+
+    perceptual.save_vgg16 = slowly
+    pipeline.train_source = lambda *_, **__: images()
+    # What is learnt is no matter, and would have to be compiled.
+    rotnet.update = lambda state, *_, **__: (state, {"loss": 0.0, "accuracy": 0.0})
+    c = config()
+    c.data.image_size, c.rotnet.steps, c.rotnet.convolutions = 8, 100, 2
+    with interrupts.Interrupts() as now:
+        rotnet.pretrain(c, workdir / "net.npz", lambda _: range(2), interrupts=now)
 
 
 def fill_the_disk(workdir: Path, answer: Path) -> None:

@@ -118,6 +118,22 @@ def test_a_deadline_that_loses_steps_ends_with_1(tmp_path):
     assert newest_step(tmp_path / "run") == 5
 
 
+def test_sigterm_waits_for_weights_that_are_being_saved(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    process = lives.start(lives.save_weights_slowly, workdir)
+    process.join(60)
+    text = Path(f"{workdir}.err").read_text()
+    assert process.exitcode == 0 and "everything is saved" not in text, text
+    assert (workdir / "net.npz").exists()
+    assert json.loads((workdir / "net.json").read_text())["steps"] == 4
+
+
+def test_a_question_that_fails_does_not_end_the_deadline(tmp_path):
+    status, text = _terminate(lives.wait_in_vain, tmp_path / "run", "waiting")
+    assert status == 1 and "newest steps are not saved" in text
+
+
 def test_sigterm_while_data_are_prepared_ends_with_0(tmp_path, monkeypatch, capsys):
     def load(config, split):
         signal.raise_signal(signal.SIGTERM)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# With nothing left to save, a main thread that has not left after this many
-# seconds sits in compiled code (XLA compiles for minutes) and is not waited for.
+# With nothing left to save for this many seconds, a main thread that has not left
+# sits in compiled code (XLA compiles for minutes) and is not waited for.
 GRACE = 5.0
 
 
@@ -31,20 +31,18 @@ class Interrupts:
 
     Python runs handlers between bytecodes, so none runs while the main thread
     compiles or waits for a device. A second thread therefore keeps the time:
-    it ends the process `deadline` seconds after the first signal, and after
-    `GRACE` where nothing is unsaved. Its exit status is 0 if nothing is lost.
+    it ends the process `deadline` seconds after the first signal, and once
+    nothing was unsaved for `GRACE`. Its exit status is 0 if nothing is lost.
 
     Attributes:
         requested: whether a signal has come.
         deadline: seconds; config.checkpoint.deadline.
-        unsaved: tells whether steps were made that no checkpoint holds; called
-            from the second thread.
     """
 
     def __init__(self, deadline: float = 30.0):
         self.requested = False
         self.deadline = deadline
-        self.unsaved: Callable[[], bool] = lambda: False
+        self._unsaved: Callable[[], bool] = lambda: False
         self._deferred = False
         self._previous: dict[int, Any] = {}
         self._left = threading.Event()
@@ -97,12 +95,18 @@ class Interrupts:
         stops = {signal.SIGINT, signal.SIGTERM}
         while not self._left.is_set() and not stops & set(os.read(reader, 64)):
             pass
-        start = time.monotonic()
+        start = busy = time.monotonic()
         while not self._left.wait(0.05):
-            waited = time.monotonic() - start
-            unsaved = self.unsaved()
-            if waited >= self.deadline or (waited >= GRACE and not unsaved):
-                self._give_up(waited, unsaved)
+            now, unsaved = time.monotonic(), self._is_unsaved()
+            busy = now if unsaved else busy
+            if now - start >= self.deadline or now - busy >= GRACE:
+                self._give_up(now - start, unsaved)
+
+    def _is_unsaved(self) -> bool:
+        try:
+            return self._unsaved()
+        except Exception:  # a folder that is gone may not end this thread
+            return True
 
     def _give_up(self, waited: float, unsaved: bool) -> None:
         what = (
@@ -115,10 +119,19 @@ class Interrupts:
         os._exit(1 if unsaved else 0)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """While inside, a first signal only sets `requested`."""
-        with self._mode(True):
-            yield
+    def deferred(self, unsaved: Callable[[], bool]) -> Iterator[None]:
+        """While inside, a first signal only sets `requested`.
+
+        Args:
+            unsaved: tells whether leaving at once would lose work; called from
+                the thread that keeps the time.
+        """
+        before, self._unsaved = self._unsaved, unsaved
+        try:
+            with self._mode(True):
+                yield
+        finally:
+            self._unsaved = before
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:

@@ -242,8 +242,8 @@ def pretrain(
     log = MetricsFile(output.with_suffix(".jsonl"))
     log.truncate(0)
     every = max(1, options.steps // _LOG_LINES)
-    step, metrics = 0, {}
-    with interrupts.deferred():
+    step, metrics, saved = 0, {}, False
+    with interrupts.deferred(lambda: step > 0 and not saved):
         progress = Progress(options.steps, options.batch_size)
         while step < options.steps and not interrupts.requested:
             state, metrics = step_once(state, next(source).image[0])
@@ -262,6 +262,7 @@ def pretrain(
                 )
         progress.close()
         perceptual.save_vgg16(output, convolutions_of(state))
+        saved = True
     record: dict[str, Any] = {
         "steps": step,
         "of": options.steps,

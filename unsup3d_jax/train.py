@@ -662,10 +662,9 @@ def fit(
             return False
         return at.step > max(at.start, newest_step(workdir) or 0)
 
-    interrupts.unsaved = unsaved
     try:
         at = begin()
-        with interrupts.deferred():
+        with interrupts.deferred(unsaved):
             while True:
                 try:
                     try:
@@ -691,7 +690,8 @@ def fit(
     except NotSaved:
         raise
     except (UserError, OSError) as error:
-        kept = _save_what_is_left(finish, at) if at and hosts.count == 1 else ""
+        with interrupts.deferred(unsaved):
+            kept = _save_what_is_left(finish, at) if at and hosts.count == 1 else ""
         text = (
             str(error)
             if isinstance(error, UserError)
@@ -705,7 +705,6 @@ def fit(
     finally:
         trace.close()
         log.close()
-        interrupts.unsaved = lambda: False
         if checkpoints is not None:
             checkpoints.close()
     return at.state

@@ -57,10 +57,10 @@ class SlowSource(tiny_task.Source):
         return super().__next__()
 
 
-def task(c, workdir: Path):
+def task(c, workdir: Path, evaluation: float = 0.05):
     def validate(params, step):
         (workdir / "evaluating").touch()
-        time.sleep(0.05)
+        time.sleep(evaluation)
         (workdir / "evaluating").unlink()
         return {"total": float(np.abs(params["view"]["w"]).sum())}
 
@@ -209,11 +209,24 @@ def fill_the_disk(workdir: Path, answer: Path) -> None:
     )
 
 
-def host(workdir: Path, steps: int, port: int, count: int, index: int) -> None:
+def host(
+    workdir: Path,
+    steps: int,
+    port: int,
+    count: int,
+    index: int,
+    seconds: float = 0.003,
+    evaluation: float = 0.05,
+) -> None:
     """One of `count` processes with two devices each that train together.
 
     Through the real pipeline, reading examples on the way, and noting which.
+
+    Args:
+        seconds: that a batch takes at least.
+        evaluation: that an evaluation takes.
     """
+    interrupts.GRACE = 0.3  # less than what the tests make a process wait for
     jax.config.update("jax_num_cpu_devices", 2 if count > 1 else 1)
     if count > 1:
         hosts.HEARTBEAT_SECONDS = 10
@@ -243,13 +256,15 @@ def host(workdir: Path, steps: int, port: int, count: int, index: int) -> None:
 
         class Slow(type(source)):
             def __next__(self):
-                time.sleep(0.003)
+                time.sleep(seconds)
                 return original(self)
 
         source.__class__ = Slow
         return source
 
-    the_task = dataclasses.replace(task(c, workdir), make_source=make_source)
+    the_task = dataclasses.replace(
+        task(c, workdir, evaluation), make_source=make_source
+    )
     if index == 0:
         workdir.mkdir(exist_ok=True)
         (workdir / "evaluating").unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 from pathlib import Path
@@ -18,12 +19,12 @@ STEPS = 20
 BOUND = 90  # seconds in which a process notices that another is gone
 
 
-def _start(workdir: Path, steps: int, count: int) -> list:
+def _start(workdir: Path, steps: int, count: int, *seconds: float) -> list:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [
-        lives.start(lives.host, workdir, steps, port, count, index)
+        lives.start(lives.host, workdir, steps, port, count, index, *seconds)
         for index in range(count)
     ]
 
@@ -77,19 +78,39 @@ def test_two_processes_one_and_two_again_take_the_steps_of_one(tmp_path):
     )
 
 
-def test_a_signal_to_one_stops_both_at_one_step(tmp_path):
-    workdir = tmp_path / "run"
-    processes = _start(workdir, 2000, 2)
-    assert lives.wait_until((workdir / "metrics.jsonl").exists, processes[0])
-    assert processes[1].pid is not None
-    os.kill(processes[1].pid, signal.SIGTERM)
+def _terminate(processes: list) -> None:
+    for process in processes:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+
+
+def _assert_left(processes: list, workdir: Path) -> int:
+    """Both have left in peace; returns the step that is saved."""
     for process in processes:
         process.join(60)
     text = Path(f"{workdir}.err").read_text()
     assert [process.exitcode for process in processes] == [0, 0], text
     newest = checkpoint.newest_step(workdir)
-    assert newest is not None and newest % hosts.LOOK_EVERY == 0
+    assert newest is not None
     _assert_each_step_once(workdir, newest)
+    return newest
+
+
+def test_signals_to_both_stop_them_at_one_step(tmp_path):
+    """As SLURM sends them; the step is further away than the grace."""
+    workdir = tmp_path / "run"
+    processes = _start(workdir, 2000, 2, 0.1)
+    assert lives.wait_until((workdir / "metrics.jsonl").exists, processes[0])
+    _terminate(processes)
+    assert _assert_left(processes, workdir) > 0
+
+
+def test_a_signal_to_one_ends_the_evaluation_of_the_other(tmp_path):
+    workdir = tmp_path / "run"
+    processes = _start(workdir, 2000, 2, 0.003, 30.0)
+    assert lives.wait_until((workdir / "evaluating").exists, processes[0])
+    _terminate(processes[1:])
+    assert _assert_left(processes, workdir) == 10
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -109,6 +130,62 @@ def test_one_dies_the_other_leaves_and_the_run_resumes(tmp_path, victim):
     assert newest is not None
     _train(workdir, newest + 4, 2)
     _assert_each_step_once(workdir, newest + 4)
+
+
+# --- agreeing, without devices ---------------------------------------------------
+
+
+class _Store(dict):
+    """What the coordination service does with keys."""
+
+    def key_value_set(self, key, value):
+        if key in self:
+            raise jax.errors.JaxRuntimeError("ALREADY_EXISTS")
+        self[key] = value
+
+    def key_value_try_get(self, key):
+        if key not in self:
+            raise jax.errors.JaxRuntimeError("NOT_FOUND")
+        return self[key]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_all_leave_at_one_step_whatever_runs_first(monkeypatch, seed):
+    """As the loop does it: one step, one look, and at step 16 another pace."""
+    monkeypatch.setattr(hosts.Hosts, "_store", _Store())
+    dice = random.Random(seed)
+    count, pace = 3, dice.choice([1, 2, 4, 8])
+    who, when = dice.randrange(count), dice.randrange(60)
+    all_hosts, steps, left = [], [0] * count, [None] * count
+    for index in range(count):
+        one = hosts.Hosts()
+        one.count, one.index, one._prefix = count, index, f"{seed}"
+        all_hosts.append(one)
+    while None in left:
+        # A process that looks has seen step `steps - pace` finished, by all.
+        ready = [
+            i
+            for i, one in enumerate(all_hosts)
+            if left[i] is None and steps[i] - one.pace <= min(steps)
+            if not (steps[i] == 16 and one.pace == 1 and min(steps) < 16)
+        ]
+        i = dice.choice(ready)
+        one = all_hosts[i]
+        if steps[i] == 16:
+            one.pace = pace
+        wish = "stop" if i == who and steps[i] >= when else None
+        if one.leave_at(steps[i], wish):
+            left[i] = steps[i]
+        else:
+            steps[i] += 1
+    assert len(set(left)) == 1 and when < left[0] <= when + 2 * pace + 1
+
+
+def test_slow_steps_leave_few_to_wait_for():
+    def paces(*seconds):
+        return [hosts.pace_of(s, 30.0, 8) for s in seconds]
+
+    assert paces(0.0, 0.6, 1.0, 2.0, 5.0, 60.0) == [8, 8, 4, 2, 1, 1]
 
 
 # --- alone --------------------------------------------------------------------------

@@ -6,13 +6,15 @@ JAX's coordination service, which needs no device. Only the first process
 touches the workdir, so the others need not even see that disk.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
@@ -22,8 +24,7 @@ from jax.experimental import multihost_utils
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupted
 
-# How often, in steps, processes look whether one of them wants to leave.
-LOOK_EVERY = 8
+LISTEN_SECONDS = 0.2  # how often an evaluation asks whether others want to stop
 HEARTBEAT_SECONDS = 60  # a silent process is given up after so long
 
 
@@ -87,6 +88,11 @@ class Hosts:
 
     With one process everything here returns at once. All processes must make
     the same calls in the same order.
+
+    Attributes:
+        pace: how many steps the host may dispatch beyond those that it has seen
+            finished; and each so many steps, processes look whether one of them
+            wants to leave. See `leave_at` for when it may change.
     """
 
     # Tells runs of one process apart (a baseline is a run of its own).
@@ -99,6 +105,7 @@ class Hosts:
         self._calls = itertools.count()
         self._round = 0
         self._agreed: tuple[int, str] | None = None
+        self.pace = 1
 
     @property
     def _store(self) -> Any:
@@ -115,11 +122,14 @@ class Hosts:
                 return None
             raise HostLost(str(error)) from error
 
-    def from_first(self, make: Callable[[], Any]) -> Any:
+    def from_first(
+        self, make: Callable[[], Any], *, waiting: Callable[[], None] = lambda: None
+    ) -> Any:
         """What `make` returns, or raises, in the first process.
 
         Args:
             make: returns something JSON-able; called in the first process only.
+            waiting: called in the others, again and again while they wait.
 
         Raises:
             UserError: with the first process's message, if it raised one.
@@ -144,6 +154,7 @@ class Hosts:
                 self._store.key_value_set(f"{self._prefix}/{key}", json.dumps(answer))
         # Polled, because a signal handler cannot run inside a blocking call.
         while (text := self._get(key)) is None:
+            waiting()
             time.sleep(0.02)
         answer = json.loads(text)
         if "user_error" in answer:
@@ -173,31 +184,84 @@ class Hosts:
             step: steps dispatched so far.
             wish: this process's reason to leave, if it has one.
 
-        A wish at step s is granted at s + 2 LOOK_EVERY. No process can be there
-        yet: none is more than LOOK_EVERY steps ahead of what all have finished
-        (`train.IN_FLIGHT`). And each sees the wish when it gets there, since
-        its last steps needed steps that the wisher made after writing it down.
+        A wish at step s is granted at the first multiple of `pace` from
+        s + pace + 1 on. No process can be beyond it yet: to go beyond s + pace it
+        must have seen step s + 1 finished, which this one has yet to begin. And
+        each sees the wish when it gets there, since by then it has seen step
+        s + 1 finished, which this one began after writing the wish down.
+
+        So for one pace; it may grow where all have seen finished all steps that
+        any has dispatched, at a multiple of every pace, and there they look. A
+        wish from before is then written down; one after it knows the new pace.
         """
         if self.count == 1:
             return wish
-        if step % LOOK_EVERY:
-            return None
-        key = f"leave/{self._round}"
-        if self._agreed is None:
-            if wish is not None:
-                answer = json.dumps([step + 2 * LOOK_EVERY, wish])
-                try:
-                    self._store.key_value_set(f"{self._prefix}/{key}", answer)
-                except jax.errors.JaxRuntimeError as error:
-                    if "ALREADY_EXISTS" not in str(error):
-                        raise HostLost(str(error)) from error
-            text = self._get(key)
-            self._agreed = None if text is None else tuple(json.loads(text))
+        if wish is not None:
+            self.ask_to_leave(step, wish)
+        if self._agreed is None and step % self.pace == 0:
+            self._agreed = self._asked()
         if self._agreed is None or step < self._agreed[0]:
             return None
         return self._agreed[1]
+
+    def ask_to_leave(self, step: int, wish: str) -> None:
+        """Writes a wish down, unless there is one; the first one counts."""
+        if self._agreed is not None:
+            return
+        place = (step + self.pace) // self.pace * self.pace + self.pace
+        try:
+            self._store.key_value_set(self._leave_key(), json.dumps([place, wish]))
+        except jax.errors.JaxRuntimeError as error:
+            if "ALREADY_EXISTS" not in str(error):
+                raise HostLost(str(error)) from error
+        self._agreed = self._asked()
+
+    @contextlib.contextmanager
+    def listening(self, act: Callable[[], None]) -> Iterator[None]:
+        """While inside, calls `act` from a thread once another asks to stop."""
+        left = threading.Event()
+
+        def listen() -> None:
+            while not left.wait(LISTEN_SECONDS):
+                try:
+                    asked = self._asked()
+                except HostLost:
+                    return  # the main thread will notice
+                if asked is not None and asked[1] == "stop":
+                    act()
+                    return
+
+        thread = threading.Thread(target=listen, daemon=True)
+        if self.count > 1:
+            thread.start()
+        try:
+            yield
+        finally:
+            left.set()
+            if self.count > 1:
+                thread.join()
+
+    def _leave_key(self) -> str:
+        return f"{self._prefix}/leave/{self._round}"
+
+    def _asked(self) -> tuple[int, str] | None:
+        text = self._get(f"leave/{self._round}")
+        return None if text is None else tuple(json.loads(text))
 
     def next_round(self) -> None:
         """Forgets what was agreed, for a run that goes on after it."""
         self._round += 1
         self._agreed = None
+        self.pace = 1
+
+
+def pace_of(step_seconds: float, deadline: float, most: int) -> int:
+    """The largest power of two up to `most` with which all can leave in time.
+
+    A signal finds up to `pace` steps unfinished, the agreed one is up to 2 `pace`
+    further, and then the state must be written: half of the deadline is for that.
+    """
+    pace = most
+    while pace > 1 and 3 * pace * step_seconds > deadline / 2:
+        pace //= 2
+    return pace

@@ -80,6 +80,11 @@ class Interrupts:
                 os.close(end)
             self._pipe = None
 
+    def request(self) -> None:
+        """As a SIGTERM to this process would; from any thread."""
+        if self._previous:  # else there is no handler, and it would kill
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def _handle(self, number: int, _frame: object) -> None:
         if self.requested:
             if number == signal.SIGINT:

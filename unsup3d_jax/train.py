@@ -37,15 +37,16 @@ from unsup3d_jax.checkpoint import (
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, pipeline
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.hosts import HostLost, Hosts
+from unsup3d_jax.hosts import HostLost, Hosts, pace_of
 from unsup3d_jax.interrupts import Interrupted, Interrupts
 from unsup3d_jax.log import RunLog, duration, say
 from unsup3d_jax.train_state import TrainState
 from unsup3d_jax.train_step import Objective, train_step
 
 AXIS = "devices"
-# Steps dispatched before the host waits for the oldest. The device always has
-# work, yet a NaN or a signal is noticed soon and batches do not pile up.
+# Steps dispatched before the host waits for the oldest, at most: a power of two;
+# fewer where steps are slow (`hosts.pace_of`). The device always has work, yet a NaN
+# or a signal is noticed soon and batches do not pile up.
 IN_FLIGHT = 8
 TRAINED_BASELINES = ("supervised", "oracle")
 BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
@@ -192,7 +193,7 @@ def parallel_step(
 class Recorder:
     """Turns metrics that are still being computed into lines of the log.
 
-    The host stays up to `IN_FLIGHT` steps ahead; only the flag `finite` of
+    The host stays some steps ahead; only the flag `finite` of
     each step is fetched, that late, and all metrics of the steps that are
     logged. A line depends on its step alone, so an interrupted run leaves the
     same lines as one that was not; `CLOCK_FIELDS` excepted. The time of the
@@ -233,8 +234,11 @@ class Recorder:
         self.total_seconds, self.total_steps = 0.0, 0  # without the first step
         self._first_step_seconds = 0.0
 
-    def push(self, step: int, metrics: dict[str, Array]) -> None:
+    def push(self, step: int, metrics: dict[str, Array], *, ahead: int) -> None:
         """Takes the metrics of the step just dispatched.
+
+        Args:
+            ahead: how many steps may be unfinished afterwards.
 
         Raises:
             Diverged: if a step that has finished was not finite, and
@@ -245,7 +249,7 @@ class Recorder:
             for value in metrics.values():
                 value.copy_to_host_async()
         self._pending.append((step, metrics))
-        while len(self._pending) > IN_FLIGHT:
+        while len(self._pending) > ahead:
             self._settle(*self._pending.popleft())
         self._log.tick(step, self._current_step_time)
 
@@ -254,8 +258,18 @@ class Recorder:
         while self._pending:
             self._settle(*self._pending.popleft())
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are steps that `flush` would wait for."""
+        return bool(self._pending)
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean time of a step so far, the first one's compilation left out."""
+        return self.total_seconds / max(self.total_steps, 1)
+
     def summary(self, start: int, step: int) -> str:
-        """What was done since the start of this process, for people."""
+        """What was done since this recorder began at step `start`, for people."""
         text = f"steps {start + 1} to {step}" if step > start else "no new steps"
         if self.total_steps and self.total_seconds > 0:
             rate = self._config.train.batch_size * self.total_steps
@@ -528,9 +542,22 @@ def fit(
         return every > 0 and step > 0 and (step % every == 0 or step == last)
 
     def save(at: _Position) -> None:
-        if checkpoints is not None:
+        def write() -> str | None:
+            assert checkpoints is not None
             checkpoints.protect(at.recorder.healthy_step)
-            checkpoints.save(at.state, at.data)
+            try:
+                checkpoints.save(at.state, at.data)
+            except FloatingPointError:  # after a loss and a gradient that were not
+                return f"step {at.step}, its parameters or moments"
+            return None
+
+        if broken := hosts.from_first(write):
+            raise Diverged(broken)
+
+    def pass_on(at: _Position) -> None:
+        """What the others do while the first one evaluates."""
+        if interrupts.requested:
+            hosts.ask_to_leave(at.step, "stop")
 
     def evaluate_now(at: _Position, validate: Callable) -> None:
         def score() -> None:
@@ -538,13 +565,13 @@ def fit(
                 line["split"] == "val" and line["step"] == at.step for line in at.lines
             ):
                 return  # done before the run was resumed here
-            with interrupts.immediate():
+            with hosts.listening(interrupts.request), interrupts.immediate():
                 found = validate(one_copy(at.state.params), at.step)
             log.line({"step": at.step, "split": "val", **found})
             if checkpoints is not None and "total" in found:
                 checkpoints.losses[at.step] = float(found["total"])
 
-        hosts.from_first(score)
+        hosts.from_first(score, waiting=lambda: pass_on(at))
 
     def draw_now(at: _Position, picture: Callable) -> None:
         path = workdir / "pictures" / f"{at.step}.png"
@@ -552,11 +579,11 @@ def fit(
         def draw() -> None:
             if at.step == at.start and path.exists():
                 return
-            with interrupts.immediate():
+            with hosts.listening(interrupts.request), interrupts.immediate():
                 image = picture(one_copy(at.state.params), at.step)
             log.picture(path, image, at.step)
 
-        hosts.from_first(draw)
+        hosts.from_first(draw, waiting=lambda: pass_on(at))
 
     def look_and_save(at: _Position) -> None:
         """Checkpoint, evaluation and picture, whichever is due at a step."""
@@ -575,10 +602,24 @@ def fit(
             draw_now(at, picture)
         at.recorder.restart_clock()
 
+    def set_pace(at: _Position) -> None:
+        """How far to run ahead, now that the time of a step is known.
+
+        All have seen all steps finished here, as `hosts.leave_at` asks.
+        """
+        at.recorder.flush()
+        hosts.pace = hosts.from_first(
+            lambda: pace_of(at.recorder.step_seconds, interrupts.deadline, IN_FLIGHT)
+        )
+        at.recorder.restart_clock()
+
     def advance(at: _Position) -> None:
         """Trains to the last step, or until all processes leave."""
         look_and_save(at)
+        known_at = (at.start // IN_FLIGHT + 2) * IN_FLIGHT
         while at.step < last:
+            if at.step == known_at:
+                set_pace(at)
             wish = "collapse" if may_go_back(at) else None
             wish = "stop" if interrupts.requested else wish
             reason = hosts.leave_at(at.step, wish)
@@ -594,8 +635,11 @@ def fit(
             at.step += 1
             at.data = source.state()
             trace.after(at.step, metrics)
-            at.recorder.push(at.step, metrics)
+            at.recorder.push(at.step, metrics, ahead=hosts.pace)
             look_and_save(at)
+        # What was found so late may not depend on how far the host ran ahead.
+        if hosts.from_first(lambda: may_go_back(at)):
+            raise _Collapsed
 
     def may_go_back(at: _Position) -> bool:
         """Whether the run has collapsed, and is to return to a good checkpoint."""
@@ -641,11 +685,10 @@ def fit(
     def finish(at: _Position) -> None:
         at.recorder.flush()
         save(at)
-        if checkpoints is not None:
-            checkpoints.wait()
+        hosts.from_first(lambda: checkpoints.wait() if checkpoints else None)
 
     def sum_up(at: _Position) -> None:
-        """Says what this process has done, in one line."""
+        """Says in one line what was done since the start, or since it went back."""
         text = at.recorder.summary(at.start, at.step)
         losses = checkpoints.losses if checkpoints is not None else {}
         finite = [(loss, s) for s, loss in losses.items() if np.isfinite(loss)]
@@ -658,9 +701,12 @@ def fit(
     at: _Position | None = None
 
     def unsaved() -> bool:
-        if at is None or not hosts.first:
+        if at is None:
             return False
-        return at.step > max(at.start, newest_step(workdir) or 0)
+        # One of several waits for the step that all agree on, and for the first
+        # one's word that it is written: who leaves early takes the others down.
+        saved = newest_step(workdir) or 0 if hosts.count == 1 else 0
+        return at.step > max(at.start, saved)
 
     try:
         at = begin()
@@ -726,12 +772,22 @@ def _diverged_text(
 
 
 def _save_what_is_left(finish: Callable[[_Position], None], at: _Position) -> str:
-    """Saves the last step after the data or the log have failed; says so."""
+    """Saves the last step after the data or the log have failed; says so.
+
+    A log that cannot be written loses its last lines, but hours of steps are worth
+    more. All steps are looked at all the same: none may have been infinite.
+    """
+    lost = ""
     try:
+        while at.recorder.is_behind:
+            try:
+                at.recorder.flush()
+            except OSError:  # the line that failed is taken off; on with the rest
+                lost = ", without the last lines of its log"
         finish(at)
-    except (UserError, OSError, Diverged, FloatingPointError):
+    except (UserError, OSError, Diverged):
         return ""
-    return f" Step {at.step} is saved: the same command goes on from there."
+    return f" Step {at.step} is saved{lost}: the same command goes on from there."
 
 
 # --- the task of a config ---------------------------------------------------------

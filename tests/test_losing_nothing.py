@@ -294,6 +294,21 @@ def test_changed_numbers_are_noticed_where_the_file_is_sound(tmp_path):
         lives.fit(tmp_path, config, tiny_task.task(config))
 
 
+def test_a_changed_data_position_is_noticed(tmp_path):
+    config = tiny_task.config()
+    lives.fit(tmp_path, config, tiny_task.task(config))
+    folder = tmp_path / "checkpoints" / "12"
+    position = (folder / "data" / "metadata").read_text()
+    (folder / "data" / "metadata").write_text(position.replace("12", "13"))
+    assert lives.outcome(tmp_path, 8)["position"]["position"] == 8
+    with pytest.raises(checkpoint.Damaged, match="'data'"):
+        lives.outcome(tmp_path, 12)
+    sums = json.loads((folder / "checksums" / "metadata").read_text())
+    del sums["data"]  # as former versions wrote it
+    (folder / "checksums" / "metadata").write_text(json.dumps(sums))
+    assert lives.outcome(tmp_path, 12)["position"]["position"] == 13
+
+
 # --- other processes, other data, other clocks --------------------------------------
 
 
@@ -578,3 +593,42 @@ def test_a_diverged_run_goes_back_at_most_k_times(tmp_path, capfd, monkeypatch):
     assert capfd.readouterr().err.count("Going back to checkpoint 8") == 2
     events = [x for x in _lines(tmp_path) if x["split"] == "event"]
     assert [e["step"] for e in events] == [8, 8]
+
+
+def test_a_return_that_takes_back_another_is_counted_with_it(
+    tmp_path, capfd, monkeypatch
+):
+    """The second one leads to a checkpoint before that of the first."""
+    orders = []
+
+    class Noting(tiny_task.Source):
+        def reorder(self, number):
+            orders.append(number)
+            super().reorder(number)
+
+    def warnings(line, *_, **__):
+        late = 12 if orders else 14
+        ill = line["step"] in (8, 12) or line["step"] > late
+        return ["flat depth: it is."] * ill
+
+    monkeypatch.setattr(train.watch, "warnings", warnings)
+    config = tiny_task.config(steps=40, rollbacks=2)
+    config.checkpoint.keep = 5
+    made = tiny_task.task(config, make_source=lambda devices: Noting(devices, 8))
+    lives.fit(tmp_path, config, made)
+    places = [x["step"] for x in _lines(tmp_path) if x.get("event") == "rollback"]
+    assert len(places) == 2 and places[1] < places[0]
+    assert orders == [1, 2]
+    assert capfd.readouterr().err.count("Going back to") == 2
+    steps = [x["step"] for x in _lines(tmp_path) if x["split"] == "train"]
+    assert steps == [1, *range(2, 41, 2)]
+
+
+def test_parameters_that_are_not_finite_are_the_end_and_not_a_trace(tmp_path):
+    """The loss and the gradient of the step that made them were finite."""
+
+    config = tiny_task.config(learning_rate=1e38, weight_decay=1e30)
+    made = tiny_task.task(config, weights_at=lambda step: 0.0)
+    with pytest.raises(train.Diverged, match="step 2, its parameters or moments"):
+        config.checkpoint.every = 2
+        lives.fit(tmp_path, config, made)

@@ -297,6 +297,11 @@ def checksums(tree: Mapping[str, Any]) -> dict[str, int]:
     return result
 
 
+def _position_sum(data_position: Mapping) -> int:
+    """CRC-32 of a data position, which decides what a resumed run sees."""
+    return zlib.crc32(json.dumps(data_position, sort_keys=True).encode())
+
+
 def _check_sums(tree: Mapping[str, Any], recorded: Mapping[str, int] | None) -> None:
     if recorded is None:  # written before there were any
         return
@@ -392,7 +397,9 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(host),
                     data=ocp.args.JsonSave(dict(data_position)),
-                    checksums=ocp.args.JsonSave(checksums(host)),
+                    checksums=ocp.args.JsonSave(
+                        checksums(host) | {"data": _position_sum(data_position)}
+                    ),
                 ),
             )
         except Exception as error:
@@ -505,7 +512,11 @@ class Checkpoints:
             loaded = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # whatever orbax, tensorstore and json raise
             raise Damaged(_one_line(error)) from error
-        _check_sums(loaded["state"], loaded.get("checksums"))
+        recorded = loaded.get("checksums")
+        _check_sums(loaded["state"], recorded)
+        found = _position_sum(loaded["data"])
+        if found != (recorded or {}).get("data", found):  # not in old checkpoints
+            raise Damaged("the checksum of 'data' differs")
         return loaded["state"], loaded["data"]
 
     def close(self) -> None:

@@ -72,13 +72,23 @@ class MetricsFile:
                 lines.append(_numbers(line))
         return lines
 
-    def truncate(self, step: int, *, extra: Mapping[str, Any] | None = None) -> list:
+    def truncate(
+        self, step: int | None, *, extra: Mapping[str, Any] | None = None
+    ) -> list:
         """Keeps and returns the lines up to `step`, the checkpoint's.
 
+        Returns to a checkpoint are kept wherever they led: they are counted, and
+        each takes another order.
+
         Args:
+            step: None keeps nothing.
             extra: a line to add, in the same atomic write.
         """
-        kept = [line for line in self.read() if line["step"] <= step]
+        kept = [
+            line
+            for line in ([] if step is None else self.read())
+            if line["step"] <= step or line.get("event") == "rollback"
+        ]
         kept += [] if extra is None else [dict(extra)]
         if self.path.exists() or kept:
             write_atomically(self.path, "".join(_text(line) for line in kept))
@@ -281,8 +291,12 @@ class RunLog:
         self._file = MetricsFile(workdir / "metrics.jsonl") if enabled else None
         self._board: Board | None = None
 
-    def start(self, step: int) -> list[dict]:
-        """Drops what was written beyond a step; returns the lines that remain."""
+    def start(self, step: int | None) -> list[dict]:
+        """Drops what was written beyond a step; returns the lines that remain.
+
+        Args:
+            step: of the checkpoint; None if there is none, and a run begins.
+        """
         if self._file is None:
             return []
         if self._board is not None:
@@ -290,7 +304,7 @@ class RunLog:
         self._board = Board(
             self._workdir / "tensorboard",
             enabled=self._tensorboard,
-            first_step=step + 1,
+            first_step=(step or 0) + 1,
             complain=self.message,
         )
         return self._file.truncate(step)

@@ -513,7 +513,7 @@ def fit(
             packed = kept[0] if kept else zeros_like_packed(like)
             state = unpacked(hosts.broadcast(packed), like)
             step, position = found
-        lines = log.start(step)
+        lines = log.start(None if found is None else step)
         events = hosts.from_first(
             lambda: [line for line in lines if line["split"] == "event"]
         )
@@ -737,7 +737,9 @@ def fit(
         raise
     except (UserError, OSError) as error:
         with interrupts.deferred(unsaved):
-            kept = _save_what_is_left(finish, at) if at and hosts.count == 1 else ""
+            kept = ""
+            if at is not None and hosts.count == 1:
+                kept = _save_what_is_left(finish, at, error)
         text = (
             str(error)
             if isinstance(error, UserError)
@@ -771,23 +773,26 @@ def _diverged_text(
     )
 
 
-def _save_what_is_left(finish: Callable[[_Position], None], at: _Position) -> str:
+def _save_what_is_left(
+    finish: Callable[[_Position], None], at: _Position, error: Exception
+) -> str:
     """Saves the last step after the data or the log have failed; says so.
 
     A log that cannot be written loses its last lines, but hours of steps are worth
     more. All steps are looked at all the same: none may have been infinite.
     """
-    lost = ""
+    lost = isinstance(error, OSError)  # the line that failed was taken off
     try:
         while at.recorder.is_behind:
             try:
                 at.recorder.flush()
-            except OSError:  # the line that failed is taken off; on with the rest
-                lost = ", without the last lines of its log"
+            except OSError:
+                lost = True
         finish(at)
     except (UserError, OSError, Diverged):
         return ""
-    return f" Step {at.step} is saved{lost}: the same command goes on from there."
+    what = f"Step {at.step} is saved{', without the last lines of its log' * lost}"
+    return f" {what}: the same command goes on from there."
 
 
 # --- the task of a config ---------------------------------------------------------

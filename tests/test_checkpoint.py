@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_task
+from PIL import Image
 
 from unsup3d_jax import checkpoint, train_state
+from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
 
 
@@ -140,3 +142,57 @@ def test_differing_keys_are_named_and_harmless_ones_are_not():
     del old["loss"]["flip"]
     (text,) = checkpoint.differing_keys(old, config.to_dict())
     assert text == "loss.flip (absent there, 0.25 now)"
+
+
+def test_other_packages_than_before_are_said_once(tmp_path, capfd, monkeypatch):
+    config, versions = tiny_task.config(), {"jaxlib": "1.0", "numba": "2.0"}
+    monkeypatch.setattr(checkpoint, "_version", versions.get)
+
+    def claimed():
+        checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+        return capfd.readouterr().err
+
+    assert claimed() == ""
+    versions["jaxlib"] = "1.1"
+    assert claimed() == ""  # nothing has been trained yet
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    versions["jaxlib"] = "1.2"
+    del versions["numba"]
+    text = claimed()
+    assert "jaxlib was 1.1 and is 1.2, numba was 2.0 and is absent" in text
+    assert "not bit for bit" in text and claimed() == ""
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["versions"]["numba"]  # as former versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert claimed() == ""
+
+
+def test_photos_may_move(tmp_path):
+    """Their fingerprint, in every checkpoint, tells others from the same."""
+    config = tiny_task.config()
+    config.data.path = "photos"
+    checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    config.data.path = "/disk/photos/"
+    checkpoint.check_workdir(tmp_path, config)
+    config.data.image_size = 32
+    with pytest.raises(UserError, match="data.image_size"):
+        checkpoint.check_workdir(tmp_path, config)
+
+
+def test_the_fingerprint_of_photos_does_not_depend_on_their_folder(tmp_path):
+    config = tiny_task.config()
+    config.data.min_images, config.data.image_size = 1, 8
+    config.data.split, config.data.hash_split_percent = "hash", (100, 0, 0)
+    config.data.cache_dir = str(tmp_path / "cache")
+
+    def digest(name, more):
+        folder = tmp_path / name
+        folder.mkdir()
+        for i in range(3):
+            pixels = np.full((9 + more, 9, 3), i, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        config.data.path = str(folder)
+        return pipeline.load_split(config, "train").digest
+
+    assert digest("a", 0) == digest("b", 0) != digest("c", 1)

@@ -290,6 +290,34 @@ def test_a_profile_of_some_steps_is_written(tmp_path):
     assert any("perfetto" in n for n in names) and any("xplane" in n for n in names)
 
 
+@pytest.mark.parametrize("steps", [(3, 4), (13, 14)])
+def test_a_profile_of_steps_that_do_not_come_is_said(tmp_path, capfd, steps):
+    config = tiny_task.config()
+    _fit(tmp_path, kill_at=4)
+    with Interrupts() as interrupts:
+        train.fit(
+            config,
+            tiny_task.task(config),
+            tmp_path,
+            devices=train.local_devices(config)[:1],
+            interrupts=interrupts,
+            profile=steps,
+        )
+    assert "steps 5 to 12: no profile is written" in capfd.readouterr().err
+
+
+def test_a_profile_that_fails_closes_and_hides_nothing(tmp_path, monkeypatch, capfd):
+    def fails():
+        raise RuntimeError("no session")
+
+    trace = train.Trace(tmp_path, (1, 2))
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fails)
+    trace.before(1)
+    trace.close()
+    assert "no session" in capfd.readouterr().err
+
+
 def test_a_run_ends_with_a_summary(tmp_path, capfd):
     config = tiny_task.config()
     config.eval.every = 6

@@ -35,13 +35,15 @@ from unsup3d_jax.log import say, write_atomically
 from unsup3d_jax.train_state import TrainState
 
 # Keys that may differ between the runs that share a workdir: none of them
-# changes a parameter. (Another number of devices changes rounding only.)
+# changes a parameter. (Another number of devices changes rounding only; where the
+# images lie is no matter, because checkpoints hold a fingerprint of them.)
 HARMLESS = (
     "name",
     "log.",
     "checkpoint.",
     "eval.",
     "train.devices",
+    "data.path",
     "data.workers",
     "data.cache_dir",
     "data.device_memory_mib",
@@ -59,7 +61,9 @@ YOUNGER = {
     "loss.light_prior": 0.0,
     "loss.light_prior_steps": 0,
 }
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# Packages that decide the bits of a run: its numbers, images and their order.
+NUMERIC = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "pillow", "numba")
+PACKAGES = (*NUMERIC, "orbax-checkpoint", "ml_collections")
 
 
 # --- the identity of a workdir ----------------------------------------------
@@ -169,20 +173,39 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         )
 
 
+def _other_versions(workdir: Path, now: Mapping[str, str | None]) -> list[str]:
+    """Packages whose version decides bits, and has changed since the last start."""
+    if newest_step(workdir) is None:
+        return []
+    before = json.loads((workdir / "config.json").read_text()).get("versions", {})
+    return [
+        f"{name} was {before[name] or 'absent'} and is {now[name] or 'absent'}"
+        for name in NUMERIC
+        if name in before and before[name] != now[name]
+    ]
+
+
 def claim_workdir(workdir: Path, config: ConfigDict, devices: list) -> None:
     """Writes config.json: config, seed, devices, commit, versions of packages.
+
+    Warns if a run is resumed with other packages than it had.
 
     Raises:
         UserError: if the workdir holds another run, or cannot be written.
     """
     check_workdir(workdir, config)
+    packages = {package: _version(package) for package in PACKAGES}
+    if others := _other_versions(workdir, packages):
+        say(
+            f"warning: {', '.join(others)}: the run goes on, but not bit for bit as it "
+            "would have."
+        )
     record = {
         "config": _json_of(config),
         "seed": config.seed,
         "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in devices],
         "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version()}
-        | {package: _version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()} | packages,
         "command": sys.argv,
     }
     text = json.dumps(record, indent=2) + "\n"

@@ -382,6 +382,14 @@ class Trace:
         self._folder, self._steps = workdir / "profile", steps
         self._running = False
 
+    def expect(self, done: int, last: int) -> None:
+        """Says so if a run from step `done` to `last` has not the first one."""
+        if self._steps and not done < self._steps[0] <= last:
+            say(
+                f"warning: --profile={self._steps[0]},{self._steps[1]} begins outside "
+                f"of what is left, steps {done + 1} to {last}: no profile is written."
+            )
+
     def before(self, step: int) -> None:
         """Starts with the first step that is asked for."""
         if self._steps and not self._running and step == self._steps[0]:
@@ -397,8 +405,12 @@ class Trace:
     def close(self) -> None:
         if self._running:
             self._running = False
-            jax.profiler.stop_trace()
-            say(f"profile of steps {self._steps}: {self._folder}")
+            try:
+                jax.profiler.stop_trace()
+            except Exception as error:  # whatever the profiler meets; no matter
+                say(f"warning: no profile in {self._folder}: {error}")
+            else:
+                say(f"profile of steps {self._steps}: {self._folder}")
 
 
 # --- the loop -------------------------------------------------------------------
@@ -487,7 +499,7 @@ def fit(
         skip=config.train.nan == "skip",
         grad_norm_max=config.train.grad_norm_max,
     )
-    trace = Trace(workdir, profile)
+    trace = Trace(workdir, profile if hosts.first else None)
     last = config.train.steps
     # The last of what may fail before the `try` that closes them.
     checkpoints = (
@@ -710,6 +722,7 @@ def fit(
 
     try:
         at = begin()
+        trace.expect(at.step, last)
         with interrupts.deferred(unsaved):
             while True:
                 try:
@@ -751,10 +764,10 @@ def fit(
             raise
         raise HostLost(str(error)) from error
     finally:
-        trace.close()
-        log.close()
         if checkpoints is not None:
             checkpoints.close()
+        log.close()
+        trace.close()
     return at.state
 
 

@@ -100,7 +100,7 @@ def test_impossible_values_are_named(key, value):
 def test_a_predicted_shading_map_has_no_light_to_draw():
     config = _scheduled()
     config.model.shading = "map"
-    with pytest.raises(ValueError, match="loss.light_prior needs"):
+    with pytest.raises(ValueError, match="loss.light_prior must be 0"):
         model.options_from_config(config)
 
 

@@ -24,6 +24,7 @@ SMALL = (
     "--config.raster.supersample=1",
     f"--config.train.steps={STEPS}",
     "--config.train.batch_size=8",
+    "--config.train.optimizer=adam",
     "--config.train.warmup_steps=0",
     "--config.train.depth_start=0",
     "--config.train.depth_full=0",

@@ -114,13 +114,13 @@ def test_normals_are_unit_and_the_epsilon_shortens_them():
 
 
 def test_gradients_match_finite_differences():
-    lift = partial(geometry.depth_to_normals, fov_deg=FOV)
+    lift = jax.jit(partial(geometry.depth_to_normals, fov_deg=FOV))
     with jax.enable_x64(True):
         depth = jnp.asarray(np.random.default_rng(0).uniform(0.99, 1.01, (5, 6)))
         check_grads(lift, (depth,), order=1, modes=["rev"], eps=1e-7, rtol=1e-4)
         view = jnp.array([0.1, 0.2, -0.1, 0.01, 0.0, 0.02])
         points = geometry.depth_to_points(depth, fov_deg=FOV)
-        move = partial(geometry.transform, centre_depth=1.0)
+        move = jax.jit(partial(geometry.transform, centre_depth=1.0))
         check_grads(move, (points, view), order=1, modes=["rev"])
 
 

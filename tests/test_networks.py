@@ -135,9 +135,9 @@ def test_initial_weights_are_uniform_within_the_fan_in_bound():
 def test_bfloat16_stays_near_float32_and_returns_float32():
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), minval=-1)
     exact = networks.EncoderDecoder(3, width=16)
-    params = exact.init(jax.random.key(1), image)
+    params = jax.jit(exact.init)(jax.random.key(1), image)
     coarse = networks.EncoderDecoder(3, width=16, dtype=jnp.bfloat16)
-    a, b = exact.apply(params, image), coarse.apply(params, image)
+    a, b = jax.jit(exact.apply)(params, image), jax.jit(coarse.apply)(params, image)
     assert b.dtype == jnp.float32
     assert float(jnp.abs(a - b).mean()) < 0.05 * float(jnp.abs(a).mean()) + 1e-3
 

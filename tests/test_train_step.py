@@ -224,6 +224,7 @@ print(json.dumps([line(1), line(4)]))
 """
 
 
+@pytest.mark.slow
 def test_four_devices_take_the_step_of_one_with_the_real_model():
     """Every term and every network's gradient.
 
@@ -233,7 +234,9 @@ def test_four_devices_take_the_step_of_one_with_the_real_model():
     ((one, four),) = _run(_MODEL, each=[[]])
     assert one.keys() == four.keys() and one["finite"] == 1.0
     assert {"photometric_flip", "perceptual_flip", "smoothness"} <= one.keys()
-    assert {"light_prior", "grad_norm_conf", "grad_norm_depth"} <= one.keys()
+    for name in ("depth", "albedo", "light", "view", "conf"):
+        assert 0.0 < one[f"grad_norm_{name}"] < np.inf
+    assert "light_prior" in one
     for key in one:
         tolerance = 5e-3 if key == "grad_norm_depth" else 1e-4
         assert one[key] == pytest.approx(four[key], rel=tolerance, abs=1e-6), key

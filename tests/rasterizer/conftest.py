@@ -6,12 +6,18 @@ import pytest
 from rasterizer import backends
 
 
-@pytest.fixture(autouse=True)
-def optimised():
+@pytest.fixture
+def as_compiled():
+    """Whatever programs a test compiles are optimised as they are in use."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def optimised(as_compiled):
+    """For all tests, unless their module compiles too much for that."""
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -19,7 +19,7 @@ from unsup3d_jax.interrupts import Interrupts
 from unsup3d_jax.log import CLOCK_FIELDS
 
 
-def _fit(workdir: Path, config=None, task=None, **changes):
+def _fit(workdir: Path, config=None, task=None, *, profile=None, **changes):
     config = config or tiny_task.config()
     with Interrupts() as interrupts:
         return train.fit(
@@ -28,6 +28,7 @@ def _fit(workdir: Path, config=None, task=None, **changes):
             workdir,
             devices=train.local_devices(config)[:1],
             interrupts=interrupts,
+            profile=profile,
         )
 
 
@@ -276,33 +277,15 @@ def test_evaluating_and_saving_compile_nothing_new(tmp_path):
 
 
 def test_a_profile_of_some_steps_is_written(tmp_path):
-    config = tiny_task.config()
-    with Interrupts() as interrupts:
-        train.fit(
-            config,
-            tiny_task.task(config),
-            tmp_path,
-            devices=train.local_devices(config)[:1],
-            interrupts=interrupts,
-            profile=(3, 4),
-        )
+    _fit(tmp_path, profile=(3, 4))
     names = [p.name for p in (tmp_path / "profile").rglob("*") if p.is_file()]
     assert any("perfetto" in n for n in names) and any("xplane" in n for n in names)
 
 
 @pytest.mark.parametrize("steps", [(3, 4), (13, 14)])
 def test_a_profile_of_steps_that_do_not_come_is_said(tmp_path, capfd, steps):
-    config = tiny_task.config()
     _fit(tmp_path, kill_at=4)
-    with Interrupts() as interrupts:
-        train.fit(
-            config,
-            tiny_task.task(config),
-            tmp_path,
-            devices=train.local_devices(config)[:1],
-            interrupts=interrupts,
-            profile=steps,
-        )
+    _fit(tmp_path, profile=steps)
     assert "steps 5 to 12: no profile is written" in capfd.readouterr().err
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks import machine
 from configs import default
-from unsup3d_jax import train
+from unsup3d_jax import host_memory, train
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
 
@@ -87,6 +87,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    host_memory.keep_freed()  # as every command does
     config = default.get_config()
     config.data.image_size, config.train.batch_size = args.image_size, args.batch
     config.data.workers = machine.cpu_cores()

@@ -4,33 +4,26 @@ authors' PyTorch step take on the same machine in the same minute?
     python -m benchmarks.train_step --output=step.json
     python -m benchmarks.train_step --authors=PATH_TO_A_CLONE_OF_THEIR_REPOSITORY
 
-`--authors` needs `torch` (CPU). Their CUDA renderer is replaced by one that
-returns the vertices' own depth, and their VGG16 weights by random ones; neither
-changes the work done by the rest of their step. Ours includes the rasterizer.
-Rounds alternate, so that other load on the machine falls on both alike. Their step
-has a process of its own, as nobody trains both in one: in one process, ours took up
-to three times as long, unevenly, after each of theirs.
+`--authors` needs `torch`; `benchmarks/authors.py` says what is replaced in theirs.
+Ours includes the rasterizer. Rounds alternate, so that other load on the machine
+falls on both alike.
 
-FLOP are counted for convolutions alone, two per multiply-add: 20.97 GFLOP an
-image is what the method needs at 64 px and full width (VGG16 once without
-gradient, twice with); the authors' step spends 28.56. The parts' budget counts all
-operations of the program as written, and the bytes that the compiled program reads
-and writes, as XLA tells them: the body of a loop once, so weight gradients summed
-image by image count for one image, and nothing of the rasterizer's compiled loops.
+Operations are those that the method needs (`benchmarks/operations.py`), the
+optimizer's those that XLA counts. Bytes are what XLA says that the compiled program
+reads and writes: the body of a loop once, so weight gradients summed image by image
+count for one image, and nothing of the rasterizer's compiled loops. Peak is the best
+rate of one large matrix product in the same run, same type of numbers.
 """
 
 import argparse
 import contextlib
 import functools
-import importlib
 import json
-import multiprocessing
 import resource
 import statistics
 import sys
 import time
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +31,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import authors, input_pipeline, machine, operations
 from configs import default
-from unsup3d_jax import model, networks, perceptual, train, train_state
+from unsup3d_jax import (
+    formation,
+    host_memory,
+    model,
+    networks,
+    perceptual,
+    train,
+    train_state,
+)
 from unsup3d_jax.types import Batch
 
-NECESSARY_GFLOP = 20.97  # an image, forward and backward
-AUTHORS_GFLOP = 28.56
-
 Step = Callable[[], None]
+# Seconds until the threads of the other program sleep, not spin.
+PAUSE = 0.5
 
 
 class Part:
-    """One jitted function and its arguments; calling it runs it to the end."""
+    """One jitted function and its arguments; calling it runs it to the end.
 
-    def __init__(self, function: Callable, *args: Any):
+    Args:
+        gflop: that it needs; None: as XLA counts them.
+    """
+
+    def __init__(self, function: Callable, *args: Any, gflop: float | None = None):
         lowered = jax.jit(function).lower(*args)
-        # Operations as written: what XLA hands to a convolution library has none.
-        self.gflop = (lowered.cost_analysis() or {}).get("flops", 0.0) / 1e9
+        if gflop is None:
+            # As written: what XLA hands to a convolution library has none.
+            gflop = (lowered.cost_analysis() or {}).get("flops", 0.0) / 1e9
+        self.gflop = gflop
         self._compiled, self._args = lowered.compile(), args
         cost = self._compiled.cost_analysis() or {}
         self.megabytes = cost.get("bytes accessed", 0.0) / 1e6
@@ -68,6 +74,11 @@ def _timed(call: Step) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def _energy(tree: Any) -> Any:
+    """A scalar of everything, to take gradients of."""
+    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
 
 
 def _random_vgg() -> list[dict[str, np.ndarray]]:
@@ -84,7 +95,12 @@ def _random_vgg() -> list[dict[str, np.ndarray]]:
 
 
 class Ours:
-    """The pmapped step of `train.parallel_step` on one device, state donated."""
+    """The pmapped step of `train.parallel_step` on one device, state donated.
+
+    Attributes:
+        trace_s, compile_s: seconds until the program was there.
+        memory_mib: of the program: its arguments and what it needs beside them.
+    """
 
     def __init__(self, config, images: np.ndarray):
         self.config = config
@@ -110,15 +126,27 @@ class Ours:
         self.images = jnp.asarray(images)
         split = images.reshape(n, -1, *images.shape[1:])
         self.batch = Batch(image=jnp.asarray(split))
-        self.schedule = train_state.schedule_from_config(config)
         # A copy: the step may donate the very buffers that it was given.
         self.params = jax.tree.map(jnp.copy, params)
-        self.state = train.replicate(state, self.devices)
-        self.step = train.parallel_step(self.task, self.optimizer, self.devices)
+        self.state, self.constants, self.schedule = train.replicate(
+            (state, self.constants, train_state.schedule_from_config(config)),
+            self.devices,
+        )
+        step = train.parallel_step(self.task, self.optimizer, self.devices)
+        start = time.perf_counter()
+        lowered = step.lower(self.state, self.batch, self.constants, self.schedule)
+        self.trace_s = time.perf_counter() - start
+        self._compiled = lowered.compile()
+        self.compile_s = time.perf_counter() - start - self.trace_s
+        memory: Any = self._compiled.memory_analysis()
+        self.memory_mib = {
+            "arguments": memory.argument_size_in_bytes / 2**20,
+            "temporary": memory.temp_size_in_bytes / 2**20,
+        }
         self.metrics: dict[str, Any] = {}
 
     def __call__(self) -> None:
-        self.state, self.metrics = self.step(
+        self.state, self.metrics = self._compiled(
             self.state, self.batch, self.constants, self.schedule
         )
         jax.block_until_ready((self.state.params, self.metrics))
@@ -127,240 +155,280 @@ class Ours:
 def parts(ours: Ours) -> dict[str, Part]:
     """Each part of the step alone, forward and backward."""
     options, images, params = ours.options, ours.images, ours.params
-
-    def energy(tree: Any) -> Any:
-        return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
-
+    size, billion = images.shape[1], len(images) / 1e9
+    needed = operations.layers(options, size)
     result: dict[str, Part] = {}
     for name, net in model.build_networks(options).items():
 
         def gradient(p, x, net: networks.nn.Module = net):
-            return jax.grad(lambda p: energy(net.apply({"params": p}, x)))(p)
+            return jax.grad(lambda p: _energy(net.apply({"params": p}, x)))(p)
 
-        result[f"network {name}"] = Part(gradient, params[name], 2 * images - 1)
+        flop = sum(layer.training_flop for layer in needed if layer.network == name)
+        result[f"network {name}"] = Part(
+            gradient, params[name], 2 * images - 1, gflop=flop * billion
+        )
 
     if ours.constants:
 
         def encode(vgg, image, shown):
             target = perceptual.features(vgg, image)
             seen = perceptual.features(vgg, shown)
-            return energy(seen[: len(image)] - jax.lax.stop_gradient(target)) + energy(
-                seen[len(image) :] - jax.lax.stop_gradient(target)
-            )
+            return _energy(
+                seen[: len(image)] - jax.lax.stop_gradient(target)
+            ) + _energy(seen[len(image) :] - jax.lax.stop_gradient(target))
 
-        shown = jnp.concatenate([images, 0.9 * images])
         result["VGG16"] = Part(
-            jax.grad(encode, argnums=2), ours.constants["vgg"], images, shown
+            jax.grad(encode, argnums=2),
+            ours.constants["vgg"],
+            images,
+            jnp.concatenate([images, 0.9 * images]),
+            gflop=operations.vgg_flop(size) * billion,
         )
 
     factors = jax.jit(lambda p: model.decompose(p, images, options))(params)
+    depth, albedo = (
+        jnp.concatenate([x, jnp.flip(x, axis=2)])
+        for x in (factors.canon_depth, factors.canon_albedo)
+    )
+    light, view = (jnp.concatenate([x, x]) for x in (factors.light, factors.view))
+    scene = options.scene
 
-    def image_formation(factors):
-        both = model.reconstruct(factors, options)
-        return energy((both.plain.image, both.flip.image))
+    def warp(depth, view):
+        return _energy(formation.warp_depth(depth, view, scene)[0])
 
-    result["shading, rasterizer, sampling"] = Part(jax.grad(image_formation), factors)
+    def colour(albedo, depth, light, view, warped):
+        canonical = formation.shade_canonical(albedo, depth, light, scene)
+        image = formation.sample_canonical(canonical.image, warped, view, scene)
+        return _energy(image)
 
+    result["rasterizer"] = Part(jax.grad(warp, (0, 1)), depth, view)
+    result["shading, sampling"] = Part(
+        jax.grad(colour, (0, 1, 2, 3, 4)), albedo, depth, light, view, depth
+    )
     state = ours.optimizer.init(params)
     result["optimizer"] = Part(ours.optimizer.update, params, state, params)
     return result
 
 
-# --- the authors' step ----------------------------------------------------------
+def layer_parts(ours: Ours) -> list[tuple[operations.Layer, Part]]:
+    """Each convolution of the networks alone, forward and backward; equal ones once.
 
+    The rest of a network is normalisation and activations.
+    """
+    options, count = ours.options, len(ours.images)
+    made: dict[Any, Part] = {}
+    result = []
+    for layer in operations.layers(options, ours.images.shape[1]):
+        known = (layer.module, layer.inputs, layer.first)
+        if known not in made:
+            x = jax.random.normal(jax.random.key(0), (count, *layer.inputs))
+            params = layer.module.init(jax.random.key(1), x)
 
-def _stub_modules(torch: Any) -> dict[str, types.ModuleType]:
-    """Stand-ins for what their code imports and a CPU step does not need."""
+            def gradient(params, x, layer: operations.Layer = layer):
+                x = x.astype(layer.module.dtype)
+                return jax.grad(
+                    lambda p, x: _energy(layer.module.apply(p, x).astype(jnp.float32)),
+                    argnums=(0,) if layer.first else (0, 1),
+                )(params, x)
 
-    class Renderer:
-        def __init__(self, **settings):
-            self.size = settings["image_size"]
-
-        def render_depth(self, vertices, faces):
-            return vertices[..., 2].reshape(len(vertices), self.size, self.size)
-
-    def vgg16(**_):
-        nn = torch.nn
-        layers: list[Any] = []
-        channels = 3
-        for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512):
-            if width == 0:
-                layers.append(nn.MaxPool2d(2, 2))
-                continue
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(True)]
-            channels = width
-        return types.SimpleNamespace(features=nn.Sequential(*layers))
-
-    renderer = types.ModuleType("neural_renderer")
-    renderer.Renderer = Renderer  # type: ignore[attr-defined]
-    vision = types.ModuleType("torchvision")
-    vision.models = types.SimpleNamespace(vgg16=vgg16)  # type: ignore[attr-defined]
-    stubs = {"neural_renderer": renderer, "torchvision": vision}
-    for name in ("cv2", "yaml"):
-        stubs.setdefault(name, types.ModuleType(name))
-    return stubs
-
-
-def authors_model(clone: Path) -> Any:
-    """Builds the authors' model out of a local clone, five networks on CPU."""
-    import torch
-
-    for name, stub in _stub_modules(torch).items():
-        sys.modules[name] = stub
-    # An empty package of that name: their __init__ imports loaders and loggers.
-    package = types.ModuleType("unsup3d")
-    package.__path__ = [str(clone / "unsup3d")]
-    sys.modules["unsup3d"] = package
-    theirs = importlib.import_module("unsup3d.model").Unsup3D(
-        {"z_translation_range": 0}
-    )
-    theirs.trainer = types.SimpleNamespace(current_epoch=0)
-    theirs.init_optimizers()
-    theirs.set_train()
-    return theirs
-
-
-def _serve_authors(orders: Any, clone: Path, images: np.ndarray, threads: int) -> None:
-    """Process of the authors' step: runs one whenever it is told to."""
-    import torch
-
-    torch.set_num_threads(threads)
-    theirs = authors_model(clone)
-    batch = torch.tensor(images.transpose(0, 3, 1, 2).copy())
-    while orders.recv():
-        theirs.forward(batch)
-        theirs.backward()
-        orders.send(None)
-
-
-@contextlib.contextmanager
-def authors_step(clone: Path, images: np.ndarray, threads: int) -> Iterator[Step]:
-    """The authors' step as a call that ends when their process has done it."""
-    if not (clone / "unsup3d" / "model.py").is_file():
-        sys.exit(f"--authors={clone}: no unsup3d/model.py in there.")
-    spawning = multiprocessing.get_context("spawn")
-    here, there = spawning.Pipe()
-    process = spawning.Process(
-        target=_serve_authors, args=(there, clone, images, threads), daemon=True
-    )
-    process.start()
-    there.close()  # so that recv fails, not waits, if the process dies
-
-    def step() -> None:
-        here.send(True)
-        here.recv()
-
-    try:
-        yield step
-    finally:
-        here.close()
-        process.terminate()
-        process.join()
+            flop = layer.training_flop * count / 1e9
+            made[known] = Part(gradient, params, x, gflop=flop)
+        result.append((layer, made[known]))
+    return result
 
 
 # --- measurement ----------------------------------------------------------------
 
 
+def matmul_rate(dtype: str, rounds: int) -> float:
+    """GFLOP/s of a product of large square matrices: the peak that can be had."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((n, n), dtype)
+    product = Part(lambda x: x @ x, x, gflop=2 * n**3 / 1e9)
+    product()
+    return product.gflop / min(_timed(product) for _ in range(rounds))
+
+
+def dispatch_seconds(ours: Ours, calls: int = 20) -> float:
+    """Seconds of the host to start a program with the step's arguments."""
+    start_one = jax.pmap(
+        lambda state, batch, constants, schedule: state,
+        axis_name=train.AXIS,
+        in_axes=(None, 0, None, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=ours.devices,
+    )
+    arguments = ours.batch, ours.constants, ours.schedule
+    state = start_one(jax.tree.map(jnp.copy, ours.state), *arguments)
+    start = time.perf_counter()
+    for _ in range(calls):
+        state = start_one(state, *arguments)
+    seconds = time.perf_counter() - start
+    jax.block_until_ready(state)
+    return seconds / calls
+
+
 def measure(
-    config, *, rounds: int, authors: Path | None, with_parts: bool
+    config,
+    *,
+    rounds: int,
+    clone: Path | None,
+    authors_device: str = "cpu",
+    with_parts: bool,
 ) -> dict[str, Any]:
     """Runs the benchmark; seconds unless a name says otherwise."""
     size, b = config.data.image_size, config.train.batch_size
     images = np.random.default_rng(0).uniform(size=(b, size, size, 3))
     images = images.astype(np.float32)
     ours = Ours(config, images)
-    first = _timed(ours)
     with contextlib.ExitStack() as stack:
         calls: dict[str, Step] = {"ours": ours}
-        if authors is not None:
-            theirs = authors_step(authors, images, machine.cpu_cores())
+        if clone is not None:
+            theirs = authors.step(
+                clone, images, threads=machine.cpu_cores(), device=authors_device
+            )
             calls["authors"] = stack.enter_context(theirs)
         times: dict[str, list[float]] = {name: [] for name in calls}
         for warm in (True, *[False] * rounds):
             for name, step in calls.items():
+                time.sleep(PAUSE)
                 seconds = _timed(step)
                 if not warm:
                     times[name].append(seconds)
     if not np.isfinite(float(ours.metrics["total"])):
         sys.exit("the loss is not finite; the timing means nothing.")
 
+    flop = operations.training_flop(ours.options, size, bool(ours.constants))
+    gflop = {"ours": flop / 1e9, "authors": authors.GFLOP}
+    dtype = config.model.compute_dtype
+    peak = matmul_rate(dtype, rounds)
+    statistics_of = ours.devices[0].memory_stats() or {}
     report: dict[str, Any] = {
         "batch_size": b,
         "image_size": size,
         "width": config.model.width,
+        "compute_dtype": dtype,
         "rounds": rounds,
-        "compile_s": first - statistics.median(times["ours"]),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "gflop_per_image": gflop["ours"],
+        "trace_s": ours.trace_s,
+        "compile_s": ours.compile_s,
+        "memory_mib": ours.memory_mib,
+        "process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "device_peak_mib": statistics_of.get("peak_bytes_in_use", 0) // 2**20 or None,
+        "matmul_gflop_per_s": peak,
+        "dispatch_s": dispatch_seconds(ours),
+        "input_s": _input_seconds(config, rounds),
     }
-    standard = size == 64 and config.model.width == 64 and config.loss.perceptual > 0
     for name, seconds in times.items():
         median = statistics.median(seconds)
-        gflop = {"ours": NECESSARY_GFLOP, "authors": AUTHORS_GFLOP}[name]
+        rate = gflop[name] * b / median
         report[name] = {
             "step_s": median,
             "step_s_all": seconds,
             "images_per_s": b / median,
-            "gflop_per_s": gflop * b / median if standard else None,
+            "gflop_per_s": rate,
+            "share_of_matmul": rate / peak,
         }
-    if authors is not None:
+    if clone is not None:
+        report["authors"]["device"] = authors_device
         ratios = [a / o for o, a in zip(times["ours"], times["authors"], strict=True)]
         report["images_per_s_ratio"] = statistics.median(ratios)
         report["images_per_s_ratio_all"] = ratios
     if with_parts:
-        report["parts"] = _measure_parts(ours, rounds)
+        report["parts"], report["layers"] = _measure_parts(ours, rounds)
     report["machine"] = machine.describe("numba", "torch")
     return report
 
 
-def _measure_parts(ours: Ours, rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each part, its share of the step beside it, its budget."""
-    alone = parts(ours)
-    for call in alone.values():
+def _input_seconds(config, rounds: int) -> float:
+    """Of a batch of images that lie in device memory, with nothing else to do."""
+    data = input_pipeline.in_memory(config, max(1000, config.train.batch_size))
+    source = input_pipeline.source_of(config, data)
+    return input_pipeline.measure(source, 10, rounds)["seconds_per_batch"]
+
+
+def _measure_parts(ours: Ours, rounds: int) -> tuple[dict, dict]:
+    """Median seconds of each part, its share of the step beside it, its budget.
+
+    Returns:
+        The parts of the step, which add up to it, and the convolutions of the
+        networks by stage.
+    """
+    alone, single = parts(ours), layer_parts(ours)
+    calls: dict[Any, Step] = {"step": ours, **alone}
+    calls |= {id(part): part for _, part in single}
+    for call in calls.values():
         call()
-    calls: dict[str, Step] = {"step": ours, **alone}
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Any, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             times[name].append(_timed(call))
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    whole = medians.pop("step")
-    result = {
-        name: {
-            "s": seconds,
-            "share": seconds / whole,
-            "gflop": alone[name].gflop,
-            "megabytes": alone[name].megabytes,
-        }
-        for name, seconds in medians.items()
+    median = {name: statistics.median(seconds) for name, seconds in times.items()}
+    whole = median["step"]
+
+    def row(seconds: float, gflop: float, megabytes: float) -> dict[str, float]:
+        share = seconds / whole
+        return dict(s=seconds, share=share, gflop=gflop, megabytes=megabytes)
+
+    by_part = {
+        name: row(median[name], part.gflop, part.megabytes)
+        for name, part in alone.items()
     }
-    rest = whole - sum(medians.values())
-    result["losses and the rest"] = {"s": rest, "share": rest / whole}
-    return result
+    by_stage = {}
+    for stage in (operations.ENCODER, operations.DECODER, operations.FIVE):
+        mine = [part for layer, part in single if layer.stage == stage]
+        by_stage[stage] = row(
+            sum(median[id(part)] for part in mine),
+            sum(part.gflop for part in mine),
+            sum(part.megabytes for part in mine),
+        )
+    rest = whole - sum(part["s"] for part in by_part.values())
+    by_part["losses and the rest"] = {"s": rest, "share": rest / whole}
+    return by_part, by_stage
 
 
 def _print(report: dict[str, Any]) -> None:
     print(
         f"batch {report['batch_size']}, {report['image_size']} px, width "
-        f"{report['width']}, {report['machine']['platform']}, "
-        f"{report['machine']['cpu_cores']} cores; median of {report['rounds']} rounds"
+        f"{report['width']}, {report['compute_dtype']}, "
+        f"{report['machine']['device']}, {report['machine']['cpu_cores']} CPU cores; "
+        f"median of {report['rounds']} rounds"
     )
-    print(f"compile      {report['compile_s']:8.1f} s")
+    memory = report["memory_mib"]
+    print(
+        f"compile {report['compile_s']:.1f} s, tracing {report['trace_s']:.1f} s; "
+        f"memory {memory['arguments']:.0f} MiB of arguments, "
+        f"{memory['temporary']:.0f} MiB beside them; "
+        f"{report['gflop_per_image']:.2f} GFLOP an image; "
+        f"matrix product {report['matmul_gflop_per_s']:.0f} GFLOP/s; "
+        f"dispatch {1e3 * report['dispatch_s']:.2f} ms, "
+        f"input {1e3 * report['input_s']:.2f} ms"
+    )
     for name in ("ours", "authors"):
         if name in report:
             line = report[name]
-            rate = line["gflop_per_s"]
             print(
-                f"{name:12s} {line['step_s'] * 1e3:8.0f} ms/step "
-                f"{line['images_per_s']:8.2f} images/s"
-                + (f" {rate:8.0f} GFLOP/s" if rate else "")
+                f"{name:12s} {line['step_s'] * 1e3:8.1f} ms/step "
+                f"{line['images_per_s']:8.2f} images/s "
+                f"{line['gflop_per_s']:8.0f} GFLOP/s "
+                f"{line['share_of_matmul']:6.1%} of the matrix product's"
             )
     if "authors" in report:
         print(f"ours / authors, images/s: {report['images_per_s_ratio']:.2f}")
-    for name, part in report.get("parts", {}).items():
-        line = f"  {name:32s} {part['s'] * 1e3:8.1f} ms {part['share']:7.1%}"
-        if "gflop" in part:
-            line += f" {part['gflop']:8.2f} GFLOP {part['megabytes']:8.0f} MB"
-        print(line)
+    tables = {
+        "part, alone": report.get("parts", {}),
+        "the networks' convolutions, one by one": report.get("layers", {}),
+    }
+    for title, rows in tables.items():
+        if rows:
+            print(title)
+        for name, part in rows.items():
+            line = f"  {name:32s} {part['s'] * 1e3:8.1f} ms {part['share']:7.1%}"
+            if "gflop" in part:
+                line += f" {part['gflop']:8.2f} GFLOP {part['megabytes']:8.0f} MB"
+                line += f" {part['gflop'] / part['s']:6.0f} GFLOP/s"
+            print(line)
 
 
 def main() -> None:
@@ -370,10 +438,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--compute_dtype", default="float32", help="or bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-perceptual", action="store_true")
     parser.add_argument("--no-parts", action="store_true", help="whole step only")
     parser.add_argument("--authors", type=Path, help="clone of their repository")
+    parser.add_argument("--authors_device", default="cpu", help="or cuda")
     parser.add_argument("--output", type=Path, help="JSON file")
     flags = parser.parse_args()
     if flags.authors and (flags.size, flags.width, flags.no_perceptual) != (
@@ -382,17 +452,20 @@ def main() -> None:
         False,
     ):
         parser.error("--authors compares at 64 px, full width, perceptual loss on.")
+    host_memory.keep_freed()  # as every command does
     config = default.get_config()
     config.train.devices = 1
     config.train.batch_size = flags.batch
     config.data.image_size = flags.size
     config.model.width = flags.width
+    config.model.compute_dtype = flags.compute_dtype
     if flags.no_perceptual:
         config.loss.perceptual = 0.0
     report = measure(
         config,
         rounds=flags.rounds,
-        authors=flags.authors,
+        clone=flags.authors,
+        authors_device=flags.authors_device,
         with_parts=not flags.no_parts,
     )
     _print(report)

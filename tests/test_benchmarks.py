@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import charts, gradient_noise, rasterizer, train_step
+from benchmarks import charts, gradient_noise, operations, rasterizer, train_step
 from benchmarks.peers import Calls, Peer, scenes
 from configs import default
+from unsup3d_jax import model
 
 
 @pytest.mark.slow  # every part is a program to compile
@@ -18,13 +19,38 @@ def test_parts_of_a_small_step_add_up_to_the_step():
     config.train.batch_size = 2
     config.train.devices = 1
     config.loss.perceptual = 0.0
-    report = train_step.measure(config, rounds=2, authors=None, with_parts=True)
+    report = train_step.measure(config, rounds=2, clone=None, with_parts=True)
     assert report["ours"]["images_per_s"] > 0
-    assert report["ours"]["gflop_per_s"] is None  # known for the full size only
+    assert 0 < report["ours"]["share_of_matmul"] < 1
+    assert report["memory_mib"]["temporary"] > 0
     names = set(report["parts"])
-    assert {"network depth", "shading, rasterizer, sampling", "optimizer"} <= names
+    assert {"network depth", "rasterizer", "shading, sampling", "optimizer"} <= names
     assert sum(p["share"] for p in report["parts"].values()) == pytest.approx(1.0)
-    assert report["parts"]["network depth"]["gflop"] > 0
+    networks = [p for name, p in report["parts"].items() if "network" in name]
+    found = sum(stage["gflop"] for stage in report["layers"].values())
+    assert found == pytest.approx(sum(p["gflop"] for p in networks))
+
+
+def test_operations_are_those_of_the_papers_networks():
+    """GFLOP an image at 64 px and full width, counted by hand from Tables 7 to 9."""
+    options = model.options_from_config(default.get_config())
+    layers = operations.layers(options, 64)
+
+    def gflop(network, of):
+        return sum(of(layer) for layer in layers if layer.network == network) / 1e9
+
+    forward = {"depth": 1.873, "albedo": 1.900, "light": 0.0556, "conf": 0.575}
+    training = {"depth": 5.614, "albedo": 5.692, "light": 0.1636, "conf": 1.718}
+    for name, expected in forward.items():
+        assert gflop(name, lambda x: x.flop) == pytest.approx(expected, rel=1e-3)
+    for name, expected in training.items():
+        found = gflop(name, lambda x: x.training_flop)
+        assert found == pytest.approx(expected, rel=1e-3)
+    five = [x for x in layers if x.network == "depth" and x.stage == operations.FIVE]
+    assert [x.module.features for x in five] == [64, 1]
+    assert operations.vgg_flop(64) / 5e9 == pytest.approx(1.524, rel=1e-3)
+    whole = operations.training_flop(options, 64, vgg=True)
+    assert whole / 1e9 == pytest.approx(20.97, rel=1e-3)
 
 
 def test_a_peer_is_drawn_beside_ours_and_compared(monkeypatch, tmp_path, capsys):

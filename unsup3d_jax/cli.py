@@ -18,6 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from unsup3d_jax import host_memory
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.interrupts import Interrupted, Interrupts
 
@@ -501,6 +502,7 @@ def main(argv: Sequence[str], default: ConfigDict) -> int:
         with Interrupts() as interrupts:
             args = parse(argv, default)
             interrupts.deadline = args.config.checkpoint.deadline
+            host_memory.keep_freed()
             if args.cluster is not None:
                 from unsup3d_jax import hosts
 

@@ -231,6 +231,17 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def crossings(row: dict) -> str:
+    """The collectives of a row, one a line."""
+    if row["collectives"] is None:
+        return f"  collectives unknown: {row['unread']}"
+    lines = [
+        f"  {found['kind']} of {found['arrays']} arrays, {found['bytes']:,} bytes"
+        for found in row["collectives"]
+    ]
+    return "\n".join(lines or ["  no collectives"])
+
+
 def _libtpu_version() -> str:
     """Version of the package, or of the one that TPU_LIBRARY_PATH lies in."""
     if path := os.environ.get("TPU_LIBRARY_PATH"):
@@ -249,7 +260,7 @@ def measure_all(args: argparse.Namespace, written: Path) -> list[dict]:
         config.model.compute_dtype = args.compute_dtype
         config.train.batch_size = args.images_per_chip * len(chips(name))
         rows.append(measure(config, name, written=written, folder=args.text))
-        print(table(rows[-1:]), flush=True)
+        print(f"{table(rows[-1:])}\n{crossings(rows[-1])}", flush=True)
         if args.output:  # after each: a compilation takes minutes
             content = {
                 "question": "the training step compiled for TPUs, without one",

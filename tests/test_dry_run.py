@@ -1,11 +1,18 @@
 """What a run would need, said before it starts."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 import tiny_task
 
 from unsup3d_jax import dry_run, train
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_it_counts_compiles_times_and_reads_no_data(tmp_path, monkeypatch):
@@ -35,3 +42,53 @@ def test_the_batch_of_noise_has_the_fields_of_a_real_one(supervision):
     assert batch.image.shape[:2] == (2, 4) and batch.image.dtype == np.float32
     assert float(batch.image.max()) <= 1.0
     assert (batch.depth is not None) == (supervision == "depth")
+
+
+REPORT = """
+import sys
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from configs import default
+from unsup3d_jax import cli
+
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+status = cli.main(["main.py", "--dry_run", *sys.argv[1:]], default.get_config())
+hits, misses = (events.count(f"/jax/compilation_cache/cache_{x}")
+                for x in ("hits", "misses"))
+print("status", status, "hits", hits, "misses", misses)
+"""
+SMALL = (
+    "--config=configs/quickstart.py",
+    "--config.train.batch_size=2",
+    "--config.train.optimizer=adam",
+    "--config.raster.supersample=1",
+    "--config.model.encoder_width=16",
+)
+
+
+def test_the_command_compiles_the_real_step_once_for_all_runs(tmp_path):
+    """And reads no data: the second run finds the first one's programs on disk."""
+    environment = dict(os.environ)
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+    def run():
+        flags = [*SMALL, f"--config.data.cache_dir={tmp_path}"]
+        command = [sys.executable, "-c", REPORT, *flags]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+        return done.stdout + done.stderr
+
+    text = run()
+    assert "status 0 hits 0" in text and "misses 0" not in text, text
+    for network in ("depth", "albedo", "light", "view", "conf"):
+        assert f"network    {network}" in text
+    assert "MiB in all" in text
+    again = run()
+    assert "status 0" in again and "misses 0" in again, again
+    assert [path.name for path in tmp_path.iterdir()] == ["compiled"]

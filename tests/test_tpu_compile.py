@@ -1,11 +1,13 @@
 """The reader of compiled programs; compiling one takes minutes (benchmarks)."""
 
+import re
 import types
 
 import jax
 import pytest
 
 from benchmarks import tpu_compile
+from configs import default
 
 PROGRAM = """
   %all-reduce.1 = (f32[64]{0:T(256)}, f32[3,3]{1,0:T(8,128)}, f32[], f32[], f32[],
@@ -68,3 +70,27 @@ def test_other_failures_to_read_a_program_are_not_swallowed():
 
     with pytest.raises(MemoryError):
         tpu_compile.program_text(types.SimpleNamespace(as_text=as_text), set())
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The real step, narrow, with its perceptual loss and rasterizer."""
+    config = default.get_config()
+    config.model.width, config.data.image_size = 16, 32
+    config.train.batch_size = 2
+    step, args = tpu_compile.abstract_step(config, jax.local_devices()[:1])
+    return jax.jit(step).trace(*args)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_real_step_lowers_without_the_host_and_sums_only(traced, platform):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.all_reduce" in text
+    crossing = r"stablehlo\.(all_gather|all_to_all|collective_\w+|reduce_scatter)"
+    assert not re.findall(crossing, text)
+    # Neither callbacks nor the compiled loops that CPUs draw with.
+    called = "".join(re.findall(r"custom_call @(\w+)", text))
+    assert "callback" not in called and "rasterizer" not in called
+    assert "f64" not in text
+    for outside in ("infeed", "outfeed", "stablehlo.send", "stablehlo.recv"):
+        assert outside not in text

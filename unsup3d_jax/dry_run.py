@@ -55,6 +55,12 @@ def _mib(number: float) -> str:
     return f"{number / 2**20:,.1f} MiB"
 
 
+def _limit(device: jax.Device) -> str:
+    """What a device has, where it tells."""
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return f" of {_mib(limit)}" if limit else ""
+
+
 def report(config: ConfigDict) -> str:
     """Text about one run of this config on the devices that are here.
 
@@ -109,11 +115,16 @@ def report(config: ConfigDict) -> str:
     lines.append(f"compiled   in {time.perf_counter() - start:.1f} s")
     memory: Any = compiled.memory_analysis()
     if memory is not None:
-        lines.append(
-            f"memory     {_mib(memory.temp_size_in_bytes)} a device for one step, "
-            "beside state, constants and the data set (up to "
-            f"{config.data.device_memory_mib} MiB, data.device_memory_mib)"
+        beside = memory.temp_size_in_bytes
+        whole = (
+            state_bytes + constants_bytes + _bytes(vars(batch)) // len(devices) + beside
         )
+        lines += [
+            f"memory     {_mib(beside)} a device for one step beside its arguments",
+            f"           {_mib(whole)} in all{_limit(devices[0])}; a data set that is "
+            f"kept there (up to {config.data.device_memory_mib} MiB, "
+            "data.device_memory_mib) comes to it",
+        ]
     cost: Any = compiled.cost_analysis()
     if cost and cost.get("flops", 0) > 0:
         lines.append(f"work       {cost['flops'] / 1e9:,.1f} GFLOP a step and device")

@@ -2,6 +2,10 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from configs import default
 from unsup3d_jax import checkpoint, cli, reconstruct_files
 
+ROOT = Path(__file__).resolve().parent.parent
 STEPS = 3
 SMALL = (
     "--config=configs/quickstart.py",
@@ -81,3 +86,31 @@ def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch
     assert [str(place) for place in places] == [str(photos), out]
     trained, _ = checkpoint.load_params(workdir)
     jax.tree.map(np.testing.assert_array_equal, params, trained)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_one_run(tmp_path):
+    """As docs/clusters.md says; the second writes nothing."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "main.py", *SMALL, f"--workdir={tmp_path / 'run'}"]
+    command += ["--config.eval.baselines=constant", "--processes=2"]
+    command += [f"--coordinator=127.0.0.1:{port}"]
+    processes = [
+        subprocess.Popen(
+            [*command, f"--process={index}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    texts = [process.communicate(timeout=280)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert names(texts[0]) == ["constant", "ours"] and "SIDE" not in texts[1]
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == list(range(1, STEPS + 1))
+    assert checkpoint.newest_step(tmp_path / "run") == STEPS

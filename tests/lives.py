@@ -323,9 +323,11 @@ def wait_until(condition, process=None, seconds=120.0) -> bool:
     return True
 
 
-def kill(process) -> None:
-    os.kill(process.pid, signal.SIGKILL)
+def kill(process) -> bool:
+    """Ends a process at once; False if it had ended by itself."""
+    process.kill()  # does nothing to one that has ended
     process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def outcome(workdir: Path, step: int = STEPS) -> dict:

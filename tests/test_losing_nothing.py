@@ -61,9 +61,7 @@ def _kill_once(workdir: Path, how: str, dice: random.Random) -> bool:
         time.sleep(dice.uniform(0, 0.05))
     else:  # from before the first line to after the last
         time.sleep(dice.uniform(0, 2.0))
-    died = process.is_alive()
-    lives.kill(process)
-    return died
+    return lives.kill(process)
 
 
 def _kill_many(folder: Path, count: int, straight: dict) -> None:

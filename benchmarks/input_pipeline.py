@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks import machine
 from configs import default
-from unsup3d_jax import host_memory, train
+from unsup3d_jax import host_memory, parallel
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
 
@@ -53,7 +53,7 @@ def in_memory(config: Any, count: int) -> ds.Dataset:
 def source_of(config: Any, data: ds.Dataset) -> pipeline.TrainSource:
     """The source that a run would have."""
     return pipeline.train_source(
-        data, config, devices=train.local_devices(config), seed=0
+        data, config, devices=parallel.local_devices(config), seed=0
     )
 
 

@@ -5,7 +5,7 @@ crosses chips? Needs no TPU: package `libtpu` compiles for a described topology.
     python -m benchmarks.tpu_compile --output=benchmarks/results/tpu_compile.json
     python -m benchmarks.tpu_compile --topologies=v5e:16x16 --images_per_chip=16
 
-The program is `train.parallel_step`, rasterizer included, at full width unless
+The program is `parallel.parallel_step`, rasterizer included, at full width unless
 `--width` says otherwise. Times and FLOP are the compiler's estimates, per chip;
 nothing was run. Only gradients and metrics may cross chips: any collective but
 an all-reduce of at most the parameters' size plus a few numbers is an error.
@@ -34,7 +34,7 @@ from jax.experimental import topologies
 
 from benchmarks import machine
 from configs import default
-from unsup3d_jax import model, perceptual, train, train_state
+from unsup3d_jax import model, parallel, perceptual, train, train_state, train_step
 from unsup3d_jax.types import Batch
 
 # Asks libtpu for the final program as text, and for nothing else: its default is
@@ -75,7 +75,7 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
         {"kernel": jnp.zeros(s, jnp.float32), "bias": jnp.zeros(s[-1], jnp.float32)}
         for s in perceptual.kernel_shapes()
     ]
-    task = train.Task(
+    task = train_step.Task(
         init=lambda key: model.init_params(key, options),
         objective=functools.partial(model.objective, options=options),
         weights_at=lambda step: model.loss_weights(config, step),
@@ -93,7 +93,7 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     image: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
     constants = jax.eval_shape(lambda: task.constants)
     schedule = jax.eval_shape(lambda: train_state.schedule_from_config(config))
-    step = train.parallel_step(task, optimizer, devices)
+    step = parallel.parallel_step(task, optimizer, devices)
     return step, (state, Batch(image=image), constants, schedule)
 
 

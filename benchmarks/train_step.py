@@ -38,9 +38,10 @@ from unsup3d_jax import (
     host_memory,
     model,
     networks,
+    parallel,
     perceptual,
-    train,
     train_state,
+    train_step,
 )
 from unsup3d_jax.types import Batch
 
@@ -95,7 +96,7 @@ def _random_vgg() -> list[dict[str, np.ndarray]]:
 
 
 class Ours:
-    """The pmapped step of `train.parallel_step` on one device, state donated.
+    """The pmapped step of `parallel.parallel_step` on one device, state donated.
 
     Attributes:
         trace_s, compile_s: seconds until the program was there.
@@ -108,11 +109,11 @@ class Ours:
         self.constants: dict[str, Any] = {}
         if config.loss.perceptual > 0:
             self.constants = {"vgg": jax.tree.map(jnp.asarray, _random_vgg())}
-        self.devices = train.local_devices(config)
+        self.devices = parallel.local_devices(config)
         self.optimizer = train_state.make_optimizer(config)
         options = self.options
 
-        self.task = train.Task(
+        self.task = train_step.Task(
             init=lambda key: model.init_params(key, options),
             objective=functools.partial(model.objective, options=options),
             weights_at=lambda step: model.loss_weights(config, step),
@@ -128,11 +129,11 @@ class Ours:
         self.batch = Batch(image=jnp.asarray(split))
         # A copy: the step may donate the very buffers that it was given.
         self.params = jax.tree.map(jnp.copy, params)
-        self.state, self.constants, self.schedule = train.replicate(
+        self.state, self.constants, self.schedule = parallel.replicate(
             (state, self.constants, train_state.schedule_from_config(config)),
             self.devices,
         )
-        step = train.parallel_step(self.task, self.optimizer, self.devices)
+        step = parallel.parallel_step(self.task, self.optimizer, self.devices)
         start = time.perf_counter()
         lowered = step.lower(self.state, self.batch, self.constants, self.schedule)
         self.trace_s = time.perf_counter() - start
@@ -253,7 +254,7 @@ def dispatch_seconds(ours: Ours, calls: int = 20) -> float:
     """Seconds of the host to start a program with the step's arguments."""
     start_one = jax.pmap(
         lambda state, batch, constants, schedule: state,
-        axis_name=train.AXIS,
+        axis_name=parallel.AXIS,
         in_axes=(None, 0, None, None),
         out_axes=None,
         donate_argnums=0,

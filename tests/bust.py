@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import default
-from unsup3d_jax import model, train
+from unsup3d_jax import model, train_step
 from unsup3d_jax.types import Factors
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units
@@ -27,10 +27,10 @@ def config_of(size: int):
     return config
 
 
-def task_of(config) -> train.Task:
+def task_of(config) -> train_step.Task:
     """The model's own task, without images to learn from."""
     options = model.options_from_config(config)
-    return train.Task(
+    return train_step.Task(
         init=lambda key: model.init_params(key, options),
         objective=functools.partial(model.objective, options=options),
         weights_at=lambda step: model.loss_weights(config, step),

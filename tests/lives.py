@@ -28,9 +28,10 @@ from unsup3d_jax import (
     cli,
     hosts,
     interrupts,
+    loop,
+    parallel,
     perceptual,
     rotnet,
-    train,
     train_state,
 )
 from unsup3d_jax.data import dataset as ds
@@ -72,14 +73,14 @@ def task(c, workdir: Path, evaluation: float = 0.05):
 
 
 def fit(workdir: Path, c=None, the_task=None, deadline=30.0):
-    """`train.fit` on one device, under the lock of the workdir."""
+    """`loop.fit` on one device, under the lock of the workdir."""
     c = c or config()
     with interrupts.Interrupts(deadline) as now, checkpoint.lock_workdir(workdir):
-        return train.fit(
+        return loop.fit(
             c,
             the_task or task(c, workdir),
             workdir,
-            devices=train.local_devices(c)[:1],
+            devices=parallel.local_devices(c)[:1],
             interrupts=now,
         )
 
@@ -271,8 +272,8 @@ def host(
     status = 0
     try:
         with interrupts.Interrupts() as now:
-            train.fit(
-                c, the_task, workdir, devices=train.run_devices(c), interrupts=now
+            loop.fit(
+                c, the_task, workdir, devices=parallel.run_devices(c), interrupts=now
             )
     except (Exception, interrupts.Interrupted) as error:  # as main.py does
         message, status = cli.ending(error)

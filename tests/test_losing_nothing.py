@@ -18,7 +18,7 @@ import pytest
 import tiny_task
 
 from configs import default
-from unsup3d_jax import checkpoint, cli, log, train
+from unsup3d_jax import checkpoint, cli, log, recorder, train
 from unsup3d_jax.checkpoint import Checkpoints, load_params, newest_step
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
@@ -505,10 +505,10 @@ def test_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
     made = tiny_task.task(
         config, weights_at=lambda step: jnp.where(step >= 5, jnp.nan, 1.0)
     )
-    with pytest.raises(train.Diverged, match="step 8: .*after 2 more"):
+    with pytest.raises(recorder.Diverged, match="step 8: .*after 2 more"):
         lives.fit(tmp_path, config, made)
     # The count goes on where a killed run left it.
-    with pytest.raises(train.Diverged, match="step 8: .*after 2 more"):
+    with pytest.raises(recorder.Diverged, match="step 8: .*after 2 more"):
         lives.fit(tmp_path, config, made)
 
 
@@ -519,7 +519,7 @@ def test_an_exploding_gradient_counts_as_not_finite(tmp_path, policy):
         config, weights_at=lambda step: jnp.where(step == 5, 1e6, 1.0)
     )
     if policy == "stop":
-        with pytest.raises(train.Diverged, match="step 6:.*grad_norm_max"):
+        with pytest.raises(recorder.Diverged, match="step 6:.*grad_norm_max"):
             lives.fit(tmp_path, config, made)
     else:
         lives.fit(tmp_path, config, made)
@@ -548,7 +548,7 @@ def test_a_collapsed_run_goes_back_and_takes_another_order(
     tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setattr(
-        train.watch,
+        recorder.watch,
         "warnings",
         lambda line, *_, **__: ["flat depth: it is."] * (line["depth_std"] < 1e-4),
     )
@@ -581,12 +581,12 @@ def test_a_collapsed_run_goes_back_and_takes_another_order(
 
 
 def test_a_diverged_run_goes_back_at_most_k_times(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(train.watch, "warnings", lambda *_, **__: [])
+    monkeypatch.setattr(recorder.watch, "warnings", lambda *_, **__: [])
     config = tiny_task.config(rollbacks=2)
     made = tiny_task.task(
         config, weights_at=lambda step: jnp.where(step == 9, jnp.nan, 1.0)
     )
-    with pytest.raises(train.Diverged, match="step 10"):
+    with pytest.raises(recorder.Diverged, match="step 10"):
         lives.fit(tmp_path, config, made)
     assert capfd.readouterr().err.count("Going back to checkpoint 8") == 2
     events = [x for x in _lines(tmp_path) if x["split"] == "event"]
@@ -609,7 +609,7 @@ def test_a_return_that_takes_back_another_is_counted_with_it(
         ill = line["step"] in (8, 12) or line["step"] > late
         return ["flat depth: it is."] * ill
 
-    monkeypatch.setattr(train.watch, "warnings", warnings)
+    monkeypatch.setattr(recorder.watch, "warnings", warnings)
     config = tiny_task.config(steps=40, rollbacks=2)
     config.checkpoint.keep = 5
     made = tiny_task.task(config, make_source=lambda devices: Noting(devices, 8))
@@ -627,6 +627,6 @@ def test_parameters_that_are_not_finite_are_the_end_and_not_a_trace(tmp_path):
 
     config = tiny_task.config(learning_rate=1e38, weight_decay=1e30)
     made = tiny_task.task(config, weights_at=lambda step: 0.0)
-    with pytest.raises(train.Diverged, match="step 2, its parameters or moments"):
+    with pytest.raises(recorder.Diverged, match="step 2, its parameters or moments"):
         config.checkpoint.every = 2
         lives.fit(tmp_path, config, made)

@@ -11,7 +11,7 @@ import pytest
 import tiny_task
 from bust import config_of, task_of
 
-from unsup3d_jax import replicas, train
+from unsup3d_jax import loop, replicas
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupts
 from unsup3d_jax.types import Batch
@@ -49,7 +49,7 @@ def together(tmp_path_factory):
 def test_each_seed_learns_what_it_learns_alone(together, tmp_path, index):
     config = _config(SEEDS[index])
     with Interrupts() as interrupts:
-        alone = train.fit(
+        alone = loop.fit(
             config,
             tiny_task.task(config),
             tmp_path,

@@ -15,7 +15,7 @@ import tiny_task
 from bust import config_of, task_of
 
 from configs import default
-from unsup3d_jax import losses, model, replicas, score, train
+from unsup3d_jax import loop, losses, model, replicas, score, train
 from unsup3d_jax.checkpoint import claim_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupts
@@ -222,7 +222,7 @@ def _fit(workdir, config, **source):
         **source,
     )
     with Interrupts() as interrupts:
-        return train.fit(
+        return loop.fit(
             config,
             task,
             workdir,
@@ -248,7 +248,7 @@ def test_a_run_that_began_before_these_options_goes_on(tmp_path):
     devices = jax.local_devices()
     claim_workdir(tmp_path, config, devices)
     with Interrupts() as interrupts:
-        train.fit(
+        loop.fit(
             config,
             tiny_task.task(config),
             tmp_path,
@@ -297,7 +297,7 @@ def test_the_watch_waits_until_the_range_is_whole(tmp_path, capfd):
         config = _scheduled(steps=steps)
         config.log.every = 1
         with Interrupts() as interrupts:
-            train.fit(
+            loop.fit(
                 config,
                 tiny_task.task(config, objective=still),
                 tmp_path / str(steps),

@@ -26,6 +26,8 @@ from unsup3d_jax import (
     evaluate,
     model,
     paper_tables,
+    parallel,
+    recorder,
     replicas,
     tables,
     train,
@@ -325,7 +327,7 @@ def machine(monkeypatch):
     def fake_train(config, place, splits, *, interrupts):
         trained.append((place.parent.name, config.seed))
         if place.parent.name == "ours" and config.seed == machine_state["diverge"]:
-            raise train.Diverged("step 2: loss nan")
+            raise recorder.Diverged("step 2: loss nan")
         steps = machine_state["stop"] or config.train.steps
         return {}, steps
 
@@ -431,7 +433,7 @@ class FakeFit:
     def __init__(self, monkeypatch):
         self.calls, self.error, self.saved = [], None, {}
         monkeypatch.setattr(replicas, "fit", self)
-        monkeypatch.setattr(train, "one_copy", lambda tree: tree)
+        monkeypatch.setattr(parallel, "one_copy", lambda tree: tree)
         monkeypatch.setattr(train, "model_task", lambda config, splits: config.seed)
         monkeypatch.setattr(
             checkpoint, "newest_step", lambda p: 6 if p in self.saved else None
@@ -495,7 +497,7 @@ def test_what_stacked_seeds_have_scored_is_not_taken_for_another_config(
 @pytest.mark.parametrize(
     "error",
     [
-        train.Diverged("step 2: loss nan."),
+        recorder.Diverged("step 2: loss nan."),
         jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
     ],
     ids=["diverged", "memory"],
@@ -509,7 +511,7 @@ def test_a_stack_that_fails_leaves_the_seeds_to_themselves(tmp_path, together, e
     _run(config, tmp_path)
     assert trained == [("ours", 0), ("ours", 0), ("ours", 1)] and len(scored) == 2
     # Divergence comes again, memory may be another one.
-    assert len(fit.calls) == (1 if isinstance(error, train.Diverged) else 2)
+    assert len(fit.calls) == (1 if isinstance(error, recorder.Diverged) else 2)
 
 
 def test_other_errors_of_a_stack_are_not_swallowed(tmp_path, together):

@@ -11,7 +11,7 @@ import pytest
 import tiny_task
 from PIL import Image
 
-from unsup3d_jax import train
+from unsup3d_jax import loop, parallel, recorder, train
 from unsup3d_jax.checkpoint import Checkpoints, claim_workdir, load_params
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
@@ -22,11 +22,11 @@ from unsup3d_jax.log import CLOCK_FIELDS
 def _fit(workdir: Path, config=None, task=None, *, profile=None, **changes):
     config = config or tiny_task.config()
     with Interrupts() as interrupts:
-        return train.fit(
+        return loop.fit(
             config,
             task or tiny_task.task(config, **changes),
             workdir,
-            devices=train.local_devices(config)[:1],
+            devices=parallel.local_devices(config)[:1],
             interrupts=interrupts,
             profile=profile,
         )
@@ -158,7 +158,7 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad_st
     def weights_at(step):
         return jnp.where(step == bad_step, jnp.nan, 1.0)
 
-    with pytest.raises(train.Diverged, match=f"step {bad_step + 1}:.*learning_rate"):
+    with pytest.raises(recorder.Diverged, match=f"step {bad_step + 1}:.*learning_rate"):
         _fit(tmp_path, weights_at=weights_at)
     good = [s for s in (4, 8) if s <= bad_step]
     assert Checkpoints(tmp_path, keep=2).steps() == good
@@ -177,7 +177,7 @@ def test_one_infinite_loss_between_lines_is_noticed(tmp_path):
         )
         return total + weights, outputs
 
-    with pytest.raises(train.Diverged, match="step 8: loss"):
+    with pytest.raises(recorder.Diverged, match="step 8: loss"):
         _fit(
             tmp_path,
             objective=objective,
@@ -293,7 +293,7 @@ def test_a_profile_that_fails_closes_and_hides_nothing(tmp_path, monkeypatch, ca
     def fails():
         raise RuntimeError("no session")
 
-    trace = train.Trace(tmp_path, (1, 2))
+    trace = recorder.Trace(tmp_path, (1, 2))
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
     monkeypatch.setattr(jax.profiler, "stop_trace", fails)
     trace.before(1)
@@ -349,7 +349,7 @@ def test_devices_and_batch_must_fit(key, value):
     if value == 7:
         config.train.devices = 2
     with pytest.raises(UserError, match=r"train\.(devices|batch_size)"):
-        train.local_devices(config)
+        parallel.local_devices(config)
 
 
 @pytest.mark.parametrize(

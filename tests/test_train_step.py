@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_task
 
-from unsup3d_jax import train, train_state
+from unsup3d_jax import parallel, train_state
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,8 +24,8 @@ def _setup(config, devices, **changes):
         jax.random.key(1), task.init(jax.random.key(0)), optimizer
     )
     schedule = train_state.schedule_from_config(config)
-    placed = train.replicate((state, task.constants, schedule), devices)
-    step = train.parallel_step(task, optimizer, devices)
+    placed = parallel.replicate((state, task.constants, schedule), devices)
+    step = parallel.parallel_step(task, optimizer, devices)
     return step, task.make_source(devices), *placed
 
 
@@ -187,7 +187,7 @@ _MODEL = """
 import json
 import jax, numpy as np
 from configs import quickstart
-from unsup3d_jax import model, train, train_state
+from unsup3d_jax import model, parallel, train, train_state
 from unsup3d_jax.types import Batch
 
 config = quickstart.get_config()
@@ -212,10 +212,10 @@ def line(count):
         jax.random.key(1), jax.tree.map(np.array, params), optimizer
     )
     schedule = train_state.schedule_from_config(config)
-    state, constants, schedule = train.replicate(
+    state, constants, schedule = parallel.replicate(
         (state, task.constants, schedule), devices
     )
-    step = train.parallel_step(task, optimizer, devices)
+    step = parallel.parallel_step(task, optimizer, devices)
     batch = Batch(image=images.reshape(count, 4 // count, 32, 32, 3))
     _, metrics = step(state, batch, constants, schedule)
     return {k: float(v) for k, v in metrics.items()}

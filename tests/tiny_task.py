@@ -15,7 +15,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import default
-from unsup3d_jax import losses, train
+from unsup3d_jax import losses, train_step
 from unsup3d_jax.types import Batch, Factors
 
 SIZE = 8
@@ -112,7 +112,7 @@ class Source:
 
 
 def task(config, **changes):
-    """A `train.Task`; keyword arguments replace fields or go to `Source`."""
+    """A `train_step.Task`; keyword arguments replace fields or go to `Source`."""
     source_args = {k: changes.pop(k) for k in ("kill_at", "number") if k in changes}
     fields = {
         "init": init,
@@ -123,7 +123,7 @@ def task(config, **changes):
             devices, config.train.batch_size, config.seed, **source_args
         ),
     }
-    return train.Task(**(fields | changes))
+    return train_step.Task(**(fields | changes))
 
 
 def config(**train_keys):

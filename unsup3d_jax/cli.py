@@ -539,7 +539,7 @@ def ending(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, KeyboardInterrupt):
         return "aborted.", 130
     from unsup3d_jax.hosts import HostLost
-    from unsup3d_jax.train import Diverged
+    from unsup3d_jax.recorder import Diverged
 
     if isinstance(error, Diverged):
         return f"error: {_one_line(error)}", 1

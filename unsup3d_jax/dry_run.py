@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from unsup3d_jax import train, train_state
+from unsup3d_jax import parallel, train, train_state
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.log import duration
@@ -65,13 +65,13 @@ def report(config: ConfigDict) -> str:
     """Text about one run of this config on the devices that are here.
 
     Raises:
-        UserError: as `train.check_config` and `train.run_devices`, or if there
+        UserError: as `train.check_config` and `parallel.run_devices`, or if there
             are several processes.
     """
     if jax.process_count() > 1:
         raise UserError("--dry_run looks at one process; leave out --distributed.")
     train.check_config(config)
-    devices = train.run_devices(config)
+    devices = parallel.run_devices(config)
     # Constants only: the data set, which a task reads when asked, is left alone.
     task = train.model_task(config, train.lazy_splits(config))
     optimizer = train_state.make_optimizer(config)
@@ -100,14 +100,14 @@ def report(config: ConfigDict) -> str:
         "as much on disk a checkpoint",
         f"constants  {_mib(constants_bytes)} a device",
     ]
-    step = train.parallel_step(
+    step = parallel.parallel_step(
         task,
         optimizer,
         devices,
         skip=config.train.nan == "skip",
         grad_norm_max=config.train.grad_norm_max,
     )
-    state, constants, schedule = train.replicate(
+    state, constants, schedule = parallel.replicate(
         (state, task.constants, schedule), devices
     )
     start = time.perf_counter()

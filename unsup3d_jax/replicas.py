@@ -5,7 +5,7 @@ that each seed's gradient is its own and is clipped by its own norm; Adam and we
 decay act on every number by itself, Muon on every kernel of every seed. Each seed
 keeps its initial parameters and its order of images, so it learns what it would learn
 alone, to the rounding of another program. The loop, checkpoints and resumption are
-those of `train.fit`.
+those of `loop.fit`.
 """
 
 import functools
@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from unsup3d_jax import train
+from unsup3d_jax import loop, train_step
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.interrupts import Interrupts
 from unsup3d_jax.model import Outputs
@@ -42,21 +42,21 @@ def check_config(config: ConfigDict) -> None:
 
 def fit(
     config: ConfigDict,
-    tasks: Sequence[train.Task],
+    tasks: Sequence[train_step.Task],
     workdir: Path,
     *,
     devices: Sequence[jax.Device],
     interrupts: Interrupts,
 ) -> TrainState:
-    """`train.fit` of all seeds at once, with stacked parameters.
+    """`loop.fit` of all seeds at once, with stacked parameters.
 
     Args:
         config: of the first seed; the others are seed + 1, seed + 2, ...
         tasks: of each seed's config.
-        workdir, devices, interrupts: as of `train.fit`.
+        workdir, devices, interrupts: as of `loop.fit`.
 
     Raises:
-        UserError: of `check_config`, and as `train.fit`.
+        UserError: of `check_config`, and as `loop.fit`.
         Diverged: if any seed does.
     """
     check_config(config)
@@ -65,7 +65,7 @@ def fit(
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.train.clip_norm = 0.0  # the task does it, seed by seed
-    return train.fit(config, task, workdir, devices=devices, interrupts=interrupts)
+    return loop.fit(config, task, workdir, devices=devices, interrupts=interrupts)
 
 
 class StackedSource:
@@ -103,8 +103,8 @@ class StackedSource:
 
 
 def stacked_task(
-    tasks: Sequence[train.Task], seeds: Sequence[int], *, clip_norm: float = 0.0
-) -> train.Task:
+    tasks: Sequence[train_step.Task], seeds: Sequence[int], *, clip_norm: float = 0.0
+) -> train_step.Task:
     """The task that trains all seeds at once.
 
     Args:
@@ -119,7 +119,7 @@ def stacked_task(
     first = tasks[0]
 
     def init(_key: Array) -> Any:
-        # As `train.fit` does with the seed of one run.
+        # As `loop.fit` does with the seed of one run.
         keys = [jax.random.split(jax.random.key(seed))[0] for seed in seeds]
         params = [task.init(key) for task, key in zip(tasks, keys, strict=True)]
         return jax.tree.map(lambda *x: jnp.stack(x), *params)
@@ -148,7 +148,7 @@ def stacked_task(
         terms = jax.tree.map(lambda a: a.mean(0), outputs.terms)
         return losses.sum(), Outputs(factors, reconstruction, terms)
 
-    return train.Task(
+    return train_step.Task(
         init=init,
         objective=objective,
         weights_at=first.weights_at,
@@ -186,7 +186,7 @@ _clip_gradient.defvjp(_clip_forward, _clip_backward)
 
 
 def _stacked_source(
-    tasks: Sequence[train.Task], devices: Sequence[jax.Device]
+    tasks: Sequence[train_step.Task], devices: Sequence[jax.Device]
 ) -> StackedSource:
     return StackedSource([task.make_source(devices) for task in tasks])
 

@@ -33,6 +33,8 @@ from unsup3d_jax import (
     evaluate,
     geometry,
     model,
+    parallel,
+    recorder,
     replicas,
     rotnet,
     score,
@@ -343,7 +345,7 @@ class _Together:
         if self._found is None or self._found[1] < steps:
             try:
                 self._found = self._trained(interrupts)
-            except train.Diverged as error:
+            except recorder.Diverged as error:
                 write_atomically(
                     self._failed, json.dumps({"diverged": str(error)}) + "\n"
                 )
@@ -366,7 +368,7 @@ class _Together:
                 params, step = checkpoint.load_params(folder)
                 if step >= config.train.steps:  # else the newest one is damaged
                     return params, step
-            devices, splits = train.local_devices(config), self._data_of(config)
+            devices, splits = parallel.local_devices(config), self._data_of(config)
             seeds = range(config.seed, config.seed + config.tables.seeds)
             tasks = [train.model_task(_seeded(config, seed), splits) for seed in seeds]
             checkpoint.claim_workdir(folder, config, devices)
@@ -374,7 +376,7 @@ class _Together:
             state = replicas.fit(
                 config, tasks, folder, devices=devices, interrupts=interrupts
             )
-        return train.one_copy(state.params), int(state.step)
+        return parallel.one_copy(state.params), int(state.step)
 
 
 def _stacked_seeds(folder: Path) -> int | None:
@@ -412,11 +414,11 @@ def _trained_row(
     try:
         found = together.params(config.seed, interrupts) if together else None
         if found is not None:  # the place has no checkpoints of its own
-            checkpoint.claim_workdir(place, config, train.local_devices(config))
+            checkpoint.claim_workdir(place, config, parallel.local_devices(config))
         params, step = found or train.train(
             config, place, splits, interrupts=interrupts
         )
-    except train.Diverged as error:
+    except recorder.Diverged as error:
         result = {"diverged": str(error)}
         write_atomically(failed, json.dumps(result) + "\n")
         say(str(error))

@@ -1,13 +1,14 @@
 """One update: gradients summed over devices, optimizer, statistics. Pure."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, UInt8
 
 from unsup3d_jax import train_state, watch
 from unsup3d_jax.train_state import Schedule, TrainState
@@ -16,6 +17,35 @@ from unsup3d_jax.types import Batch
 # (params, constants, batch, weights, axis_name=) -> (loss, Outputs): see
 # `model.objective`, whose losses are this device's share of the whole.
 Objective = Callable[..., tuple[Float[Array, ""], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        init: key -> {network name: parameters}.
+        objective: see `Objective`.
+        weights_at: step -> scheduled weights, traced.
+        constants: arrays the objective needs beside parameters.
+        make_source: devices -> iterator of batches with `state`, `restore` and
+            `reorder`.
+        validate: (parameters, step) -> numbers for the log; "total" chooses
+            the best checkpoint.
+        picture: (parameters, step) -> image for `pictures/`.
+        depth_range: largest minus smallest depth, scene units; for the watch.
+        learns_view: whether the viewpoint is learnt; for the watch.
+    """
+
+    init: Callable[[Key[Array, ""]], Any]
+    objective: Objective
+    weights_at: Callable[[Array], Any]
+    constants: Any
+    make_source: Callable[[Sequence[jax.Device]], Any]
+    validate: Callable[[Any, int], Mapping[str, float]] | None = None
+    picture: Callable[[Any, int], UInt8[np.ndarray, "h w 3"]] | None = None
+    depth_range: float = 0.2
+    learns_view: bool = True
 
 
 def train_step(

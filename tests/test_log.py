@@ -67,11 +67,3 @@ def test_the_first_line_shows_compilation_and_no_rate():
 )
 def test_durations(seconds, text):
     assert log.duration(seconds) == text
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "config.json"
-    log.write_atomically(path, "old")
-    with pytest.raises(TypeError):
-        log.write_atomically(path, 3)
-    assert path.read_text() == "old"

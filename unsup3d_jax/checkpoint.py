@@ -31,7 +31,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.log import say, write_atomically
+from unsup3d_jax.files import write_atomically
+from unsup3d_jax.log import say
 from unsup3d_jax.train_state import TrainState
 
 # Keys that may differ between the runs that share a workdir: none of them

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from unsup3d_jax import formation, metrics, model, watch
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import writing
-from unsup3d_jax.log import write_atomically
+from unsup3d_jax.files import write_atomically
 from unsup3d_jax.metrics import AnyArray
 from unsup3d_jax.types import Batch, Factors, Reconstruction, Truth
 

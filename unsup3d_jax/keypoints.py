@@ -35,7 +35,7 @@ from jaxtyping import Array, Float, UInt8
 from unsup3d_jax import metrics, model
 from unsup3d_jax.data import folder, images
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.log import write_atomically
+from unsup3d_jax.files import write_atomically
 
 LAYOUTS = ("csv", "npz", "3dfaw")
 NPZ_NAME = "keypoints.npz"

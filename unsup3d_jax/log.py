@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from unsup3d_jax.files import replacing, write_atomically
+
 # Fields of a line of metrics.jsonl that depend on the clock. All others are
 # equal, bit for bit, in a run that was interrupted and in one that was not.
 CLOCK_FIELDS = ("images_per_second", "step_time", "eta")
@@ -22,17 +24,6 @@ CLOCK_FIELDS = ("images_per_second", "step_time", "eta")
 def say(message: str, stream: TextIO | None = None) -> None:
     """Prints one message to stderr at once (stdout holds results only)."""
     print(message, file=stream or sys.stderr, flush=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step, so that a kill leaves the old or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _jsonable(value: Any) -> Any:
@@ -328,10 +319,8 @@ class RunLog:
         from PIL import Image  # not needed by runs without pictures
 
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            Image.fromarray(image).save(part, format="PNG")
-            part.replace(path)
+            with replacing(path) as file:
+                Image.fromarray(image).save(file, format="PNG")
         except OSError as error:
             self.message(f"warning: no picture {path}: {error}.")
         if self._board is not None:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from unsup3d_jax import weight_files
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.files import replacing
 
 # Output channels of each 3 x 3 convolution; "pool" halves the resolution.
 _PLAN = (64, 64, "pool", 128, 128, "pool", 256, 256, 256)
@@ -147,13 +148,9 @@ def save_vgg16(path: str | Path, vgg: Sequence[Mapping[str, np.ndarray]]) -> Non
     for index, layer in zip(_TORCHVISION_INDEX, vgg, strict=False):
         arrays[f"features.{index}.weight"] = layer["kernel"].transpose(3, 2, 0, 1)
         arrays[f"features.{index}.bias"] = layer["bias"]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(Path(path)) as file:
         # The stubs take any array for `allow_pickle`.
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    part.replace(path)
 
 
 def _convolve(x: Array, kernel: Array | np.ndarray) -> Array:

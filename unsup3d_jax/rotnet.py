@@ -26,8 +26,9 @@ from ml_collections import ConfigDict
 from unsup3d_jax import perceptual
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.files import write_atomically
 from unsup3d_jax.interrupts import Interrupts
-from unsup3d_jax.log import MetricsFile, Progress, say, write_atomically
+from unsup3d_jax.log import MetricsFile, Progress, say
 
 # Output channels of VGG16's convolutions; "pool" halves the resolution.
 PLAN = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")

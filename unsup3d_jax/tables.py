@@ -43,8 +43,9 @@ from unsup3d_jax import (
     watch,
 )
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.files import write_atomically
 from unsup3d_jax.interrupts import Interrupted, Interrupts
-from unsup3d_jax.log import say, write_atomically
+from unsup3d_jax.log import say
 from unsup3d_jax.paper_tables import TABLES, Row, Table
 
 ALL_ROWS = ("all",)

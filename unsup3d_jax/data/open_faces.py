@@ -27,7 +27,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -41,6 +40,7 @@ from unsup3d_jax.data.open_face import appearance, model, render
 from unsup3d_jax.data.open_face.appearance import Numbers
 from unsup3d_jax.data.open_face.render import FAR, FOV_DEG
 from unsup3d_jax.data.open_face.scene import POSES
+from unsup3d_jax.files import replacing
 
 __all__ = ["FAR", "FOV_DEG", "POSES", "SPLITS", "contact_sheet", "generate", "load"]
 
@@ -262,19 +262,10 @@ def _read_cache(
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes beside `path` and renames: a reader sees a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            # The stubs take any array for `allow_pickle`.
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    """Other processes may read or make the same set at this moment."""
+    with replacing(path, shared=True) as file:
+        # The stubs take any array for `allow_pickle`.
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def contact_sheet(faces: dict[str, np.ndarray], *, columns: int = 10) -> Image.Image:

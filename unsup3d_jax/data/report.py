@@ -13,7 +13,7 @@ from PIL import Image
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, pipeline
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.log import write_atomically
+from unsup3d_jax.files import write_atomically
 
 SHEET_IMAGES = 64
 _NAMED = 20  # broken files named on the terminal; report.json has all

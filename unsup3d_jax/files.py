@@ -1,0 +1,39 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` if the body ends without an exception.
+
+    So a reader, or whoever comes after a kill, finds the old file or the new one.
+
+    Args:
+        path: its folder is made where it lacks.
+        shared: another process or thread may write it at this moment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f".{secrets.token_hex(4)}.part" if shared else ".part"
+    part = path.with_name(path.name + mark)
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file by a text, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode())

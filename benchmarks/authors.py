@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from unsup3d_jax import host_memory
+
 # An image, forward and backward, at 64 px: VGG16 on four images, with a block
 # behind relu3_3 that nothing uses.
 GFLOP = 28.56
@@ -75,9 +77,16 @@ def build(clone: Path, device: str) -> Any:
 
 
 def _serve(
-    orders: Any, clone: Path, images: np.ndarray, threads: int, device: str
+    orders: Any,
+    clone: Path,
+    images: np.ndarray,
+    threads: int,
+    device: str,
+    keep_freed: bool,
 ) -> None:
     """Process of the step: runs one whenever it is told to."""
+    if keep_freed:
+        host_memory.keep_freed()
     import torch
 
     torch.set_num_threads(threads)
@@ -93,20 +102,29 @@ def _serve(
 
 @contextlib.contextmanager
 def step(
-    clone: Path, images: np.ndarray, *, threads: int, device: str
+    clone: Path,
+    images: np.ndarray,
+    *,
+    threads: int,
+    device: str,
+    keep_freed: bool = False,
 ) -> Iterator[Callable[[], None]]:
     """One training step as a call that ends when their process has done it.
 
     Args:
         images: (b, 64, 64, 3), float32 in [0, 1].
         device: PyTorch's name of it.
+        keep_freed: give their process the setting of the allocator that ours has;
+            their own program does not.
     """
     if not (clone / "unsup3d" / "model.py").is_file():
         sys.exit(f"--authors={clone}: no unsup3d/model.py in there.")
     spawning = multiprocessing.get_context("spawn")
     here, there = spawning.Pipe()
     process = spawning.Process(
-        target=_serve, args=(there, clone, images, threads, device), daemon=True
+        target=_serve,
+        args=(there, clone, images, threads, device, keep_freed),
+        daemon=True,
     )
     process.start()
     there.close()  # so that recv fails, not waits, if the process dies

@@ -6,7 +6,8 @@ authors' PyTorch step take on the same machine in the same minute?
 
 `--authors` needs `torch`; `benchmarks/authors.py` says what is replaced in theirs.
 Ours includes the rasterizer. Rounds alternate, so that other load on the machine
-falls on both alike.
+falls on both alike; a pause before each lets the other's threads sleep. Parts are
+timed afterwards, beside a step of their own (`parts_step_s`), without pauses.
 
 Operations are those that the method needs (`benchmarks/operations.py`), the
 optimizer's those that XLA counts. Bytes are what XLA says that the compiled program
@@ -251,7 +252,7 @@ def matmul_rate(dtype: str, rounds: int) -> float:
 
 
 def dispatch_seconds(ours: Ours, calls: int = 20) -> float:
-    """Seconds of the host to start a program with the step's arguments."""
+    """Seconds of the host to start a program that takes and gives the state."""
     start_one = jax.pmap(
         lambda state, batch, constants, schedule: state,
         axis_name=parallel.AXIS,
@@ -276,6 +277,7 @@ def measure(
     rounds: int,
     clone: Path | None,
     authors_device: str = "cpu",
+    authors_keep_freed: bool = False,
     with_parts: bool,
 ) -> dict[str, Any]:
     """Runs the benchmark; seconds unless a name says otherwise."""
@@ -287,7 +289,11 @@ def measure(
         calls: dict[str, Step] = {"ours": ours}
         if clone is not None:
             theirs = authors.step(
-                clone, images, threads=machine.cpu_cores(), device=authors_device
+                clone,
+                images,
+                threads=machine.cpu_cores(),
+                device=authors_device,
+                keep_freed=authors_keep_freed,
             )
             calls["authors"] = stack.enter_context(theirs)
         times: dict[str, list[float]] = {name: [] for name in calls}
@@ -333,11 +339,12 @@ def measure(
         }
     if clone is not None:
         report["authors"]["device"] = authors_device
+        report["authors"]["keep_freed"] = authors_keep_freed
         ratios = [a / o for o, a in zip(times["ours"], times["authors"], strict=True)]
         report["images_per_s_ratio"] = statistics.median(ratios)
         report["images_per_s_ratio_all"] = ratios
     if with_parts:
-        report["parts"], report["layers"] = _measure_parts(ours, rounds)
+        report |= _measure_parts(ours, rounds)
     report["machine"] = machine.describe("numba", "torch")
     return report
 
@@ -349,12 +356,12 @@ def _input_seconds(config, rounds: int) -> float:
     return input_pipeline.measure(source, 10, rounds)["seconds_per_batch"]
 
 
-def _measure_parts(ours: Ours, rounds: int) -> tuple[dict, dict]:
+def _measure_parts(ours: Ours, rounds: int) -> dict[str, Any]:
     """Median seconds of each part, its share of the step beside it, its budget.
 
     Returns:
-        The parts of the step, which add up to it, and the convolutions of the
-        networks by stage.
+        `parts` of the step, which add up to `parts_step_s`, the step timed beside
+        them; and `layers`, the convolutions of the networks by stage.
     """
     alone, single = parts(ours), layer_parts(ours)
     calls: dict[Any, Step] = {"step": ours, **alone}
@@ -386,7 +393,7 @@ def _measure_parts(ours: Ours, rounds: int) -> tuple[dict, dict]:
         )
     rest = whole - sum(part["s"] for part in by_part.values())
     by_part["losses and the rest"] = {"s": rest, "share": rest / whole}
-    return by_part, by_stage
+    return {"parts": by_part, "layers": by_stage, "parts_step_s": whole}
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -423,7 +430,7 @@ def _print(report: dict[str, Any]) -> None:
     }
     for title, rows in tables.items():
         if rows:
-            print(title)
+            print(f"{title} (the step beside them: {report['parts_step_s']:.3f} s)")
         for name, part in rows.items():
             line = f"  {name:32s} {part['s'] * 1e3:8.1f} ms {part['share']:7.1%}"
             if "gflop" in part:
@@ -445,6 +452,11 @@ def main() -> None:
     parser.add_argument("--no-parts", action="store_true", help="whole step only")
     parser.add_argument("--authors", type=Path, help="clone of their repository")
     parser.add_argument("--authors_device", default="cpu", help="or cuda")
+    parser.add_argument(
+        "--authors_keep_freed",
+        action="store_true",
+        help="give theirs the allocator's setting that our program makes",
+    )
     parser.add_argument("--output", type=Path, help="JSON file")
     flags = parser.parse_args()
     if flags.authors and (flags.size, flags.width, flags.no_perceptual) != (
@@ -467,6 +479,7 @@ def main() -> None:
         rounds=flags.rounds,
         clone=flags.authors,
         authors_device=flags.authors_device,
+        authors_keep_freed=flags.authors_keep_freed,
         with_parts=not flags.no_parts,
     )
     _print(report)

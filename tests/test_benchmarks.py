@@ -12,7 +12,7 @@ from unsup3d_jax import model
 
 
 @pytest.mark.slow  # every part is a program to compile
-def test_parts_of_a_small_step_add_up_to_the_step():
+def test_a_small_step_is_measured_with_its_parts():
     config = default.get_config()
     config.data.image_size = 32
     config.model.width = 16

@@ -107,7 +107,11 @@ def test_two_processes_train_and_score_one_run(tmp_path):
         )
         for index in range(2)
     ]
-    texts = [process.communicate(timeout=280)[0] for process in processes]
+    try:
+        texts = [process.communicate(timeout=280)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], texts
     assert names(texts[0]) == ["constant", "ours"] and "SIDE" not in texts[1]
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]

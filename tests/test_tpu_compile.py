@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import tpu_compile
 from configs import default
+from rasterizer.backends import numba_installed
 
 PROGRAM = """
   %all-reduce.1 = (f32[64]{0:T(256)}, f32[3,3]{1,0:T(8,128)}, f32[], f32[], f32[],
@@ -92,5 +93,8 @@ def test_the_real_step_lowers_without_the_host_and_sums_only(traced, platform):
     called = "".join(re.findall(r"custom_call @(\w+)", text))
     assert "callback" not in called and "rasterizer" not in called
     assert "f64" not in text
+    if numba_installed():  # what is looked for is what a CPU has
+        text_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
+        assert re.search(r"custom_call @rasterizer", text_cpu)
     for outside in ("infeed", "outfeed", "stablehlo.send", "stablehlo.recv"):
         assert outside not in text

@@ -498,11 +498,11 @@ def main(argv: Sequence[str], default: ConfigDict) -> int:
     fix it; one line on stderr says how. 130: aborted by a second Ctrl-C.
     """
     several = False
+    host_memory.keep_freed()  # before `Interrupts` starts a thread
     try:
         with Interrupts() as interrupts:
             args = parse(argv, default)
             interrupts.deadline = args.config.checkpoint.deadline
-            host_memory.keep_freed()
             if args.cluster is not None:
                 from unsup3d_jax import hosts
 

@@ -115,10 +115,10 @@ def report(config: ConfigDict) -> str:
     lines.append(f"compiled   in {time.perf_counter() - start:.1f} s")
     memory: Any = compiled.memory_analysis()
     if memory is not None:
-        beside = memory.temp_size_in_bytes
-        whole = (
-            state_bytes + constants_bytes + _bytes(vars(batch)) // len(devices) + beside
-        )
+        beside = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+        # The new state takes the place of the old one, which is donated.
+        beside += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        whole = memory.argument_size_in_bytes + beside
         lines += [
             f"memory     {_mib(beside)} a device for one step beside its arguments",
             f"           {_mib(whole)} in all{_limit(devices[0])}; a data set that is "

@@ -1,6 +1,7 @@
 """Memory of the host, for programs that run on it."""
 
 import ctypes
+import os
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -12,11 +13,16 @@ def keep_freed() -> bool:
     XLA's CPU programs ask for their intermediate results anew at each call. Above
     32 MB glibc takes such memory from the kernel and gives it back, and every page
     is cleared and mapped again: a fifth of a training step's time. Afterwards the
-    process holds the most that it ever needed. Call it before threads are started.
+    process holds at least the most that it ever needed.
+
+    Call it before any thread is started: half of the later threads would go on
+    asking the kernel. A user's own settings (MALLOC_..., GLIBC_TUNABLES) stay.
 
     Returns:
         Whether the C library took the settings; others than glibc have none.
     """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # TypeError: Windows

@@ -1,4 +1,4 @@
-"""The train step on the devices of a run; the only `jax.pmap` of the project."""
+"""The train step on the devices of a run; the only `jax.pmap` of the package."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -60,7 +60,7 @@ MORE_MEASURES = ("mae", "depth_pearson", "coverage", "albedo")  # table.json onl
 # Below this correlation of predicted with true yaw, viewpoints are not learnt.
 VIEW_LOST_PEARSON = 0.5
 # Below this correlation of predicted with true depth, on average over images, shape
-# is not learnt. On the open faces noise has 0, a bump 0.6, the average depth 0.88.
+# is not learnt. On the open faces noise has 0, a bump 0.6, the average depth 0.89.
 SHAPE_LOST_PEARSON = 0.5
 COLLAPSES = {
     "hollow": (

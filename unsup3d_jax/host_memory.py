@@ -12,7 +12,7 @@ def keep_freed() -> bool:
 
     XLA's CPU programs ask for their intermediate results anew at each call. Above
     32 MB glibc takes such memory from the kernel and gives it back, and every page
-    is cleared and mapped again: a fifth of a training step's time. Afterwards the
+    is cleared and mapped again: a sixth of a training step's time. Afterwards the
     process holds at least the most that it ever needed.
 
     Call it before any thread is started: half of the later threads would go on

@@ -130,6 +130,15 @@ def test_the_flip_weight_follows_its_schedule():
     assert float(model.loss_weights(config, 10).flip) == 0.5
 
 
+def test_every_network_receives_a_finite_gradient(setup, images):
+    config, options, params = setup
+    _, _, grads = _gradient(params, Batch(image=images), config, options)
+    for name, tree in grads.items():
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+        assert all(np.isfinite(leaf).all() for leaf in leaves), name
+        assert any(np.abs(leaf).max() > 0 for leaf in leaves), name
+
+
 def test_an_image_that_leaves_the_frame_gives_a_finite_loss_and_gradient(setup, images):
     config, options, params = setup
     gone = jnp.tile(jnp.array([0.0, 0, 0, 5.0, 0, 0]), (2, 1))

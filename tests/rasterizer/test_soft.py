@@ -198,7 +198,8 @@ def draw(vertices, faces, weight, size, sigma, gamma, backend, options=()):
     ("sigma", "gamma", "options"),
     [
         (0.03, 0.01, {"near": 0.9, "far": 3.0, "cull": "back"}),
-        (0.7, 0.3, {"cull": "front", "supersample": 3, "pixel_offset": (0.3, -0.2)}),
+        (0.2, 0.1, {"supersample": 3, "pixel_offset": (0.3, -0.2)}),
+        (3.0, 1.0, {"cull": "front"}),
     ],
 )
 def test_soft_images_follow_the_formulas(sigma, gamma, options):

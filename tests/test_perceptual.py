@@ -76,6 +76,28 @@ def test_features_and_gradient_agree_with_torch():
     np.testing.assert_allclose(jax.grad(score)(image), gradient, atol=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 6, 5), (1, 5, 7, 3)])
+def test_pooling_is_that_of_a_sliding_window(shape):
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    weight = rng.normal(size=(shape[0], shape[1] // 2, shape[2] // 2, shape[3]))
+
+    def windows(x):
+        window = (1, 2, 2, 1)
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+    # Behind a ReLU, as in VGG16, nearly all ties are zeros, which have no gradient.
+    def score(pool, x):
+        return jnp.sum(pool(jax.nn.relu(x)) * weight)
+
+    np.testing.assert_array_equal(perceptual.max_pool(x), windows(x))
+    np.testing.assert_array_equal(
+        jax.grad(score, argnums=1)(perceptual.max_pool, x),
+        jax.grad(score, argnums=1)(windows, x),
+    )
+    assert jnp.isnan(perceptual.max_pool(x.at[0, 1, 1, 0].set(jnp.nan))[0, 0, 0, 0])
+
+
 def test_weights_of_the_installed_package_are_vgg16():
     try:
         vgg = perceptual.load_vgg16()

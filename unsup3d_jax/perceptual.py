@@ -123,7 +123,7 @@ def features(
     done = 0
     for stage in _PLAN:
         if stage == "pool":
-            x = _max_pool(x)
+            x = max_pool(x)
             continue
         weights = vgg[done]
         x = jax.nn.relu(_convolve(x, weights["kernel"]) + weights["bias"])
@@ -136,6 +136,18 @@ def features(
 def normalise(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     """Images in [0, 1] to zero mean and unit spread over ImageNet, as VGG expects."""
     return (image - _MEAN) / _STD
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2 x 2, stride 2; an odd last row or column is left out.
+
+    Equal maxima share the gradient.
+    """
+    # Not `reduce_window`, whose gradient searches every window once more: on a CPU a
+    # third of the time of VGG16's first seven layers, forward and backward.
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 def save_vgg16(path: str | Path, vgg: Sequence[Mapping[str, np.ndarray]]) -> None:
@@ -160,13 +172,6 @@ def _convolve(x: Array, kernel: Array | np.ndarray) -> Array:
         window_strides=(1, 1),
         padding=((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _max_pool(x: Array) -> Array:
-    """2 x 2, stride 2."""
-    return jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
     )
 
 

@@ -58,7 +58,7 @@ class RotNet(nn.Module):
             if done == self.convolutions:
                 break
             if stage == "pool":
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = perceptual.max_pool(x)
                 continue
             x = nn.Conv(int(stage), (3, 3), use_bias=False, name=f"conv{done}")(x)
             x = nn.BatchNorm(

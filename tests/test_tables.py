@@ -111,6 +111,23 @@ def test_what_the_user_sets_wins_over_the_recipe():
     assert base.data.crop == () and isinstance(base.data.hash_split_percent, tuple)
 
 
+def test_a_default_that_the_command_line_names_wins_over_the_recipe(monkeypatch):
+    config = str(cli.CONFIG_FOLDER / "tables" / "table3.py")
+    flags = ["--config.tables.scale=small", "--config.train.warmup_steps=0"]
+    args = cli.parse(
+        ["main.py", "--mode=tables", f"--config={config}", *flags], default.get_config()
+    )
+    assert args.given == {"tables.scale", "train.warmup_steps"}
+    assert tables.base_config(args.config).train.warmup_steps == 100
+    base = tables.base_config(args.config, args.given)
+    assert base.train.warmup_steps == 0 and base.train.learning_rate == 1e-3
+
+    passed_on = {}
+    monkeypatch.setattr(tables, "run", lambda *_, **named: passed_on.update(named))
+    cli.run_tables(args, Interrupts())
+    assert passed_on["given"] == args.given
+
+
 def test_a_row_does_not_change_with_the_number_of_seeds():
     made = []
     for seeds in (2, 5):

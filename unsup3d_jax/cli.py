@@ -49,6 +49,7 @@ class Arguments:
         profile: mode train traces these steps, (first, last).
         cluster: (coordinator, processes, process) of a run of several; each
             None is found in the environment. None: one process.
+        given: the config's keys that the command line sets, "section.key".
     """
 
     mode: str
@@ -60,6 +61,7 @@ class Arguments:
     dry_run: bool = False
     profile: tuple[int, int] | None = None
     cluster: tuple[str | None, int | None, int | None] | None = None
+    given: frozenset[str] = frozenset()
 
 
 # --- parsing ------------------------------------------------------------------
@@ -253,11 +255,13 @@ def parse(argv: Sequence[str], default: ConfigDict) -> Arguments:
             f"--config=configs/NAME.py is missing; the configs are in {CONFIG_FOLDER}."
         )
     config = load_config(Path(flags.config), default)
+    given = set()
     for argument in rest:
         key, equals, text = argument.removeprefix("--config.").partition("=")
         if not argument.startswith("--config.") or not equals:
             raise UserError(f"unknown argument {argument!r} (--help lists the flags).")
         override(config, key, text)
+        given.add(key)
     config.lock()
 
     def path(text: str | None) -> Path | None:
@@ -276,6 +280,7 @@ def parse(argv: Sequence[str], default: ConfigDict) -> Arguments:
         dry_run=flags.dry_run,
         profile=_profile_steps(flags.profile),
         cluster=_cluster(flags),
+        given=frozenset(given),
     )
 
 
@@ -414,7 +419,9 @@ def run_tables(args: Arguments, interrupts: Interrupts) -> None:
     from unsup3d_jax.log import say
 
     with writing(args.workdir):
-        table = tables.run(args.config, args.workdir, interrupts=interrupts)
+        table = tables.run(
+            args.config, args.workdir, interrupts=interrupts, given=args.given
+        )
     print(table, flush=True)
     say(f"table: {args.workdir / 'table.json'}, table.md, figure.png")
 

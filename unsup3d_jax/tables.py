@@ -18,7 +18,7 @@ filled can be read at any time.
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +129,13 @@ def table_of(config: ConfigDict) -> tuple[Table, dict[str, Row]]:
     return table, {k: v for k, v in table.rows.items() if k in options.rows}
 
 
-def base_config(config: ConfigDict) -> ConfigDict:
-    """The recipe of the scale with all that the user's config changes.
+def base_config(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
+    """The recipe of the scale with all that the user changes.
 
-    A key counts as changed if it differs from its default, so a recipe's value
-    cannot be set back to the default from the command line.
+    Args:
+        config: of configs/tables/; what differs from its default is a change.
+        given: keys set by name, as on the command line ("train.warmup_steps"),
+            which are changes whatever their value.
     """
     from configs import default
     from configs.tables import recipes
@@ -145,7 +147,7 @@ def base_config(config: ConfigDict) -> ConfigDict:
         {
             key: value
             for key, value in checkpoint.flatten(config.to_dict()).items()
-            if value != defaults[key]
+            if key in given or value != defaults[key]
         },
     )
     return result
@@ -192,7 +194,13 @@ def _change(config: ConfigDict, changes: Mapping[str, Any]) -> None:
 # --- running ----------------------------------------------------------------------
 
 
-def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    interrupts: Interrupts,
+    given: Collection[str] = (),
+) -> str:
     """Trains and scores what is missing, and writes the table.
 
     Seeds are trained one after the other, each as a run of its own; or, with
@@ -202,6 +210,7 @@ def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
         config: of configs/tables/, resolved.
         workdir: of the table.
         interrupts: entered already.
+        given: see `base_config`.
 
     Returns:
         The table as Markdown, also in `table.md`.
@@ -211,7 +220,7 @@ def run(config: ConfigDict, workdir: Path, *, interrupts: Interrupts) -> str:
         Interrupted: after a signal, with everything so far saved.
     """
     table, rows = table_of(config)
-    base = base_config(config)
+    base = base_config(config, given)
     data_of = _DataCache()
     encoder = _encoder_path(base, rows, workdir)
     configs = {

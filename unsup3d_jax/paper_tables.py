@@ -159,6 +159,7 @@ _PAPER_START = {
 }
 _BUMP = {"depth.bump_height": 0.5, "depth.output_gain": 0.03}
 _LATE_DEPTH = {"train.depth_start": 0.075, "train.depth_full": 0.2}
+_CLIP_VIEW = {"train.clip_norm": 1.0, "train.lr_scale.view": 2.0}
 _RECIPES = {
     "constant": Row("Const. null depth", "constant"),
     "average": Row("Average g.t. depth, on the object", "average"),
@@ -175,9 +176,10 @@ _RECIPES = {
     ),
     "clip": Row("+ clipped gradients", changes={"train.clip_norm": 1.0}),
     "muon": Row("+ Muon", changes={"train.optimizer": "muon"}),
+    "bump_clip_view": Row("Bump, clipped, fast view", changes=_BUMP | _CLIP_VIEW),
     "robust": Row(
         "Robust: bump, late depth, clipped, fast view",
-        changes=_BUMP | {"train.clip_norm": 1.0, "train.lr_scale.view": 2.0},
+        changes=_BUMP | _CLIP_VIEW,
         shares=_LATE_DEPTH,
     ),
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -350,7 +351,8 @@ def machine(monkeypatch):
 
     machine_state = {"diverge": None, "stop": None}
     monkeypatch.setattr(train, "train", fake_train)
-    monkeypatch.setattr(train, "lazy_splits", lambda config: lambda split: split)
+    data = types.SimpleNamespace(digest="of the data")
+    monkeypatch.setattr(train, "lazy_splits", lambda config: lambda split: data)
     monkeypatch.setattr(model, "load_constants", lambda config: {})
     monkeypatch.setattr(
         evaluate,
@@ -479,6 +481,17 @@ def together(machine, monkeypatch):
     monkeypatch.setattr(evaluate, "evaluate", score)
     config = _config(seeds=2, figure_images=0, rows=("ours",), together=True)
     return config, trained, FakeFit(monkeypatch), scored, state
+
+
+def test_scores_of_other_images_are_made_again(tmp_path, together):
+    config, trained, fit, scored, _ = together
+    few = config.copy_and_resolve_references()
+    with few.unlocked():
+        few.eval.max_images = 8
+    for now, times in ((few, 2), (few, 2), (config, 4), (config, 4)):
+        _run(now, tmp_path)
+        assert len(scored) == times
+    assert len(fit.calls) == 1 and trained == []
 
 
 def test_each_seed_is_scored_with_its_own_part_of_the_stack(tmp_path, together):

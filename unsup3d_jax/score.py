@@ -159,7 +159,7 @@ def score_run(
         step=step,
         crop=config.data.crop,
         data_name=config.data.name,
-        scored=_conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
+        scored=conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
     )
     say(f"scores of {ours['images']} images of split {split}: {path}")
     return evaluate.format_table([*rows, ours])
@@ -170,28 +170,44 @@ def recorded_table(
 ) -> str | None:
     """The table that a finished run wrote, or None if it has yet to be scored.
 
-    It counts only if it scored this step of this run on the config's data, under the
-    same conditions, and has every configured baseline: mode eval writes the same
-    file, perhaps of fewer images, of other data, or of another run.
+    It counts only if `recorded_row` does and it has every configured baseline.
+    """
+    row = recorded_row(config, workdir, step, split, splits)
+    try:
+        if row is None:
+            return None
+        rows = row["baselines"]
+        complete = not row["ground_truth"] or set(config.eval.baselines) <= set(rows)
+        return evaluate.format_table([*rows.values(), row]) if complete else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def recorded_row(
+    config: ConfigDict, workdir: Path, step: int, split: str, splits: train.Splits
+) -> dict | None:
+    """The scores that a finished run wrote, or None if it has yet to be scored.
+
+    They count only if they are of this step of this run on the config's data, under
+    the same conditions: mode eval writes the same file, perhaps of fewer images, of
+    other data, or of another run.
     """
     try:
         row = json.loads((workdir / "eval" / f"{split}.json").read_text())
-        rows, scored = row["baselines"], row["scored"]
-        complete = not row["ground_truth"] or set(config.eval.baselines) <= set(rows)
-        expected = _conditions(config) | {"checkpoint": THIS_RUN}
+        scored, expected = row["scored"], conditions(config) | {"checkpoint": THIS_RUN}
         same = all(scored[key] == value for key, value in expected.items())
-        if row["checkpoint_step"] != step or not complete or not same:
+        if row["checkpoint_step"] != step or not same:
             return None
-        table, data = evaluate.format_table([*rows.values(), row]), scored["data"]
+        data = scored["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
-        return table if splits(split).digest == data else None
+        return row if splits(split).digest == data else None
     except UserError:  # without the data nothing can be scored again
-        return table
+        return row
 
 
-def _conditions(config: ConfigDict) -> dict[str, Any]:
+def conditions(config: ConfigDict) -> dict[str, Any]:
     """What else of a config may change the rows; `checkpoint.MEANING` cannot."""
     return {
         "max_images": config.eval.max_images,

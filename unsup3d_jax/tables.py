@@ -414,12 +414,13 @@ def _trained_row(
     together: _Together | None,
 ) -> dict:
     """Scores of one seed, trained if need be; {"diverged": message} if it failed."""
-    split = config.eval.split
+    split, steps = config.eval.split, config.train.steps
     checkpoint.check_workdir(place, config)
     failed = place / "diverged.json"
     if failed.is_file():
         return json.loads(failed.read_text())
-    if (recorded := _recorded(place, split, config.train.steps)) is not None:
+    recorded = score.recorded_row(config, place, steps, split, splits)
+    if recorded is not None:
         return recorded
     try:
         found = together.params(config.seed, interrupts) if together else None
@@ -433,11 +434,12 @@ def _trained_row(
         write_atomically(failed, json.dumps(result) + "\n")
         say(str(error))
         return result
-    if step < config.train.steps:
+    if step < steps:
         raise Interrupted
+    data = splits(split)
     row = evaluate.evaluate(
         params,
-        splits(split),
+        data,
         train.check_config(config),
         constants=model.load_constants(config),
         weights=model.loss_weights(config, step),
@@ -451,17 +453,10 @@ def _trained_row(
         step=step,
         crop=config.data.crop,
         data_name=config.data.name,
+        scored=score.conditions(config)
+        | {"data": data.digest, "checkpoint": score.THIS_RUN},
     )
-    return _recorded(place, split, step) or row
-
-
-def _recorded(place: Path, split: str, step: int) -> dict | None:
-    """What a finished seed has written, or None."""
-    try:
-        row = json.loads((place / "eval" / f"{split}.json").read_text())
-        return row if row["checkpoint_step"] == step else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return score.recorded_row(config, place, step, split, splits) or row
 
 
 def _untrained_row(

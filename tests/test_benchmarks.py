@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import charts, gradient_noise, operations, rasterizer, train_step
+from benchmarks import (
+    charts,
+    doc_tables,
+    gradient_noise,
+    operations,
+    rasterizer,
+    train_step,
+)
 from benchmarks.peers import Calls, Peer, scenes
 from configs import default
 from unsup3d_jax import model
@@ -97,3 +104,29 @@ def test_gradient_charts_hold_every_method_and_yaw():
     drawn = gradient_noise.draw_charts(rows)
     assert set(drawn) == {"noise_yaw0", "noise_yaw30", "bias_yaw0", "bias_yaw30"}
     assert all("hard" in svg and "soft" in svg for svg in drawn.values())
+
+
+def test_documents_show_the_committed_tables():
+    found = 0
+    for path in doc_tables.documents(doc_tables.ROOT):
+        text = path.read_text()
+        assert doc_tables.filled(text, doc_tables.ROOT) == text, (
+            f"{path.name}: run python -m benchmarks.doc_tables"
+        )
+        found += text.count("<!-- table: ")
+    assert found >= 3
+
+
+def test_a_table_in_a_document_is_replaced_and_the_text_around_it_is_kept(tmp_path):
+    committed = doc_tables.ROOT / "benchmarks" / "results" / "table4_small_cpu.json"
+    (tmp_path / "table.json").write_text(committed.read_text())
+    before, end = (
+        "# Mine\n\n<!-- table: table.json -->\n",
+        "<!-- table end -->\nAfter.\n",
+    )
+    made = doc_tables.filled(f"{before}| old |\n{end}", tmp_path)
+    assert made.startswith(before) and made.endswith(end) and "| old |" not in made
+    assert "| Perturb, conf. |" in made and "Table 4: " not in made  # no heading
+    assert doc_tables.filled(made, tmp_path) == made
+    with pytest.raises(OSError):
+        doc_tables.filled("<!-- table: none.json -->\n<!-- table end -->", tmp_path)

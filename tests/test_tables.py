@@ -483,6 +483,25 @@ def together(machine, monkeypatch):
     return config, trained, FakeFit(monkeypatch), scored, state
 
 
+def test_a_table_names_what_its_rows_were_trained_with(tmp_path):
+    config = _config(rows=("ours",), seeds=3)
+    table, rows = tables.table_of(config)
+    base = tables.base_config(config)
+    seeds = [tables.row_config(base, table, rows["ours"], seed=k) for k in range(3)]
+    for k, commit in enumerate(("a", "b", "a")):
+        folder = tmp_path / "rows" / "ours" / f"seed{k}"
+        folder.mkdir(parents=True)
+        run = {"git_commit": commit, "devices": ["cpu:0 cpu"], "versions": {"jax": "1"}}
+        (folder / "config.json").write_text(json.dumps(run))
+    made = tables.made_with(base, tmp_path, {"constant": seeds, "ours": seeds})
+    assert made == {
+        "changes": {},
+        "commits": ["a", "b"],
+        "devices": [["cpu:0 cpu"]],
+        "versions": [{"jax": "1"}],
+    }
+
+
 def test_scores_of_other_images_are_made_again(tmp_path, together):
     config, trained, fit, scored, _ = together
     few = config.copy_and_resolve_references()
@@ -612,6 +631,10 @@ def test_tables_run_on_the_authors_layout(tmp_path):
     )
     assert 0 < average < 0.5 * plane
     assert "Const. null depth" in text and "2.723 ± 0.371" in text
+    made = content["made_with"]
+    assert made["changes"] == {"data.name": "synface", "data.crop": [170]}
+    assert made["commits"] == []  # nothing was trained
+    assert "Not as the scale has it: `data.crop=[170]`, `data.name=synface`" in text
 
 
 def test_the_figure_has_a_column_for_each_row_shape_and_albedo():

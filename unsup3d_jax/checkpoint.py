@@ -89,9 +89,13 @@ def differing_keys(old: Mapping, new: Mapping) -> list[str]:
         f"{key} ({_shown(a.get(key, missing), missing)} there, "
         f"{_shown(b.get(key, missing), missing)} now)"
         for key in sorted(a.keys() | b.keys())
-        if a.get(key, missing) != b.get(key, missing)
-        and not any(key == h or (h[-1] == "." and key.startswith(h)) for h in HARMLESS)
+        if a.get(key, missing) != b.get(key, missing) and not is_harmless(key)
     ]
+
+
+def is_harmless(key: str) -> bool:
+    """Whether a run may be resumed with another value of a config key."""
+    return any(key == h or (h[-1] == "." and key.startswith(h)) for h in HARMLESS)
 
 
 def check_meaning(config: ConfigDict, checkpoint: Path) -> None:

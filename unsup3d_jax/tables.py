@@ -244,6 +244,7 @@ def run(
 
     def write(complete: bool) -> dict:
         record = summarise(base, table, rows, scores, complete=complete)
+        record["made_with"] = made_with(base, workdir, configs)
         write_table(workdir, record)
         return record
 
@@ -265,6 +266,43 @@ def run(
         path = workdir / "figure.png"
         _save_figure(path, rows, configs, workdir, data_of, base.tables.figure_images)
     return markdown(record)
+
+
+def made_with(
+    base: ConfigDict, workdir: Path, configs: Mapping[str, Sequence[ConfigDict]]
+) -> dict:
+    """What the trained rows of a workdir were trained with.
+
+    Returns:
+        "changes": config keys that are not the scale's, and their values; "commits",
+        "devices" and "versions" of the seeds' config.json, each one once.
+    """
+    from configs.tables import recipes
+
+    recipe = checkpoint.flatten(recipes.recipe(base.tables.scale).to_dict())
+    changes = {
+        key: value
+        for key, value in checkpoint.flatten(base.to_dict()).items()
+        if value != recipe[key]
+        and not checkpoint.is_harmless(key)
+        and not key.startswith("tables.")
+    }
+    found: dict[str, list] = {"git_commit": [], "devices": [], "versions": []}
+    for name, seeds in configs.items():
+        for seed in range(len(seeds)):
+            path = workdir / "rows" / name / f"seed{seed}" / "config.json"
+            if not path.is_file():
+                continue  # not trained yet, or not at all
+            run = json.loads(path.read_text())
+            for key, values in found.items():
+                if run.get(key) not in values:
+                    values.append(run.get(key))
+    return {
+        "changes": changes,
+        "commits": found["git_commit"],
+        "devices": found["devices"],
+        "versions": found["versions"],
+    }
 
 
 class _DataCache:
@@ -597,8 +635,9 @@ def summarise(
             inner = [r[key] for r in found if key in r]
             if (summary := over_seeds(inner, part)) is not None:
                 line[f"{key}_{part}"] = summary
-        if yaws := [r["view"]["yaw"]["pearson"] for r in found if "view" in r]:
-            line["yaw_pearson"] = {"seeds": yaws}
+        for key in ("pearson", "slope"):  # absent where the true view is not known
+            if yaws := [r["view"]["yaw"].get(key) for r in found if "view" in r]:
+                line[f"yaw_{key}"] = {"seeds": yaws}
         line |= _keypoint_line(found)
         # An untrained model has no viewpoint yet, and has not failed.
         line["collapses"] = None
@@ -757,6 +796,9 @@ def markdown(record: Mapping[str, Any]) -> str:
         f"{record['rules']['crop']}. Mean ± spread over images ± spread over seeds.",
         "",
     ]
+    if changes := record.get("made_with", {}).get("changes"):
+        text = ", ".join(f"`{key}={value}`" for key, value in changes.items())
+        lines += [f"Not as the scale has it: {text}.", ""]
     if record["scale"] == "tiny":
         lines += ["**A test of the machinery: these numbers mean nothing.**", ""]
     if record["measure"] == "keypoints":

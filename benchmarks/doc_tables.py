@@ -1,0 +1,72 @@
+"""Puts the tables of committed results into the documents: never typed, never stale.
+
+A document names a `table.json` of --mode=tables, as committed below results/, in a
+comment; what stands between it and the next one is written by this script:
+
+    <!-- table: benchmarks/results/table4_small_cpu.json -->
+    <!-- table end -->
+
+Run: python -m benchmarks.doc_tables            rewrites README.md and docs/*.md
+     python -m benchmarks.doc_tables --check    only says which are out of date
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from unsup3d_jax import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(
+    r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- table end -->)", re.DOTALL
+)
+
+
+def documents(root: Path) -> list[Path]:
+    """The files that may show tables."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def filled(text: str, root: Path) -> str:
+    """A document with the tables it names.
+
+    Args:
+        text: of the document.
+        root: that the paths in its comments start from.
+
+    Raises:
+        OSError, ValueError: if a file it names is missing or no table.json.
+    """
+
+    def block(match: re.Match) -> str:
+        record = json.loads((root / match["path"]).read_text())
+        # The document has headings of its own.
+        body = tables.markdown(record).partition("\n\n")[2].strip()
+        return f"{match[1]}\n{body}\n\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def main() -> int:
+    """Returns 1 if --check found a document out of date."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args().check
+    stale = 0
+    for path in documents(ROOT):
+        text = path.read_text()
+        if (new := filled(text, ROOT)) == text:
+            continue
+        stale += 1
+        print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'rewritten'}")
+        if not check:
+            path.write_text(new)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -85,7 +85,7 @@ def test_every_row_of_every_table_is_a_valid_config(name, scale):
     base = tables.base_config(config)
     assert set(rows) == set(table.rows)
     for row in rows.values():
-        made = tables.row_config(base, table, row, seed=1, encoder=Path("/x.npz"))
+        made = tables.row_config(base, row, seed=1, encoder=Path("/x.npz"))
         train.check_config(made)
         assert made.seed == 1 and made.data.name == config.data.name
         assert made.model.supervision == (
@@ -122,11 +122,26 @@ def test_a_default_that_the_command_line_names_wins_over_the_recipe(monkeypatch)
     assert tables.base_config(args.config).train.warmup_steps == 100
     base = tables.base_config(args.config, args.given)
     assert base.train.warmup_steps == 0 and base.train.learning_rate == 1e-3
+    assert base.loss.perceptual == 1.0  # the table's
 
     passed_on = {}
     monkeypatch.setattr(tables, "run", lambda *_, **named: passed_on.update(named))
     cli.run_tables(args, Interrupts())
     assert passed_on["given"] == args.given
+
+
+def test_what_the_user_sets_wins_over_the_table_but_not_over_the_row():
+    config = table3.get_config()
+    config.tables.scale = "small"
+    config.loss.perceptual = 0.25
+    table, rows = tables.table_of(config)
+    base = tables.base_config(config)
+    made = {name: tables.row_config(base, row, seed=0) for name, row in rows.items()}
+    weights = {name: row.loss.perceptual for name, row in made.items()}
+    assert weights.pop("no_perceptual") == 0 and set(weights.values()) == {0.25}
+    assert tables.made_with(base, Path("/nowhere"), {})["changes"] == {
+        "loss.perceptual": 0.25
+    }
 
 
 def test_a_row_does_not_change_with_the_number_of_seeds():
@@ -135,7 +150,7 @@ def test_a_row_does_not_change_with_the_number_of_seeds():
         config = _config(seeds=seeds, figure_images=seeds)
         table, rows = tables.table_of(config)
         base = tables.base_config(config)
-        made.append(tables.row_config(base, table, rows["ours"], seed=1).to_dict())
+        made.append(tables.row_config(base, rows["ours"], seed=1).to_dict())
     assert made[0] == made[1]
 
 
@@ -155,7 +170,7 @@ def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
     table, rows = tables.table_of(config)
     base = tables.base_config(config)
     made = {
-        name: checkpoint.flatten(tables.row_config(base, table, row, seed=0).to_dict())
+        name: checkpoint.flatten(tables.row_config(base, row, seed=0).to_dict())
         for name, row in rows.items()
     }
     start = made["paper_start"]
@@ -487,7 +502,7 @@ def test_a_table_names_what_its_rows_were_trained_with(tmp_path):
     config = _config(rows=("ours",), seeds=3)
     table, rows = tables.table_of(config)
     base = tables.base_config(config)
-    seeds = [tables.row_config(base, table, rows["ours"], seed=k) for k in range(3)]
+    seeds = [tables.row_config(base, rows["ours"], seed=k) for k in range(3)]
     for k, commit in enumerate(("a", "b", "a")):
         folder = tmp_path / "rows" / "ours" / f"seed{k}"
         folder.mkdir(parents=True)
@@ -634,7 +649,7 @@ def test_tables_run_on_the_authors_layout(tmp_path):
     made = content["made_with"]
     assert made["changes"] == {"data.name": "synface", "data.crop": [170]}
     assert made["commits"] == []  # nothing was trained
-    assert "Not as the scale has it: `data.crop=[170]`, `data.name=synface`" in text
+    assert "Changed for this table: `data.crop=[170]`, `data.name=synface`" in text
 
 
 def test_the_figure_has_a_column_for_each_row_shape_and_albedo():

@@ -130,7 +130,7 @@ def table_of(config: ConfigDict) -> tuple[Table, dict[str, Row]]:
 
 
 def base_config(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
-    """The recipe of the scale with all that the user changes.
+    """The recipe that all rows of a table share, with all that the user changes.
 
     Args:
         config: of configs/tables/; what differs from its default is a change.
@@ -138,9 +138,8 @@ def base_config(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
             which are changes whatever their value.
     """
     from configs import default
-    from configs.tables import recipes
 
-    result = recipes.recipe(config.tables.scale)
+    result = _table_recipe(config)
     defaults = checkpoint.flatten(default.get_config().to_dict())
     _change(
         result,
@@ -153,8 +152,17 @@ def base_config(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
     return result
 
 
+def _table_recipe(config: ConfigDict) -> ConfigDict:
+    """The scale's recipe with what the table changes of it."""
+    from configs.tables import recipes
+
+    result = recipes.recipe(config.tables.scale)
+    _change(result, TABLES[config.tables.name].changes)
+    return result
+
+
 def row_config(
-    base: ConfigDict, table: Table, row: Row, *, seed: int, encoder: Path | None = None
+    base: ConfigDict, row: Row, *, seed: int, encoder: Path | None = None
 ) -> ConfigDict:
     """The config that trains one seed of a row.
 
@@ -172,7 +180,7 @@ def row_config(
         result.rotnet = default.get_config().rotnet
     if row.kind == "supervised":
         result = score.baseline_config(result, "supervised")
-    _change(result, {**table.changes, **row.changes})
+    _change(result, row.changes)
     steps = result.train.steps
     _change(result, {key: round(share * steps) for key, share in row.shares.items()})
     if row.needs_encoder:
@@ -225,7 +233,7 @@ def run(
     encoder = _encoder_path(base, rows, workdir)
     configs = {
         name: [
-            row_config(base, table, row, seed=seed, encoder=encoder)
+            row_config(base, row, seed=seed, encoder=encoder)
             for seed in range(config.tables.seeds)
         ]
         for name, row in rows.items()
@@ -239,7 +247,7 @@ def run(
         folder = workdir / "rows" / name / "together"
         stacked[name] = _Together(configs[name][0], base.tables.seeds, folder, data_of)
     if encoder is not None and not base.tables.encoder:
-        _train_encoder(base, table, encoder, data_of, interrupts)
+        _train_encoder(base, encoder, data_of, interrupts)
     scores: dict[str, list[dict]] = {name: [] for name in rows}
 
     def write(complete: bool) -> dict:
@@ -274,12 +282,10 @@ def made_with(
     """What the trained rows of a workdir were trained with.
 
     Returns:
-        "changes": config keys that are not the scale's, and their values; "commits",
-        "devices" and "versions" of the seeds' config.json, each one once.
+        "changes": keys that are neither the scale's nor the table's, and their values;
+        "commits", "devices" and "versions" of the seeds' config.json, each one once.
     """
-    from configs.tables import recipes
-
-    recipe = checkpoint.flatten(recipes.recipe(base.tables.scale).to_dict())
+    recipe = checkpoint.flatten(_table_recipe(base).to_dict())
     changes = {
         key: value
         for key, value in checkpoint.flatten(base.to_dict()).items()
@@ -332,7 +338,6 @@ def _encoder_path(
 
 def _train_encoder(
     base: ConfigDict,
-    table: Table,
     path: Path,
     data_of: _DataCache,
     interrupts: Interrupts,
@@ -342,9 +347,7 @@ def _train_encoder(
     done = record.is_file() and path.is_file()
     if done and json.loads(record.read_text())["steps"] == base.rotnet.steps:
         return
-    config = base.copy_and_resolve_references()
-    _change(config, table.changes)
-    reached = rotnet.pretrain(config, path, data_of(config), interrupts=interrupts)
+    reached = rotnet.pretrain(base, path, data_of(base), interrupts=interrupts)
     if reached["steps"] < base.rotnet.steps:
         raise Interrupted
 
@@ -798,7 +801,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     ]
     if changes := record.get("made_with", {}).get("changes"):
         text = ", ".join(f"`{key}={value}`" for key, value in changes.items())
-        lines += [f"Not as the scale has it: {text}.", ""]
+        lines += [f"Changed for this table: {text}.", ""]
     if record["scale"] == "tiny":
         lines += ["**A test of the machinery: these numbers mean nothing.**", ""]
     if record["measure"] == "keypoints":

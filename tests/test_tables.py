@@ -60,7 +60,7 @@ def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02, depth=None)
         "mad_deg": {"mean": mad - 1, "std": std, "n": 16},
         "mad_authors_deg": {"mean": mad, "std": std, "n": 16},
         "coverage": {"mean": 0.9, "std": 0.01, "n": 16},
-        "view": {"yaw": {"pearson": yaw}},
+        "view": {"yaw": {"pearson": yaw, "slope": 0.5}},
         "viewpoint": {"error_deg": {"mean": 5.0, "std": 1.0, "n": 16}},
         "auroc": {
             k: {"mean": 0.7, "std": 0.1, "n": 9} for k in ("patch", "asymmetric")
@@ -332,6 +332,8 @@ def test_markdown_is_made_from_the_json_alone(tmp_path):
     spread = 100 * np.std([0.008, 0.012], ddof=1)
     assert cells[1] == f"1.000 ± 10.000 ± {spread:.3f}"  # images, then seeds
     assert cells[2] == "0.793 ± 0.140" and cells[-1] == "1 of 2: hollow 1"
+    assert cells[-2] == "0.90, 0.50"
+    assert "Ours (unsupervised): sigma" in text and "AUROC 0.70 ± 0.10 ± 0.00." in text
     assert "these numbers mean nothing" in text  # tiny
     assert "Kendall's tau 1.00 over 4 rows" in text
     assert "not complete" in tables.markdown(_record(complete=False))

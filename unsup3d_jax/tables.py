@@ -848,7 +848,8 @@ def _spread(summary: Mapping[str, Any] | None, scale: float, digits: int) -> str
 
 def _error_table(record: Mapping[str, Any]) -> list[str]:
     header = ["row", "SIDE ours", "SIDE paper", "MAD ours", "MAD paper"]
-    header += ["MAD, unit normals", "coverage", "viewpoint (deg.)", "failed seeds"]
+    header += ["MAD, unit normals", "coverage", "viewpoint (deg.)", "yaw r, slope"]
+    header += ["failed seeds"]
     lines = [_cells(header), _cells(["---"] * len(header))]
     (side, _, side_scale, side_digits), (mad, *_), (unit, *_) = MEASURES
     for line in record["rows"].values():
@@ -872,11 +873,23 @@ def _error_table(record: Mapping[str, Any]) -> list[str]:
             _spread(line.get(unit), 1.0, 2),
             _spread(line.get("coverage"), 1.0, 3),
             _spread(line.get("viewpoint_error_deg"), 1.0, 1),
+            _yaw_cell(line),
             failed,
         ]
         lines.append(_cells(cells))
     lines += ["", "SIDE x10^-2; MAD in degrees by the authors' formula (see rules)."]
     return lines
+
+
+def _yaw_cell(line: Mapping[str, Any]) -> str:
+    """Correlation and slope of predicted against true yaw, means over seeds."""
+    means = []
+    for key in ("yaw_pearson", "yaw_slope"):
+        known = [x for x in line.get(key, {"seeds": []})["seeds"] if x is not None]
+        if not known:
+            return "–"
+        means.append(f"{np.mean(known):.2f}")
+    return ", ".join(means)
 
 
 def _keypoint_table(record: Mapping[str, Any]) -> list[str]:
@@ -914,6 +927,13 @@ def _agreement_lines(record: Mapping[str, Any]) -> list[str]:
             words.append(f"{name} {word}")
         pair = f"{labels[claim['better']]} below {labels[claim['worse']]}"
         lines.append(f"- {pair}: {', '.join(words)}.")
+    for line in record["rows"].values():
+        if "auroc_patch" in line:
+            value = _spread(line["auroc_patch"], 1.0, 2)
+            lines.append(
+                f"- {line['label']}: sigma of the mirrored reconstruction finds the "
+                f"patches with AUROC {value}."
+            )
     if "recovered" in record:
         found = record["recovered"]
         parts = [

@@ -1,8 +1,9 @@
 """Every option of the project, once, with its unit and its source.
 
 The defaults are the authors' CelebA recipe (Wu et al., CVPR 2020, Tables 6-9
-and the released code). The other files in this folder start from
-`get_config()` and change a few lines.
+and the released code), but for the start of a training, which is made robust
+against collapse (docs/stability.md); `use_papers_start` takes that back. The other
+files in this folder start from `get_config()` and change a few lines.
 
 "Paper" names the article, "code" the authors' released implementation where
 the two differ.
@@ -73,11 +74,11 @@ def get_config() -> ConfigDict:
     # Initial shape prior: raw depth starts as
     #   gain * network - bump_height * gaussian(bump_width)
     # so that an untrained depth is a smooth bump towards the camera. The
-    # paper uses none (bump 0, gain 1); short CPU runs need one, because a
-    # flat start often ends in hollow faces.
-    depth.bump_height = 0.0  # before tanh
+    # paper has none (bump 0, gain 1): shading is noise at first, and the
+    # viewpoint is sometimes never found.
+    depth.bump_height = 0.5  # before tanh
     depth.bump_width = 0.55  # gaussian sigma over half the image width
-    depth.output_gain = 1.0
+    depth.output_gain = 0.03
     c.light = light = ConfigDict()
     light.ambient_min = 0.0  # k_s; Table 6
     light.ambient_max = 1.0
@@ -173,10 +174,11 @@ def get_config() -> ConfigDict:
     train.weight_decay = 5e-4  # L2 in the gradient, not decoupled (code)
     train.beta1 = 0.9  # of Adam
     train.beta2 = 0.999  # of Adam
-    train.clip_norm = 0.0  # global gradient norm; 0: no clipping (code)
-    # Learning rate factor of each network.
+    train.clip_norm = 1.0  # global gradient norm; 0: no clipping (code)
+    # Learning rate factor of each network. The paper's are 1; the viewpoint is to
+    # be ahead of the shape.
     train.lr_scale = ConfigDict(
-        {"depth": 1.0, "albedo": 1.0, "light": 1.0, "view": 1.0, "conf": 1.0}
+        {"depth": 1.0, "albedo": 1.0, "light": 1.0, "view": 2.0, "conf": 1.0}
     )
     # The depth net is frozen until `depth_start` and ramped in linearly until
     # `depth_full` (steps); the viewpoint is then learnt first. 0, 0: off.
@@ -247,3 +249,14 @@ def get_config() -> ConfigDict:
     # trained first, on the table's own images.
     tables.encoder = ""
     return c
+
+
+def use_papers_start(config: ConfigDict) -> None:
+    """Sets depth, clipping and rates at the start of a training as the paper has them.
+
+    On the command line: --config.depth.bump_height=0 --config.depth.output_gain=1
+    --config.train.clip_norm=0 --config.train.lr_scale.view=1
+    """
+    config.depth.bump_height, config.depth.output_gain = 0.0, 1.0
+    config.train.clip_norm = 0.0
+    config.train.lr_scale.view = 1.0

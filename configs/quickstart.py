@@ -3,10 +3,8 @@
 Run: python main.py --config=configs/quickstart.py      (2 CPU cores, no download)
 
 Not the paper's recipe but the fastest found that learns faces turned to the
-front within a quarter of an hour of two slow cores. What differs, and why:
-- a smooth bump as initial depth with a quiet network on top: from the paper's
-  rough start, shading is noise for the first thousands of steps, and flat or
-  hollow faces are frequent;
+front within a quarter of an hour of two slow cores. What differs from default.py,
+and why:
 - the depth net waits until the viewpoint net has found left and right, then runs
   at twice the rate, which its quiet output needs;
 - no perceptual loss, which would cost two thirds of the time;
@@ -23,8 +21,6 @@ from configs import default
 def use_short_recipe(config: ConfigDict) -> None:
     """Sets narrow networks and a short schedule, for a few CPU cores."""
     config.model.width = 16
-    config.depth.bump_height = 0.5
-    config.depth.output_gain = 0.03
     config.loss.flip = 1.0
     config.loss.perceptual = 0.0
     config.train.batch_size = 32
@@ -35,8 +31,6 @@ def use_short_recipe(config: ConfigDict) -> None:
     config.train.warmup_steps = 100
     config.train.weight_decay = 0.0
     config.train.beta2 = 0.99
-    config.train.clip_norm = 1.0
-    config.train.lr_scale.view = 2.0
     config.train.lr_scale.depth = 2.0
     config.train.depth_start = 200
     config.train.depth_full = 500

@@ -237,6 +237,9 @@ def test_command_writes_a_checkpoint_that_loads(theirs, tmp_path, capsys):
         "--config.model.bottleneck=16",
         "--config.model.confidence_bottleneck=24",
     ]
+    assert import_weights.main(command) == 2  # their depth has no bump
+    assert "add --config.depth.bump_height=0" in capsys.readouterr().err
+    command += ["--config.depth.bump_height=0", "--config.depth.output_gain=1"]
     assert import_weights.main(command) == 0
     params, step = checkpoint.load_params(workdir)
     assert step == 0

@@ -36,6 +36,7 @@ def batch():
 @functools.cache
 def _options():
     config = default.get_config()
+    default.use_papers_start(config)  # a plane, and no help from a bump
     config.data.image_size = SIZE
     config.raster.supersample = 1
     config.model.oracle_view = config.model.oracle_light = True

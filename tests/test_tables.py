@@ -174,13 +174,18 @@ def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
         for name, row in rows.items()
     }
     start = made["paper_start"]
-    paper = checkpoint.flatten(default.get_config().to_dict())
+    papers = default.get_config()
+    default.use_papers_start(papers)
+    paper = checkpoint.flatten(papers.to_dict())
     for key in table.changes:
         assert start[key] == paper[key], key
     for name, found in made.items():
         changed = {key for key in found if found[key] != start[key]}
         assert changed == {*rows[name].changes, *rows[name].shares}, name
     steps = base.train.steps
+    usual = checkpoint.flatten(default.get_config().to_dict())
+    for key in table.changes:  # what is shipped as the default is a row
+        assert made["bump_clip_view"][key] == usual[key], key
     assert made["robust"]["train.depth_full"] == round(0.2 * steps)
     assert made["view_warmup"]["view.warmup_steps"] == round(0.2 * steps)
 

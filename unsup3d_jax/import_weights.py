@@ -2,7 +2,8 @@
 
     python -m unsup3d_jax.import_weights --input=checkpoint030.pth \\
         --config=configs/celeba.py --config.compat.half_pixel_depth=true \\
-        --config.compat.short_normals=true --workdir=runs/authors_celeba
+        --config.compat.short_normals=true --config.depth.bump_height=0 \\
+        --config.depth.output_gain=1 --workdir=runs/authors_celeba
 
 Then `main.py --mode=eval` and `--mode=reconstruct` with the same --config and
 --workdir use it. The optimizer's state is not imported. PyTorch is not needed,
@@ -169,6 +170,13 @@ def main(argv: list[str]) -> int:
         if args.input is None:
             raise UserError("--input=FILE is missing: the authors' .pth checkpoint.")
         options = model.options_from_config(args.config)
+        factors = options.factors
+        if factors.bump_height != 0.0 or factors.output_gain != 1.0:
+            raise UserError(
+                "the authors' depth is the network's alone; add "
+                "--config.depth.bump_height=0 --config.depth.output_gain=1, here and "
+                "wherever the weights are used."
+            )
         params = read_authors_checkpoint(args.input, options)
         if checkpoint.newest_step(args.workdir) is not None:
             raise UserError(f"--workdir {args.workdir} holds checkpoints already.")

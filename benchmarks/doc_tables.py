@@ -12,6 +12,7 @@ Run: python -m benchmarks.doc_tables            rewrites README.md and docs/*.md
 
 import argparse
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ from pathlib import Path
 from unsup3d_jax import tables
 
 ROOT = Path(__file__).resolve().parent.parent
+_START = "<!-- table: "
 _BLOCK = re.compile(
-    r"(<!-- table: (?P<path>\S+) -->\n).*?(<!-- table end -->)", re.DOTALL
+    r"(<!-- table: (?P<path>\S+) -->\n)(?P<old>.*?)(<!-- table end -->)", re.DOTALL
 )
 
 
@@ -29,22 +31,33 @@ def documents(root: Path) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
-def filled(text: str, root: Path) -> str:
+def filled(text: str, root: Path, folder: Path) -> str:
     """A document with the tables it names.
 
     Args:
         text: of the document.
         root: that the paths in its comments start from.
+        folder: of the document, which links start from.
 
     Raises:
-        OSError, ValueError: if a file it names is missing or no table.json.
+        OSError: if a file it names is missing.
+        ValueError: if such a file is no finished table.json, or a comment has no end.
     """
+    blocks = list(_BLOCK.finditer(text))
+    if any(_START in block["old"] for block in blocks) or (
+        text.count(_START) != len(blocks)
+    ):
+        raise ValueError(f"each '{_START}FILE -->' needs a '<!-- table end -->'.")
 
     def block(match: re.Match) -> str:
-        record = json.loads((root / match["path"]).read_text())
+        path = root / match["path"]
+        record = json.loads(path.read_text())
+        if not isinstance(record.get("rows"), dict) or not record["complete"]:
+            raise ValueError(f"{path}: not the table.json of a finished table.")
         # The document has headings of its own.
         body = tables.markdown(record).partition("\n\n")[2].strip()
-        return f"{match[1]}\n{body}\n\n{match[3]}"
+        link = Path(os.path.relpath(path, folder)).as_posix()
+        return f"{match[1]}\n{body}\n\n[All numbers]({link})\n\n{match[4]}"
 
     return _BLOCK.sub(block, text)
 
@@ -59,7 +72,7 @@ def main() -> int:
     stale = 0
     for path in documents(ROOT):
         text = path.read_text()
-        if (new := filled(text, ROOT)) == text:
+        if (new := filled(text, ROOT, path.parent)) == text:
             continue
         stale += 1
         print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'rewritten'}")

@@ -11,7 +11,7 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    default.use_papers_start(config)  # the other one was tried on faces only
+    default.use_papers_start(config)  # tried on faces only; cars are not round
     config.name = "cars"
     config.data.path = "data/syncar"
     config.data.crop = (8, 14, 100, 100)

@@ -1,5 +1,7 @@
 """Cat faces, 64 px: the released code's cat recipe.
 
+The initial depth is that of default.py, which says how to have the paper's.
+
 Run: python main.py --config=configs/cats.py --config.data.path=DIR
 DIR holds train/, val/ and test/.
 """

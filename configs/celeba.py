@@ -1,5 +1,7 @@
 """CelebA faces, 64 px: Wu et al., CVPR 2020, Table 6 and the released code.
 
+The initial depth is that of default.py, which says how to have the paper's.
+
 Run: python main.py --config=configs/celeba.py --config.data.path=DIR
 DIR holds train/, val/ and test/ with square face crops.
 """

@@ -1,9 +1,9 @@
 """Every option of the project, once, with its unit and its source.
 
 The defaults are the authors' CelebA recipe (Wu et al., CVPR 2020, Tables 6-9
-and the released code), but for the start of a training, which is made robust
-against collapse (docs/stability.md); `use_papers_start` takes that back. The other
-files in this folder start from `get_config()` and change a few lines.
+and the released code), but for the initial depth, which is made robust against
+collapse (docs/stability.md); `use_papers_start` takes that back. The other files in
+this folder start from `get_config()` and change a few lines.
 
 "Paper" names the article, "code" the authors' released implementation where
 the two differ.
@@ -174,11 +174,10 @@ def get_config() -> ConfigDict:
     train.weight_decay = 5e-4  # L2 in the gradient, not decoupled (code)
     train.beta1 = 0.9  # of Adam
     train.beta2 = 0.999  # of Adam
-    train.clip_norm = 1.0  # global gradient norm; 0: no clipping (code)
-    # Learning rate factor of each network. The paper's are 1; the viewpoint is to
-    # be ahead of the shape.
+    train.clip_norm = 0.0  # global gradient norm; 0: no clipping (code)
+    # Learning rate factor of each network.
     train.lr_scale = ConfigDict(
-        {"depth": 1.0, "albedo": 1.0, "light": 1.0, "view": 2.0, "conf": 1.0}
+        {"depth": 1.0, "albedo": 1.0, "light": 1.0, "view": 1.0, "conf": 1.0}
     )
     # The depth net is frozen until `depth_start` and ramped in linearly until
     # `depth_full` (steps); the viewpoint is then learnt first. 0, 0: off.
@@ -236,8 +235,9 @@ def get_config() -> ConfigDict:
     tables.name = ""  # table2 | table3 | table4 | table5 | synface | stability
     tables.rows = ("all",)  # or names of rows in unsup3d_jax/paper_tables.py
     # What every row starts from: tiny | small | paper, see
-    # configs/tables/recipes.py. Keys of the config that differ from their
-    # defaults come on top, and then what makes each row.
+    # configs/tables/recipes.py. What the table changes comes on top, then keys of
+    # the config that differ from their defaults or are set on the command line, and
+    # then what makes each row.
     tables.scale = "small"
     tables.seeds = 3  # of each trained row: seed, seed + 1, ...
     # Train a row's seeds as one run of stacked parameters, where memory has room for
@@ -252,11 +252,8 @@ def get_config() -> ConfigDict:
 
 
 def use_papers_start(config: ConfigDict) -> None:
-    """Sets depth, clipping and rates at the start of a training as the paper has them.
+    """Takes back where the initial depth departs from the paper: rough, and no bump.
 
     On the command line: --config.depth.bump_height=0 --config.depth.output_gain=1
-    --config.train.clip_norm=0 --config.train.lr_scale.view=1
     """
     config.depth.bump_height, config.depth.output_gain = 0.0, 1.0
-    config.train.clip_norm = 0.0
-    config.train.lr_scale.view = 1.0

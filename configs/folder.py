@@ -1,4 +1,4 @@
-"""Any folder of photos of one category, 64 px, paper recipe.
+"""Any folder of photos of one category, 64 px, the paper's networks and schedule.
 
 Run: python main.py --config=configs/folder.py --config.data.path=DIR
 DIR holds images, in any sub-folders; with train/, val/ and test/ it is split

@@ -7,7 +7,7 @@ front within a quarter of an hour of two slow cores. What differs from default.p
 and why:
 - the depth net waits until the viewpoint net has found left and right, then runs
   at twice the rate, which its quiet output needs;
-- no perceptual loss, which would cost two thirds of the time;
+- no perceptual loss, which would take more than half of the time;
 - kernels are updated by Muon, not Adam: a step takes nearly half as long again, and
   1,600 steps reach a better shape and viewpoint than Adam's 2,600;
 - natural poses: most faces nearly frontal, as in photo collections.
@@ -31,6 +31,8 @@ def use_short_recipe(config: ConfigDict) -> None:
     config.train.warmup_steps = 100
     config.train.weight_decay = 0.0
     config.train.beta2 = 0.99
+    config.train.clip_norm = 1.0
+    config.train.lr_scale.view = 2.0
     config.train.lr_scale.depth = 2.0
     config.train.depth_start = 200
     config.train.depth_full = 500

@@ -110,23 +110,35 @@ def test_documents_show_the_committed_tables():
     found = 0
     for path in doc_tables.documents(doc_tables.ROOT):
         text = path.read_text()
-        assert doc_tables.filled(text, doc_tables.ROOT) == text, (
-            f"{path.name}: run python -m benchmarks.doc_tables"
-        )
+        made = doc_tables.filled(text, doc_tables.ROOT, path.parent)
+        assert made == text, f"{path.name}: run python -m benchmarks.doc_tables"
         found += text.count("<!-- table: ")
-    assert found >= 3
+    assert found >= 5
 
 
 def test_a_table_in_a_document_is_replaced_and_the_text_around_it_is_kept(tmp_path):
     committed = doc_tables.ROOT / "benchmarks" / "results" / "table4_small_cpu.json"
     (tmp_path / "table.json").write_text(committed.read_text())
-    before, end = (
-        "# Mine\n\n<!-- table: table.json -->\n",
-        "<!-- table end -->\nAfter.\n",
-    )
-    made = doc_tables.filled(f"{before}| old |\n{end}", tmp_path)
+    before = "# Mine\n\n<!-- table: table.json -->\n"
+    end = "<!-- table end -->\nAfter.\n"
+    made = doc_tables.filled(f"{before}| old |\n{end}", tmp_path, tmp_path / "docs")
     assert made.startswith(before) and made.endswith(end) and "| old |" not in made
     assert "| Perturb, conf. |" in made and "Table 4: " not in made  # no heading
-    assert doc_tables.filled(made, tmp_path) == made
+    assert "[All numbers](../table.json)" in made
+    assert doc_tables.filled(made, tmp_path, tmp_path / "docs") == made
+
+
+def test_a_table_that_cannot_be_shown_is_an_error(tmp_path):
+    def fill(text):
+        return doc_tables.filled(text, tmp_path, tmp_path)
+
+    start, end = "<!-- table: t.json -->\n", "<!-- table end -->\n"
     with pytest.raises(OSError):
-        doc_tables.filled("<!-- table: none.json -->\n<!-- table end -->", tmp_path)
+        fill(start + end)
+    for text in (start, start + "Mine.\n" + start + end):  # would swallow prose
+        with pytest.raises(ValueError, match="needs a"):
+            fill(text)
+    for record in ({"table": {}}, {"rows": {}, "complete": False}):
+        (tmp_path / "t.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="finished table"):
+            fill(start + end)

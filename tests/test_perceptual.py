@@ -95,6 +95,8 @@ def test_pooling_is_that_of_a_sliding_window(shape):
         jax.grad(score, argnums=1)(perceptual.max_pool, x),
         jax.grad(score, argnums=1)(windows, x),
     )
+    tied = jax.grad(lambda x: perceptual.max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(tied, jnp.full_like(tied, 0.25))
     assert jnp.isnan(perceptual.max_pool(x.at[0, 1, 1, 0].set(jnp.nan))[0, 0, 0, 0])
 
 

@@ -27,6 +27,7 @@ def test_the_supervised_baseline_learns_depth_at_once():
     assert result.model.supervision == "depth"
     assert result.train.steps == 5 and result.eval.baselines == ()
     assert result.train.lr_scale.depth == 1.0 and result.train.depth_start == 0
+    assert (result.depth.bump_height, result.depth.output_gain) == (0.0, 1.0)
     # and the run's own config is as it was
     assert config.train.steps == 12 and config.model.supervision == "none"
 

@@ -163,6 +163,21 @@ def test_rows_can_be_chosen_and_are_checked():
         tables.table_of(default.get_config())
 
 
+def test_each_config_starts_as_it_says():
+    """bump, gain, clipping, rates of the viewpoint and depth networks."""
+    starts = {}
+    for path in cli.CONFIG_FOLDER.glob("*.py"):
+        if path.stem not in ("__init__", "default"):
+            c = cli.load_config(path, default.get_config())
+            rates = c.train.lr_scale
+            limits = (c.depth.bump_height, c.depth.output_gain, c.train.clip_norm)
+            starts[path.stem] = (*limits, rates.view, rates.depth)
+    shipped, short = (0.5, 0.03, 0.0, 1.0, 1.0), (0.5, 0.03, 1.0, 2.0, 2.0)
+    assert starts.pop("cars") == (0.0, 1.0, 0.0, 1.0, 1.0)  # the paper's
+    assert starts.pop("quickstart") == starts.pop("folder_small") == short
+    assert len(starts) >= 5 and set(starts.values()) == {shipped}
+
+
 @pytest.mark.parametrize("scale", ["small", "paper"])  # 6 steps round to 0
 def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
     config = stability.get_config()
@@ -185,7 +200,7 @@ def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
     steps = base.train.steps
     usual = checkpoint.flatten(default.get_config().to_dict())
     for key in table.changes:  # what is shipped as the default is a row
-        assert made["bump_clip_view"][key] == usual[key], key
+        assert made["bump"][key] == usual[key], key
     assert made["robust"]["train.depth_full"] == round(0.2 * steps)
     assert made["view_warmup"]["view.warmup_steps"] == round(0.2 * steps)
 
@@ -505,7 +520,7 @@ def together(machine, monkeypatch):
     return config, trained, FakeFit(monkeypatch), scored, state
 
 
-def test_a_table_names_what_its_rows_were_trained_with(tmp_path):
+def test_a_table_names_what_its_rows_were_trained_with(tmp_path, monkeypatch):
     config = _config(rows=("ours",), seeds=3)
     table, rows = tables.table_of(config)
     base = tables.base_config(config)
@@ -522,6 +537,16 @@ def test_a_table_names_what_its_rows_were_trained_with(tmp_path):
         "devices": [["cpu:0 cpu"]],
         "versions": [{"jax": "1"}],
     }
+    # Seeds trained as one have their run elsewhere; who scored them is no matter.
+    stack = tmp_path / "rows" / "ours" / "together"
+    stack.mkdir()
+    monkeypatch.setattr(
+        checkpoint, "newest_step", lambda place: 6 if place == stack else None
+    )
+    run = {"config": {"tables": {"seeds": 3}}, "git_commit": "c"}
+    (stack / "config.json").write_text(json.dumps(run))
+    made = tables.made_with(base, tmp_path, {"ours": seeds})
+    assert made["commits"] == ["c"]
 
 
 def test_scores_of_other_images_are_made_again(tmp_path, together):

@@ -70,8 +70,8 @@ def read_authors_checkpoint(path: str | Path, options: ModelOptions) -> dict[str
 
     Args:
         path: their .pth file, with or without optimizer and log.
-        options: of the model that the parameters are for: 64 px; widths and
-            the confidence network as in the file.
+        options: of the model that the parameters are for: 64 px, no bump under the
+            depth; widths and the confidence network as in the file.
 
     Returns:
         Parameters as `model.init_params` gives them, numpy float32.
@@ -83,6 +83,14 @@ def read_authors_checkpoint(path: str | Path, options: ModelOptions) -> dict[str
         raise UserError(
             f"{path}: the authors' networks are for data.image_size=64 and "
             "model.supervision='none'."
+        )
+    limits = options.factors
+    if (limits.bump_height, limits.output_gain) != (0.0, 1.0):
+        raise UserError(
+            f"{path}: the authors' depth is the network's alone, got "
+            f"depth.bump_height={limits.bump_height} and depth.output_gain="
+            f"{limits.output_gain}; add --config.depth.bump_height=0 "
+            "--config.depth.output_gain=1, here and wherever the weights are used."
         )
     checkpoint = weight_files.read_torch_file(path, foreign_classes=True)
     return convert(checkpoint, options, source=str(path))
@@ -170,13 +178,6 @@ def main(argv: list[str]) -> int:
         if args.input is None:
             raise UserError("--input=FILE is missing: the authors' .pth checkpoint.")
         options = model.options_from_config(args.config)
-        factors = options.factors
-        if factors.bump_height != 0.0 or factors.output_gain != 1.0:
-            raise UserError(
-                "the authors' depth is the network's alone; add "
-                "--config.depth.bump_height=0 --config.depth.output_gain=1, here and "
-                "wherever the weights are used."
-            )
         params = read_authors_checkpoint(args.input, options)
         if checkpoint.newest_step(args.workdir) is not None:
             raise UserError(f"--workdir {args.workdir} holds checkpoints already.")

@@ -59,7 +59,8 @@ class Table:
     Attributes:
         title: for people.
         rows: in the paper's order.
-        changes: config keys that hold for all rows, over the scale's recipe.
+        changes: config keys that hold for all rows, over the scale's recipe; what the
+            user sets wins over them.
         claims: see `Claim`.
         keypoints: whether the measure is Table 5's, not SIDE and MAD.
         notes: shown under the table.
@@ -165,7 +166,7 @@ _RECIPES = {
     "average": Row("Average g.t. depth, on the object", "average"),
     "untrained_bump": Row("Bump, quiet network; untrained", "untrained", changes=_BUMP),
     "paper_start": Row("Paper's start"),
-    "bump": Row("+ bump, quiet network", changes=_BUMP),
+    "bump": Row("+ bump, quiet network: the default", changes=_BUMP),
     "late_depth": Row("+ late depth", shares=_LATE_DEPTH),
     "slow_depth": Row("+ slow depth", changes={"train.lr_scale.depth": 0.1}),
     "view_warmup": Row("+ view warm-up", shares={"view.warmup_steps": 0.2}),

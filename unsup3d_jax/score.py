@@ -173,9 +173,9 @@ def recorded_table(
     It counts only if `recorded_row` does and it has every configured baseline.
     """
     row = recorded_row(config, workdir, step, split, splits)
+    if row is None:
+        return None
     try:
-        if row is None:
-            return None
         rows = row["baselines"]
         complete = not row["ground_truth"] or set(config.eval.baselines) <= set(rows)
         return evaluate.format_table([*rows.values(), row]) if complete else None

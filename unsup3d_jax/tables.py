@@ -88,6 +88,8 @@ COLLAPSES = {
     ),
     "diverged": "loss or gradient were not finite",
 }
+# Of sections that otherwise do not decide what a row is.
+_NUMERIC = ("eval.baseline_steps", "eval.max_images", "tables.encoder")
 _CLAY_YAW_DEG = 25.0  # the figure turns shapes, so that flat ones show
 
 
@@ -283,20 +285,25 @@ def made_with(
 
     Returns:
         "changes": keys that are neither the scale's nor the table's, and their values;
-        "commits", "devices" and "versions" of the seeds' config.json, each one once.
+        "commits", "devices" and "versions" of each run's last start, each one once.
     """
     recipe = checkpoint.flatten(_table_recipe(base).to_dict())
     changes = {
         key: value
         for key, value in checkpoint.flatten(base.to_dict()).items()
         if value != recipe[key]
-        and not checkpoint.is_harmless(key)
-        and not key.startswith("tables.")
+        and (key in _NUMERIC or not checkpoint.is_harmless(key))
+        and (key in _NUMERIC or not key.startswith("tables."))
     }
     found: dict[str, list] = {"git_commit": [], "devices": [], "versions": []}
     for name, seeds in configs.items():
         for seed in range(len(seeds)):
-            path = workdir / "rows" / name / f"seed{seed}" / "config.json"
+            alone, together = (
+                workdir / "rows" / name / part for part in (f"seed{seed}", "together")
+            )
+            path = alone / "config.json"
+            if checkpoint.newest_step(alone) is None and _stacked_seeds(together):
+                path = together / "config.json"  # the seed's own says who scored it
             if not path.is_file():
                 continue  # not trained yet, or not at all
             run = json.loads(path.read_text())
@@ -808,7 +815,7 @@ def markdown(record: Mapping[str, Any]) -> str:
         lines += _keypoint_table(record)
     else:
         lines += _error_table(record)
-        lines += ["", *_agreement_lines(record)]
+        lines += ["", *_agreement_lines(record), *_patch_lines(record)]
     if record["stability"] is not None:
         s = record["stability"]
         parts = ", ".join(f"{_words(name)} {s[name]}" for name in COLLAPSES)
@@ -885,10 +892,12 @@ def _yaw_cell(line: Mapping[str, Any]) -> str:
     """Correlation and slope of predicted against true yaw, means over seeds."""
     means = []
     for key in ("yaw_pearson", "yaw_slope"):
-        known = [x for x in line.get(key, {"seeds": []})["seeds"] if x is not None]
+        seeds = line.get(key, {"seeds": []})["seeds"]
+        known = [x for x in seeds if x is not None]  # None: the same yaw for all
         if not known:
             return "–"
-        means.append(f"{np.mean(known):.2f}")
+        count = f" ({len(known)} of {len(seeds)})" if len(known) < len(seeds) else ""
+        means.append(f"{np.mean(known):.2f}{count}")
     return ", ".join(means)
 
 
@@ -927,13 +936,6 @@ def _agreement_lines(record: Mapping[str, Any]) -> list[str]:
             words.append(f"{name} {word}")
         pair = f"{labels[claim['better']]} below {labels[claim['worse']]}"
         lines.append(f"- {pair}: {', '.join(words)}.")
-    for line in record["rows"].values():
-        if "auroc_patch" in line:
-            value = _spread(line["auroc_patch"], 1.0, 2)
-            lines.append(
-                f"- {line['label']}: sigma of the mirrored reconstruction finds the "
-                f"patches with AUROC {value}."
-            )
     if "recovered" in record:
         found = record["recovered"]
         parts = [
@@ -946,6 +948,16 @@ def _agreement_lines(record: Mapping[str, Any]) -> list[str]:
         ]
         lines.append(f"- Recovered share of supervision: {', '.join(parts)}.")
     return lines
+
+
+def _patch_lines(record: Mapping[str, Any]) -> list[str]:
+    """How well confidence finds the patches, in rows that have both."""
+    return [
+        f"- {line['label']}: sigma of the mirrored reconstruction finds the patches "
+        f"with AUROC {_spread(line['auroc_patch'], 1.0, 2)}."
+        for line in record["rows"].values()
+        if "auroc_patch" in line
+    ]
 
 
 # --- the figure ---------------------------------------------------------------------

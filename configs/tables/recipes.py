@@ -3,8 +3,9 @@
 tiny: minutes on two CPU cores. Shows that the machinery works; its numbers mean
 nothing.
 small: the quickstart's faces and schedule, 32 px; about a quarter of an hour a
-row and seed on two CPU cores, three times that with the perceptual loss.
-paper: 64 px, the paper's networks, images and schedule; a GPU.
+row and seed on two CPU cores, more than twice that with the perceptual loss.
+paper: 64 px, the paper's networks, images and schedule, the default's initial depth; a
+GPU.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
 Run: python main.py --mode=tables --config=configs/tables/stability.py
 Rows: the paper's start; with one thing added at a time (initial bump, late or slow
-depth, view warm-up, light prior, clipped gradients); a robust recipe.
+depth, view warm-up, light prior, clipped gradients, Muon); several together. The
+default of configs/default.py is the initial bump.
 --config.tables.scale=tiny|small|paper sets size and schedule (recipes.py).
 """
 

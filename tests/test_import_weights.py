@@ -221,6 +221,12 @@ def test_unknown_key_and_other_sizes_are_errors():
         import_weights._network(state, shapes, {"Conv_0": "network.0"}, "file")
 
 
+def test_help_is_about_importing(capsys):
+    assert import_weights.main(["import_weights", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--config.depth.bump_height=0" in text and "netD" in text
+
+
 def test_command_writes_a_checkpoint_that_loads(theirs, tmp_path, capsys):
     from unsup3d_jax import checkpoint
 

@@ -5,6 +5,7 @@
         --config.compat.short_normals=true --config.depth.bump_height=0 \\
         --config.depth.output_gain=1 --workdir=runs/authors_celeba
 
+(Their depth has no bump to start from, and no quiet network.)
 Then `main.py --mode=eval` and `--mode=reconstruct` with the same --config and
 --workdir use it. The optimizer's state is not imported. PyTorch is not needed,
 and nothing in the file is executed (`unsup3d_jax.weight_files`).
@@ -169,6 +170,9 @@ def _leaf(
 
 def main(argv: list[str]) -> int:
     """Reads --input and writes step 0 of --workdir."""
+    if {"-h", "--help"} & set(argv[1:]):
+        print(f"{__doc__}\nOther flags are main.py's.")
+        return 0
     # Here, not above: reading weights needs neither orbax nor the command line.
     from configs import default
     from unsup3d_jax import checkpoint, cli, train_state

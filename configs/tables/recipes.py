@@ -22,7 +22,7 @@ def recipe(scale: str) -> ConfigDict:
     elif scale == "small":
         config = quickstart.get_config()
         config.eval.baseline_steps = 0
-        # Faces are soon told upright from turned; ten minutes on one core.
+        # Faces are told upright from turned within 200 steps; minutes on one core.
         config.rotnet.steps, config.rotnet.batch_size = 600, 16
         config.rotnet.convolutions = 7
     elif scale == "tiny":

@@ -90,7 +90,7 @@ def recorded(tmp_path):
         row("ours"),
         baseline_rows=[row("constant"), row("supervised")],
         step=12,
-        scored=score.conditions(config) | {"data": "abc", "checkpoint": "this run"},
+        scored=score._conditions(config) | {"data": "abc", "checkpoint": "this run"},
     )
     path = tmp_path / "eval" / "test.json"
     record = json.loads(path.read_text())

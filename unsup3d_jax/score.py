@@ -159,7 +159,7 @@ def score_run(
         step=step,
         crop=config.data.crop,
         data_name=config.data.name,
-        scored=conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
+        scored=scored_with(config, data, checkpoint),
     )
     say(f"scores of {ours['images']} images of split {split}: {path}")
     return evaluate.format_table([*rows, ours])
@@ -194,7 +194,7 @@ def recorded_row(
     """
     try:
         row = json.loads((workdir / "eval" / f"{split}.json").read_text())
-        scored, expected = row["scored"], conditions(config) | {"checkpoint": THIS_RUN}
+        scored, expected = row["scored"], _conditions(config) | {"checkpoint": THIS_RUN}
         same = all(scored[key] == value for key, value in expected.items())
         if row["checkpoint_step"] != step or not same:
             return None
@@ -207,7 +207,19 @@ def recorded_row(
         return row
 
 
-def conditions(config: ConfigDict) -> dict[str, Any]:
+def scored_with(
+    config: ConfigDict, data: Any, checkpoint: str = THIS_RUN
+) -> dict[str, Any]:
+    """What `recorded_row` compares, for `evaluate.write_scores`.
+
+    Args:
+        data: the split that was scored.
+        checkpoint: where the parameters are from.
+    """
+    return _conditions(config) | {"data": data.digest, "checkpoint": checkpoint}
+
+
+def _conditions(config: ConfigDict) -> dict[str, Any]:
     """What else of a config may change the rows; `checkpoint.MEANING` cannot."""
     return {
         "max_images": config.eval.max_images,

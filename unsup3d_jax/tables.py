@@ -292,8 +292,10 @@ def made_with(
         key: value
         for key, value in checkpoint.flatten(base.to_dict()).items()
         if value != recipe[key]
-        and (key in _NUMERIC or not checkpoint.is_harmless(key))
-        and (key in _NUMERIC or not key.startswith("tables."))
+        and (
+            key in _NUMERIC
+            or not (checkpoint.is_harmless(key) or key.startswith("tables."))
+        )
     }
     found: dict[str, list] = {"git_commit": [], "devices": [], "versions": []}
     for name, seeds in configs.items():
@@ -501,8 +503,7 @@ def _trained_row(
         step=step,
         crop=config.data.crop,
         data_name=config.data.name,
-        scored=score.conditions(config)
-        | {"data": data.digest, "checkpoint": score.THIS_RUN},
+        scored=score.scored_with(config, data),
     )
     return score.recorded_row(config, place, step, split, splits) or row
 

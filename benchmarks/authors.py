@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from unsup3d_jax import host_memory
+from unsup3d_jax.engine import host_memory
 
 # An image, forward and backward, at 64 px: VGG16 on four images, with a block
 # behind relu3_3 that nothing uses.

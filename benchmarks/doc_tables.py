@@ -17,7 +17,7 @@ import re
 import sys
 from pathlib import Path
 
-from unsup3d_jax import tables
+from unsup3d_jax.experiments import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 _START = "<!-- table: "

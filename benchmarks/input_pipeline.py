@@ -26,9 +26,9 @@ from PIL import Image
 
 from benchmarks import machine
 from configs import default
-from unsup3d_jax import host_memory, parallel
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
+from unsup3d_jax.engine import host_memory, parallel
 
 
 def photo_folder(folder: Path, count: int, size: tuple[int, int]) -> None:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from unsup3d_jax import model, networks, perceptual
+from unsup3d_jax.nets import networks, perceptual
+from unsup3d_jax.unsup3d import model
 
 ENCODER, DECODER, FIVE = "encoders", "decoders", "5 x 5 layers"
 

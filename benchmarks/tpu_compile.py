@@ -34,8 +34,10 @@ from jax.experimental import topologies
 
 from benchmarks import machine
 from configs import default
-from unsup3d_jax import model, parallel, perceptual, train, train_state, train_step
-from unsup3d_jax.types import Batch
+from unsup3d_jax.engine import parallel, train_state, train_step
+from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.nets import perceptual
+from unsup3d_jax.unsup3d import model, train
 
 # Asks libtpu for the final program as text, and for nothing else: its default is
 # hundreds of files a fusion.

@@ -34,17 +34,11 @@ import numpy as np
 
 from benchmarks import authors, input_pipeline, machine, operations
 from configs import default
-from unsup3d_jax import (
-    formation,
-    host_memory,
-    model,
-    networks,
-    parallel,
-    perceptual,
-    train_state,
-    train_step,
-)
-from unsup3d_jax.types import Batch
+from unsup3d_jax.engine import host_memory, parallel, train_state, train_step
+from unsup3d_jax.formation import reprojection
+from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.nets import networks, perceptual
+from unsup3d_jax.unsup3d import model
 
 Step = Callable[[], None]
 # Seconds until the threads of the other program sleep, not spin.
@@ -196,11 +190,11 @@ def parts(ours: Ours) -> dict[str, Part]:
     scene = options.scene
 
     def warp(depth, view):
-        return _energy(formation.warp_depth(depth, view, scene)[0])
+        return _energy(reprojection.warp_depth(depth, view, scene)[0])
 
     def colour(albedo, depth, light, view, warped):
-        canonical = formation.shade_canonical(albedo, depth, light, scene)
-        image = formation.sample_canonical(canonical.image, warped, view, scene)
+        canonical = reprojection.shade_canonical(albedo, depth, light, scene)
+        image = reprojection.sample_canonical(canonical.image, warped, view, scene)
         return _energy(image)
 
     result["rasterizer"] = Part(jax.grad(warp, (0, 1)), depth, view)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import default
-from unsup3d_jax import model, train_step
-from unsup3d_jax.types import Factors
+from unsup3d_jax.engine import train_step
+from unsup3d_jax.formation.types import Factors
+from unsup3d_jax.unsup3d import model
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units
 

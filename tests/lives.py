@@ -23,22 +23,22 @@ import jax
 import numpy as np
 import tiny_task
 
-from unsup3d_jax import (
+from unsup3d_jax import cli
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import pipeline
+from unsup3d_jax.engine import (
     checkpoint,
-    cli,
     hosts,
     interrupts,
     loop,
     parallel,
-    perceptual,
-    rotnet,
     train_state,
 )
-from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.engine.log import CLOCK_FIELDS
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.log import CLOCK_FIELDS
-from unsup3d_jax.types import Batch
+from unsup3d_jax.experiments import rotnet
+from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.nets import perceptual
 
 STEPS = 60
 

@@ -15,7 +15,7 @@ from benchmarks import (
 )
 from benchmarks.peers import Calls, Peer, scenes
 from configs import default
-from unsup3d_jax import model
+from unsup3d_jax.unsup3d import model
 
 
 @pytest.mark.slow  # every part is a program to compile

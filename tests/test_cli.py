@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from configs import default
-from unsup3d_jax import cli, rotnet, tables
+from unsup3d_jax import cli
+from unsup3d_jax.experiments import rotnet, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = str(ROOT / "configs" / "tables" / "table2.py")

@@ -15,8 +15,9 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import default
-from unsup3d_jax import losses, train_step
-from unsup3d_jax.types import Batch, Factors
+from unsup3d_jax.engine import train_step
+from unsup3d_jax.formation import losses
+from unsup3d_jax.formation.types import Batch, Factors
 
 SIZE = 8
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax import host_memory
+from unsup3d_jax.engine import host_memory
+from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.interrupts import Interrupted, Interrupts
 
 MODES = {
     "train": "train, or resume; evaluates on schedule and at the end (default)",
@@ -332,13 +332,14 @@ def _joined(argv: list[str]) -> list[str]:
 
 def run_train(args: Arguments, interrupts: Interrupts) -> None:
     """Trains or resumes, then prints the table of the final scores."""
-    from unsup3d_jax import checkpoint, hosts, score, train
-    from unsup3d_jax.log import say
+    from unsup3d_jax.engine import checkpoint, hosts
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.unsup3d import score, train
 
     config, split = args.config, args.config.eval.split
     train.check_config(config)
     if args.dry_run:
-        from unsup3d_jax import dry_run
+        from unsup3d_jax.engine import dry_run
 
         print(dry_run.report(config), flush=True)
         return
@@ -381,7 +382,7 @@ def run_train(args: Arguments, interrupts: Interrupts) -> None:
 
 def run_eval(args: Arguments, interrupts: Interrupts) -> None:
     """Scores one checkpoint on one split."""
-    from unsup3d_jax import score, train
+    from unsup3d_jax.unsup3d import score, train
 
     train.check_config(args.config)
     params, step = _load_params(args)
@@ -405,7 +406,7 @@ def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
         raise UserError("--mode=reconstruct needs --input=FILE_OR_FOLDER --output=DIR.")
     if not args.input.exists():
         raise UserError(f"--input: {args.input} does not exist.")
-    from unsup3d_jax import model, reconstruct_files, train
+    from unsup3d_jax.unsup3d import model, reconstruct_files, train
 
     train.check_config(args.config)
     params, step = _load_params(args)
@@ -415,8 +416,8 @@ def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
 
 def run_tables(args: Arguments, interrupts: Interrupts) -> None:
     """Runs what is missing of a paper's table, and prints it."""
-    from unsup3d_jax import tables
-    from unsup3d_jax.log import say
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.experiments import tables
 
     with writing(args.workdir):
         table = tables.run(
@@ -428,7 +429,8 @@ def run_tables(args: Arguments, interrupts: Interrupts) -> None:
 
 def run_rotnet(args: Arguments, interrupts: Interrupts) -> None:
     """Trains a self-supervised VGG16 on the images of the config."""
-    from unsup3d_jax import rotnet, train
+    from unsup3d_jax.experiments import rotnet
+    from unsup3d_jax.unsup3d import train
 
     output = args.output or args.workdir / "rotnet.npz"
     splits = train.lazy_splits(args.config)
@@ -457,7 +459,8 @@ def _origin(args: Arguments) -> str | None:
 def _load_params(args: Arguments) -> tuple[Any, int]:
     import jax
 
-    from unsup3d_jax import checkpoint, train
+    from unsup3d_jax.engine import checkpoint
+    from unsup3d_jax.unsup3d import train
 
     place = args.checkpoint or args.workdir
     params, step = checkpoint.load_params(place)
@@ -511,7 +514,7 @@ def main(argv: Sequence[str], default: ConfigDict) -> int:
             args = parse(argv, default)
             interrupts.deadline = args.config.checkpoint.deadline
             if args.cluster is not None:
-                from unsup3d_jax import hosts
+                from unsup3d_jax.engine import hosts
 
                 hosts.join(hosts.Cluster(*args.cluster))
                 several = True
@@ -528,7 +531,7 @@ def main(argv: Sequence[str], default: ConfigDict) -> int:
         else:
             print(message, file=sys.stderr, flush=True)
         if several:
-            from unsup3d_jax import hosts
+            from unsup3d_jax.engine import hosts
 
             hosts.leave_at_once(status)
         return status
@@ -545,8 +548,8 @@ def ending(error: BaseException) -> tuple[str | None, int]:
         return f"stopped. To go on: {_command()}", 0
     if isinstance(error, KeyboardInterrupt):
         return "aborted.", 130
-    from unsup3d_jax.hosts import HostLost
-    from unsup3d_jax.recorder import Diverged
+    from unsup3d_jax.engine.hosts import HostLost
+    from unsup3d_jax.engine.recorder import Diverged
 
     if isinstance(error, Diverged):
         return f"error: {_one_line(error)}", 1

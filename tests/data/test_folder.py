@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from configs import default
-from unsup3d_jax import train
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, images, pipeline, prepare, report, synface
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.unsup3d import train
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from configs import default
-from unsup3d_jax import geometry, lighting
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import images, pipeline
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.types import Batch
+from unsup3d_jax.formation import geometry, lighting
+from unsup3d_jax.formation.types import Batch
 
 COUNT, SIZE, BATCH = 11, 8, 4  # the batch does not divide the set
 

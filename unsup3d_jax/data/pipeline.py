@@ -25,7 +25,7 @@ from unsup3d_jax.data import folder, synface, tfds_images
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.data.prepare import cache_root
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.types import Batch
+from unsup3d_jax.formation.types import Batch
 
 FIELDS = ("image", "depth", "mask", "view", "light")  # of Batch
 # Batches sent to the devices before they are asked for.

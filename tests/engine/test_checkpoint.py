@@ -1,0 +1,198 @@
+"""Saving, restoring, keeping, refusing."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_task
+from PIL import Image
+
+from unsup3d_jax.data import pipeline
+from unsup3d_jax.engine import checkpoint, train_state
+from unsup3d_jax.errors import UserError
+
+
+def _state(step=0, value=1.0, optimizer="adam"):
+    config = tiny_task.config()
+    config.train.optimizer = optimizer
+    optimizer = train_state.make_optimizer(config)
+    params = tiny_task.init(jax.random.key(0))
+    params["view"]["kernel"] = jnp.ones((1, 1, 3, 2))
+    params = jax.tree.map(lambda x: x + value, params)
+    state = train_state.create(jax.random.key(7), params, optimizer)
+    return state.replace(step=jnp.int32(step))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_everything_comes_back(tmp_path, optimizer):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    state = _state(3, optimizer=optimizer)
+    checkpoints.save(state, {"step": 3, "digest": "ab"})
+    checkpoints.wait()
+    other = _state(0, value=5.0, optimizer=optimizer)
+    packed, position = checkpoints.restore(other, 3)
+    back = checkpoint.unpacked(packed, other)
+    assert position == {"step": 3, "digest": "ab"}
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+    assert jax.tree.structure(state) == jax.tree.structure(back)
+    params, step = checkpoint.load_params(tmp_path)
+    assert step == 3
+    np.testing.assert_array_equal(params["view"]["w"], state.params["view"]["w"])
+    again, _ = checkpoint.load_params(tmp_path / "checkpoints" / "3")
+    assert again.keys() == params.keys()
+
+
+def test_the_host_copy_leaves_the_state_to_be_donated():
+    """The next step may overwrite the state while the save is still going on."""
+    state = _state(1)
+    expected = np.array(state.params["view"]["w"])
+    host = checkpoint.to_host(state)
+    overwrite = jax.jit(
+        lambda s: jax.tree.map(lambda x: x * 0 - 9.0, s), donate_argnums=0
+    )
+    overwrite(state.params)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    np.testing.assert_array_equal(host["params"]["view"]["w"], expected)
+
+
+def test_a_state_that_is_not_finite_is_never_written(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    state = _state(1)
+    bad = jax.tree.map(lambda x: x * jnp.nan, state.params)
+    with pytest.raises(FloatingPointError):
+        checkpoints.save(state.replace(params=bad), {})
+    assert checkpoints.steps() == []
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    for step, loss in enumerate([0.3, 0.1, None, 0.2, None], start=1):
+        checkpoints.save(_state(step), {})
+        if loss is not None:  # an evaluation follows the save of its step
+            checkpoints.losses[step] = loss
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 4, 5]
+    assert checkpoint.newest_step(tmp_path) == 5
+
+
+def test_half_a_checkpoint_does_not_count(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    checkpoints.save(_state(1), {})
+    checkpoints.close()
+    whole = tmp_path / "checkpoints" / "1"
+    whole.rename(tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp")
+    assert checkpoint.newest_step(tmp_path) is None
+    assert checkpoint.Checkpoints(tmp_path, keep=2).steps() == []
+
+
+@pytest.mark.parametrize("difference", ["shape", "missing", "more", "optimizer"])
+def test_another_model_is_refused_and_its_checkpoint_stays(tmp_path, difference):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    checkpoints.save(_state(1), {})
+    checkpoints.wait()
+    other = _state(optimizer="muon" if difference == "optimizer" else "adam")
+    view = dict(other.params["view"])
+    if difference == "shape":
+        view["w"] = jnp.zeros(5)
+    elif difference == "missing":
+        del view["kernel"]
+    elif difference == "more":
+        view["more"] = jnp.zeros(2)
+    other = other.replace(params=other.params | {"view": view})
+    with pytest.raises(UserError, match="does not fit"):
+        checkpoints.restore_newest(other)
+    assert checkpoints.steps() == [1]
+
+
+def test_meaning_of_parameters_is_checked(tmp_path):
+    config = tiny_task.config()
+    checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+    config.data.path = "elsewhere"  # other photos, same model
+    checkpoint.check_meaning(config, tmp_path)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["compat"]["joint_mask"]  # as if the option were new
+    path.write_text(json.dumps(record))
+    checkpoint.check_meaning(config, tmp_path)
+    config.view.rotation_max_deg = 30.0
+    with pytest.raises(UserError, match="view.rotation_max_deg"):
+        checkpoint.check_meaning(config, tmp_path)
+    with pytest.raises(UserError, match="view.rotation_max_deg"):
+        checkpoint.check_meaning(config, tmp_path / "checkpoints" / "5")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_checkpoint_is_said(tmp_path, exists):
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.load_params(tmp_path if exists else tmp_path / "nowhere")
+
+
+def test_differing_keys_are_named_and_harmless_ones_are_not():
+    old = tiny_task.config().to_dict()
+    config = tiny_task.config()
+    config.loss.flip, config.log.every, config.train.devices = 0.25, 7, 2
+    assert checkpoint.differing_keys(old, config.to_dict()) == [
+        "loss.flip (0.5 there, 0.25 now)"
+    ]
+    del old["loss"]["flip"]
+    (text,) = checkpoint.differing_keys(old, config.to_dict())
+    assert text == "loss.flip (absent there, 0.25 now)"
+
+
+def test_other_packages_than_before_are_said_once(tmp_path, capfd, monkeypatch):
+    config, versions = tiny_task.config(), {"jaxlib": "1.0", "numba": "2.0"}
+    monkeypatch.setattr(checkpoint, "_version", versions.get)
+
+    def claimed():
+        checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+        return capfd.readouterr().err
+
+    assert claimed() == ""
+    versions["jaxlib"] = "1.1"
+    assert claimed() == ""  # nothing has been trained yet
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    versions["jaxlib"] = "1.2"
+    del versions["numba"]
+    text = claimed()
+    assert "jaxlib was 1.1 and is 1.2, numba was 2.0 and is absent" in text
+    assert "not bit for bit" in text and claimed() == ""
+    record = json.loads((tmp_path / "config.json").read_text())
+    del record["versions"]["numba"]  # as former versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert claimed() == ""
+
+
+def test_photos_may_move(tmp_path):
+    """Their fingerprint, in every checkpoint, tells others from the same."""
+    config = tiny_task.config()
+    config.data.path = "photos"
+    checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    config.data.path = "/disk/photos/"
+    checkpoint.check_workdir(tmp_path, config)
+    config.data.image_size = 32
+    with pytest.raises(UserError, match="data.image_size"):
+        checkpoint.check_workdir(tmp_path, config)
+
+
+def test_the_fingerprint_of_photos_does_not_depend_on_their_folder(tmp_path):
+    config = tiny_task.config()
+    config.data.min_images, config.data.image_size = 1, 8
+    config.data.split, config.data.hash_split_percent = "hash", (100, 0, 0)
+    config.data.cache_dir = str(tmp_path / "cache")
+
+    def digest(name, more):
+        folder = tmp_path / name
+        folder.mkdir()
+        for i in range(3):
+            pixels = np.full((9 + more, 9, 3), i, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        config.data.path = str(folder)
+        return pipeline.load_split(config, "train").digest
+
+    assert digest("a", 0) == digest("b", 0) != digest("c", 1)

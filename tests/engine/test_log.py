@@ -1,0 +1,69 @@
+"""Lines of the log, and progress on a terminal and in a file."""
+
+import io
+import json
+
+import pytest
+
+from unsup3d_jax.engine import log
+
+LINE = {"step": 10, "total": 0.25, "step_time": 0.5}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_numbers_are_written_short_and_nan_as_text(tmp_path):
+    file = log.MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1, "split": "train", "a": 0.1, "b": float("nan")})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "split": "train",
+        "a": 0.1,
+        "b": "nan",
+    }
+
+
+def test_truncating_drops_later_and_torn_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    file = log.MetricsFile(path)
+    assert file.truncate(2) == [{"step": 1}, {"step": 2}]
+    file.append({"step": 3})
+    assert [json.loads(x)["step"] for x in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_log_file_gets_whole_lines():
+    stream = io.StringIO()
+    progress = log.Progress(100, 8, stream=stream)
+    progress.tick(9, lambda: 0.5)
+    progress.line(LINE)
+    assert stream.getvalue() == (
+        "step 10/100 (10%)  loss 0.2500  16.0 images/s  eta 0:00:45\n"
+    )
+
+
+def test_a_terminal_line_is_redrawn_and_messages_do_not_tear_it():
+    stream = Terminal()
+    progress = log.Progress(100, 8, stream=stream)
+    progress.line(LINE)
+    progress.message("warning")
+    progress.close()
+    assert stream.getvalue().startswith("\rstep 10/100")
+    assert stream.getvalue().endswith("\nwarning\n")
+
+
+def test_the_first_line_shows_compilation_and_no_rate():
+    stream = io.StringIO()
+    log.Progress(100, 8, stream=stream).line(LINE | {"step": 1}, compiled=True)
+    assert "compiled in 0.5 s" in stream.getvalue()
+    assert "images/s" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0, "0:00:00"), (3723.4, "1:02:03"), (float("inf"), "?")]
+)
+def test_durations(seconds, text):
+    assert log.duration(seconds) == text

@@ -1,0 +1,243 @@
+"""One pmapped update: what it changes, donates, compiles, and on how many devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_task
+
+from unsup3d_jax.engine import parallel, train_state
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _setup(config, devices, **changes):
+    task = tiny_task.task(config, **changes)
+    optimizer = train_state.make_optimizer(config)
+    state = train_state.create(
+        jax.random.key(1), task.init(jax.random.key(0)), optimizer
+    )
+    schedule = train_state.schedule_from_config(config)
+    placed = parallel.replicate((state, task.constants, schedule), devices)
+    step = parallel.parallel_step(task, optimizer, devices)
+    return step, task.make_source(devices), *placed
+
+
+def count_compilations(calls):
+    """Runs functions and returns how often XLA compiled during each."""
+    events = []
+
+    def listen(name, *_, **__):
+        if name.endswith("backend_compile_duration"):
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    counts = []
+    for call in calls:
+        before = len(events)
+        call()
+        counts.append(len(events) - before)
+    return counts
+
+
+def test_state_stays_float32_and_counts_steps():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(), jax.local_devices()[:1]
+    )
+    for expected in (1, 2):
+        state, metrics = step(state, next(source), constants, schedule)
+        assert int(state.step) == expected
+    dtypes = {x.dtype for x in jax.tree.leaves(state.params)}
+    assert dtypes == {jnp.dtype("float32")}
+    assert {"total", "fit", "grad_norm", "learning_rate", "finite"} <= set(metrics)
+    assert all(v.shape == () for v in metrics.values())
+
+
+def test_frozen_depth_does_not_move_while_the_others_do():
+    config = tiny_task.config(depth_start=2, depth_full=3, weight_decay=0.1)
+    step, source, state, constants, schedule = _setup(config, jax.local_devices()[:1])
+    before = jax.device_get(state.params)
+    for moves in (False, False, True):
+        state, _ = step(state, next(source), constants, schedule)
+        after = jax.device_get(state.params)
+        assert (after["depth"]["w"] != before["depth"]["w"]).any() == moves
+        assert (after["view"]["w"] != before["view"]["w"]).all()
+    assert np.asarray(jax.tree.leaves(state.opt_state)[0]) == 3
+
+
+def test_state_is_donated():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(), jax.local_devices()[:1]
+    )
+    for _ in range(3):
+        old = state
+        state, _ = step(state, next(source), constants, schedule)
+        assert all(x.is_deleted() for x in jax.tree.leaves(old))
+        assert not any(x.is_deleted() for x in jax.tree.leaves(constants))
+
+
+def test_no_schedule_compiles_the_step_again():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(warmup_steps=2, depth_start=1, depth_full=2),
+        jax.local_devices()[:1],
+    )
+    batches = [next(source) for _ in range(5)]
+    schedules = [schedule] * 4 + [schedule.replace(peak=schedule.peak * 2)]
+
+    def call(i):
+        nonlocal state
+        state, _ = step(state, batches[i], constants, schedules[i])
+
+    counts = count_compilations([lambda i=i: call(i) for i in range(5)])
+    assert counts[0] > 0 and counts[1:] == [0] * 4
+
+
+def test_not_finite_is_reported():
+    step, source, state, constants, schedule = _setup(
+        tiny_task.config(),
+        jax.local_devices()[:1],
+        weights_at=lambda s: jnp.where(s == 1, jnp.nan, 1.0),
+    )
+    flags = []
+    for _ in range(2):
+        state, metrics = step(state, next(source), constants, schedule)
+        flags.append(float(metrics["finite"]))
+    assert flags == [1.0, 0.0]
+
+
+# Runs in a process of its own, since the number of devices is fixed at start.
+_MANY = """
+import json, sys
+import jax, numpy as np
+import tiny_task
+from test_train_step import _setup, count_compilations
+count, config = int(sys.argv[1]), tiny_task.config(batch_size=8)
+devices = jax.local_devices()[:count]
+step, source, state, constants, schedule = _setup(config, devices)
+lines, batches = [], [next(source) for _ in range(5)]
+
+def call(batch):
+    global state
+    old = state
+    state, metrics = step(state, batch, constants, schedule)
+    lines.append(metrics)
+    assert all(x.is_deleted() for x in jax.tree.leaves(old)), "not donated"
+
+compiled = count_compilations([lambda b=b: call(b) for b in batches])
+assert compiled[1:] == [0] * 4, compiled
+lines = [{k: float(v) for k, v in line.items()} for line in lines]
+copies = [
+    [np.asarray(s.data).tolist() for s in x.addressable_shards]
+    for x in jax.tree.leaves(state.params)
+]
+assert all(len(c) == count and all(d == c[0] for d in c) for c in copies)
+print(json.dumps({"lines": lines, "params": [c[0] for c in copies]}))
+"""
+
+
+def _run(script: str, *, each: list[list[str]]) -> list:
+    """What a script prints as JSON, run with each of the lists of arguments."""
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for arguments in each
+    ]
+    results = []
+    for process in running:
+        out, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error[-2000:]
+        results.append(json.loads(out))
+    return results
+
+
+def test_eight_devices_take_the_step_of_one():
+    """To float32 rounding: only the order of sums differs.
+
+    Images mask different numbers of pixels, so a mean of per-device means
+    would be off by percents.
+    """
+    one, eight = _run(_MANY, each=[["1"], ["8"]])
+    for a, b in zip(one["lines"], eight["lines"], strict=True):
+        assert a.keys() == b.keys()
+        for key in a:  # spreads of the viewpoint are differences of moments
+            tolerance = 1e-3 if key.startswith("view_std") else 2e-5
+            assert a[key] == pytest.approx(b[key], rel=tolerance, abs=1e-6), key
+    for a, b in zip(one["params"], eight["params"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+# Four devices, of which one or all take a step of the real model.
+_MODEL = """
+import json
+import jax, numpy as np
+from configs import quickstart
+from unsup3d_jax.unsup3d import model, train
+from unsup3d_jax.engine import parallel, train_state
+from unsup3d_jax.formation.types import Batch
+
+config = quickstart.get_config()
+config.train.batch_size, config.raster.supersample = 4, 1
+config.model.encoder_width = config.model.bottleneck = 16
+config.model.confidence_bottleneck = 16
+config.loss.perceptual, config.loss.perceptual_layer = 1.0, "relu1_2"
+config.loss.light_prior, config.loss.light_prior_steps = 0.1, 10
+config.loss.depth_smoothness, config.train.optimizer = 0.01, "adam"
+config.train.warmup_steps = config.train.depth_start = config.train.depth_full = 0
+options = model.options_from_config(config)
+optimizer = train_state.make_optimizer(config)
+# Images of unlike brightness, so that no share is like another.
+images = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
+images *= np.linspace(0.2, 1.0, 4, dtype=np.float32)[:, None, None, None]
+params = model.init_params(jax.random.key(0), options)
+task = train.model_task(config, lambda split: None)
+
+def line(count):
+    devices = jax.local_devices()[:count]
+    state = train_state.create(
+        jax.random.key(1), jax.tree.map(np.array, params), optimizer
+    )
+    schedule = train_state.schedule_from_config(config)
+    state, constants, schedule = parallel.replicate(
+        (state, task.constants, schedule), devices
+    )
+    step = parallel.parallel_step(task, optimizer, devices)
+    batch = Batch(image=images.reshape(count, 4 // count, 32, 32, 3))
+    _, metrics = step(state, batch, constants, schedule)
+    return {k: float(v) for k, v in metrics.items()}
+
+print(json.dumps([line(1), line(4)]))
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_take_the_step_of_one_with_the_real_model():
+    """Every term and every network's gradient.
+
+    Where a sample lies on the edge of two triangles, a change of depth by 1e-7 on one
+    device moves its gradient from the corners of one to those of the other as well.
+    """
+    ((one, four),) = _run(_MODEL, each=[[]])
+    assert one.keys() == four.keys() and one["finite"] == 1.0
+    assert {"photometric_flip", "perceptual_flip", "smoothness"} <= one.keys()
+    for name in ("depth", "albedo", "light", "view", "conf"):
+        assert 0.0 < one[f"grad_norm_{name}"] < np.inf
+    assert "light_prior" in one
+    for key in one:
+        tolerance = 5e-3 if key == "grad_norm_depth" else 1e-4
+        assert one[key] == pytest.approx(four[key], rel=tolerance, abs=1e-6), key

@@ -1,0 +1,154 @@
+"""Learning which way up images are, and what becomes of the weights."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from configs import default
+from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.experiments import rotnet
+from unsup3d_jax.nets import perceptual
+from unsup3d_jax.unsup3d import train
+
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Noise, bright at the top: which way is up is plain to see."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        pixels = rng.integers(0, 100, (SIZE, SIZE, 3)).astype(np.uint8)
+        pixels[:2] += 120
+        Image.fromarray(pixels).save(root / f"{i:02d}.png")
+    return root
+
+
+def _config(photos, tmp_path, **changes):
+    config = default.get_config()
+    config.data.path, config.data.image_size = str(photos), SIZE
+    config.data.min_images, config.data.cache_dir = 4, str(tmp_path / "cache")
+    config.data.hash_split_percent = (60, 20, 20)
+    config.rotnet.steps, config.rotnet.batch_size = 30, 8
+    config.rotnet.convolutions = 2
+    for key, value in changes.items():
+        config.rotnet[key] = value
+    config.lock()
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("run")
+    config = _config(photos, tmp_path)
+    output = tmp_path / "weights" / "encoder.npz"
+    with Interrupts() as interrupts:
+        record = rotnet.pretrain(
+            config, output, train.lazy_splits(config), interrupts=interrupts
+        )
+    return record, output
+
+
+def test_every_image_is_turned_four_ways_and_labelled():
+    image = jax.random.uniform(jax.random.key(0), (3, SIZE, SIZE, 3))
+    pictures, labels = rotnet.turned(image)
+    assert pictures.shape == (12, SIZE, SIZE, 3)
+    for k in range(4):
+        for i in range(3):
+            expected = np.rot90(image[i], k)
+            np.testing.assert_array_equal(pictures[3 * k + i], expected)
+            assert labels[3 * k + i] == k
+
+
+def test_it_learns_which_way_is_up(trained):
+    record, output = trained
+    assert record["val_accuracy"] > 0.9 and record["steps"] == 30
+    assert json.loads(output.with_suffix(".json").read_text()) == record
+    lines = output.with_suffix(".jsonl").read_text().splitlines()
+    first, last = (json.loads(lines[i])["loss"] for i in (0, -1))
+    assert last < first
+
+
+def test_the_weights_serve_the_perceptual_loss(trained):
+    vgg = perceptual.load_vgg16(str(trained[1]), "relu1_2")
+    shapes = [layer["kernel"].shape for layer in vgg]
+    assert shapes == [(3, 3, 3, 64), (3, 3, 64, 64)]
+    with pytest.raises(UserError, match=r"features\.5\.weight.*missing"):
+        perceptual.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
+
+
+def _initial(network, image):
+    init = jax.jit(functools.partial(network.init, is_training=False))
+    return init(jax.random.key(0), image)
+
+
+def test_stored_convolutions_contain_the_normalisation():
+    """Features of the file are what the network computes in evaluation mode."""
+    network = rotnet.RotNet(4)
+    image = jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3))
+    variables = _initial(network, image)
+    rng = np.random.default_rng(2)
+    # Running statistics, scales and shifts of a network in the middle of its life.
+    variables = jax.tree.map(
+        lambda x: x + rng.uniform(0, 0.3, x.shape).astype(np.float32), variables
+    )
+    state = rotnet.RotNetState(variables["params"], variables["batch_stats"], ())
+
+    @jax.jit
+    def normed_features(variables):
+        _, kept = network.apply(
+            variables, image, is_training=False, capture_intermediates=True
+        )
+        return kept["intermediates"]["norm3"]["__call__"][0]
+
+    normed = normed_features(variables)
+    features = jax.jit(functools.partial(perceptual.features, layer="relu2_2"))
+    found = features(rotnet.convolutions_of(state), image)
+    expected = np.maximum(normed, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+
+
+def test_a_step_changes_parameters_and_statistics():
+    network, optimizer = rotnet.RotNet(2), optax.sgd(0.1)
+    image = jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3))
+    variables = _initial(network, image)
+    params, statistics = variables["params"], variables["batch_stats"]
+    state = rotnet.RotNetState(params, statistics, optimizer.init(params))
+    step = functools.partial(rotnet.update, network=network, optimizer=optimizer)
+    after, metrics = jax.jit(step)(state, image)
+    np.testing.assert_allclose(metrics["loss"], np.log(4), atol=0.5)
+    assert jnp.abs(after.params["head"]["kernel"] - params["head"]["kernel"]).max() > 0
+    mean = after.statistics["norm0"]["mean"]
+    assert jnp.abs(mean - statistics["norm0"]["mean"]).max() > 0
+
+
+def test_a_signal_keeps_what_is_learnt(photos, tmp_path):
+    config = _config(photos, tmp_path, steps=500)
+    output = tmp_path / "encoder.npz"
+    splits = train.lazy_splits(config)
+    with Interrupts() as interrupts:
+        interrupts.requested = True  # as the first signal does
+        record = rotnet.pretrain(config, output, splits, interrupts=interrupts)
+    assert record["steps"] == 0 and record["val_accuracy"] is None
+    assert len(perceptual.load_vgg16(str(output), "relu1_2")) == 2
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"convolutions": 3}, "rotnet.convolutions must be one of 2, 4, 7"),
+        ({"steps": 0}, "rotnet.steps"),
+        ({"learning_rate": 0.0}, "rotnet.learning_rate"),
+    ],
+)
+def test_wrong_options_are_named(photos, tmp_path, changes, words):
+    with pytest.raises(UserError, match=words):
+        rotnet.check_config(_config(photos, tmp_path, **changes))

@@ -1,0 +1,110 @@
+"""Eqs. (3) and (7) by the definition, masks, and shares over devices."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unsup3d_jax.formation import losses
+
+
+def _data(shape=(2, 4, 4)):
+    rng = np.random.default_rng(0)
+    recon, image = rng.uniform(size=(2, *shape, 3))
+    mask = (rng.uniform(size=shape) > 0.4).astype(float)
+    sigma = rng.uniform(0.1, 2.0, shape)
+    return (jnp.asarray(a, jnp.float32) for a in (recon, image, mask, sigma))
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_photometric_is_the_laplacian_likelihood(drop):
+    recon, image, mask, sigma = _data()
+    got = losses.photometric(recon, image, mask, sigma, drop_constants=drop)
+    error = np.abs(2 * np.asarray(recon, float) - 2 * np.asarray(image, float))
+    s = np.asarray(sigma, float)[..., None]
+    density = np.exp(-math.sqrt(2) * error / s) / (math.sqrt(2) * s)
+    nll = -np.log(density) - (0.5 * math.log(2) if drop else 0.0)
+    weight = np.broadcast_to(np.asarray(mask)[..., None], nll.shape)
+    assert float(got) == pytest.approx((nll * weight).sum() / weight.sum(), rel=1e-5)
+
+
+def test_photometric_without_confidence_is_plain_l1():
+    recon, image, mask, _ = _data()
+    got = losses.photometric(recon, image, jnp.ones_like(mask), None)
+    assert float(got) == pytest.approx(
+        float(2 * jnp.abs(recon - image).mean()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "drop, squared", [(True, False), (False, False), (False, True)]
+)
+def test_perceptual_is_the_gaussian_likelihood(drop, squared):
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 2, 2, 2, 5))
+    sigma = rng.uniform(0.3, 2.0, (2, 2, 2))
+    mask = (rng.uniform(size=(2, 8, 8)) > 0.3).astype(float)
+    got = losses.perceptual(
+        *(jnp.asarray(x, jnp.float32) for x in (a, b, mask, sigma)),
+        drop_constants=drop,
+        sigma_squared=squared,
+    )
+    s = sigma[..., None]
+    norm = math.sqrt(2 * math.pi) * s ** (2 if squared else 1)
+    nll = -np.log(np.exp(-((a - b) ** 2) / (2 * s**2)) / norm)
+    nll -= 0.5 * math.log(2 * math.pi) if drop else 0.0
+    weight = mask.reshape(2, 2, 4, 2, 4).mean((2, 4))[..., None]
+    expected = (nll * weight).sum() / (weight * np.ones(5)).sum()
+    assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_confidence_is_repeated_for_finer_layers():
+    a, b = jnp.zeros((1, 4, 4, 2)), jnp.ones((1, 4, 4, 2))
+    sigma = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])
+    got = losses.perceptual(a, b, jnp.ones((1, 8, 8)), sigma)
+    s = np.array([1.0, 2.0, 3.0, 4.0])
+    assert float(got) == pytest.approx((0.5 / s**2 + np.log(s)).mean(), rel=1e-5)
+
+
+def test_the_best_sigma_is_the_residual_scale():
+    # d/dsigma of sqrt(2) e / sigma + ln sigma vanishes at sigma = sqrt(2) e.
+    recon, image = jnp.full((1, 2, 2, 3), 0.6), jnp.full((1, 2, 2, 3), 0.5)
+    best = jnp.full((1, 2, 2), math.sqrt(2) * 0.2)
+    slope = jax.grad(lambda s: losses.photometric(recon, image, jnp.ones((1, 2, 2)), s))
+    np.testing.assert_allclose(slope(best), 0.0, atol=1e-4)
+    assert (slope(0.5 * best) < 0).all() and (slope(2 * best) > 0).all()
+
+
+def test_an_empty_mask_gives_zero_loss_and_zero_gradient():
+    recon, image, mask, sigma = _data()
+
+    def loss(recon, sigma):
+        return losses.photometric(recon, image, 0 * mask, sigma)
+
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(recon, sigma)
+    assert float(value) == 0.0
+    assert all((np.asarray(g) == 0).all() for g in gradients)
+
+
+def test_shares_of_two_devices_add_up_to_the_whole():
+    recon, image, mask, sigma = _data((4, 4, 4))
+    whole = losses.photometric(recon, image, mask, sigma)
+
+    def share(*arrays):
+        return losses.photometric(*arrays, axis_name="device")
+
+    halves = [a.reshape(2, 2, *a.shape[1:]) for a in (recon, image, mask, sigma)]
+    shares = jax.vmap(share, axis_name="device")(*halves)
+    assert float(shares.sum()) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_smoothness_by_the_definition():
+    depth = jnp.asarray(np.random.default_rng(0).uniform(0.9, 1.1, (2, 4, 5)))
+    got = losses.depth_smoothness(depth, depth_range=0.2)
+    d = np.asarray(depth)
+    expected = (
+        np.abs(np.diff(d, axis=1)).mean() + np.abs(np.diff(d, axis=2)).mean()
+    ) / 0.2
+    assert float(got) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unsup3d_jax.nets import convolution
+
+# size, padding, inputs, outputs, image: one case for each form of the gradient.
+CASES = [
+    (5, 2, 16, 32, 16),  # rows
+    (3, 1, 32, 16, 12),
+    (2, 1, 16, 64, 12),
+    (5, 2, 16, 3, 10),  # few outputs
+    (3, 1, 16, 2, 6),
+    (2, 1, 32, 64, 4),  # patches
+    (3, 1, 32, 32, 4),
+    (4, 1, 3, 16, 8),  # XLA
+]
+
+
+@pytest.mark.parametrize("size, padding, inputs, outputs, image", CASES)
+def test_gradients_are_those_of_the_plain_convolution(
+    size, padding, inputs, outputs, image
+):
+    keys = jax.random.split(jax.random.key(size), 3)
+    x = jax.random.normal(keys[0], (3, image, image + 1, inputs))
+    kernel = jax.random.normal(keys[1], (size, size, inputs, outputs))
+
+    def value(convolve, x, kernel):
+        y = convolve(x, kernel, 1, padding)
+        return jnp.sum(y * jax.random.normal(keys[2], y.shape)), y
+
+    found, expected = (
+        jax.jit(jax.grad(lambda *a, f=f: value(f, *a)[0], argnums=(0, 1)))(x, kernel)
+        for f in (convolution.convolve, convolution._convolve)
+    )
+    for ours, plain in zip(found, expected, strict=True):
+        scale = float(jnp.abs(plain).max())
+        np.testing.assert_allclose(ours, plain, atol=2e-6 * scale)
+    np.testing.assert_array_equal(
+        value(convolution.convolve, x, kernel)[1],
+        value(convolution._convolve, x, kernel)[1],
+    )
+
+
+def test_strided_gradient_and_bfloat16():
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (2, 16, 16, 16), jnp.bfloat16)
+    kernel = jax.random.normal(keys[1], (4, 4, 16, 32), jnp.bfloat16)
+    for stride, size in ((2, 4), (1, 3)):
+        k = kernel[:size, :size]
+
+        def total(f, x, k, stride=stride):
+            return jnp.sum(f(x, k, stride, 1).astype(jnp.float32))
+
+        ours = jax.grad(lambda k: total(convolution.convolve, x, k))(k)  # noqa: B023
+        plain = jax.grad(lambda k: total(convolution._convolve, x, k))(k)  # noqa: B023
+        assert ours.dtype == jnp.bfloat16
+        scale = float(jnp.abs(plain).max())
+        np.testing.assert_allclose(
+            ours.astype(jnp.float32), plain.astype(jnp.float32), atol=0.02 * scale
+        )

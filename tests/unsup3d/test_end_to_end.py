@@ -1,0 +1,122 @@
+"""The program from a command line to its tables, on a few open faces."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default
+from unsup3d_jax import cli
+from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.unsup3d import reconstruct_files
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 3
+SMALL = (
+    "--config=configs/quickstart.py",
+    "--config.data.count_train=16",
+    "--config.data.count_val=8",
+    "--config.data.count_test=8",
+    "--config.data.min_images=8",
+    "--config.model.encoder_width=16",
+    "--config.model.bottleneck=16",
+    "--config.model.confidence_bottleneck=16",
+    "--config.model.use_confidence=False",
+    "--config.raster.supersample=1",
+    f"--config.train.steps={STEPS}",
+    "--config.train.batch_size=8",
+    "--config.train.optimizer=adam",
+    "--config.train.warmup_steps=0",
+    "--config.train.depth_start=0",
+    "--config.train.depth_full=0",
+    "--config.eval.batch_size=8",
+    "--config.log.every=1",
+    "--config.log.picture_every=0",
+)
+
+
+def run(workdir, *flags):
+    """Ends with status 0, or fails."""
+    argv = ["main.py", *SMALL, f"--workdir={workdir}", *flags]
+    assert cli.main(argv, default.get_config()) == 0
+
+
+def names(text):
+    """The rows of the table that was printed."""
+    table = text[text.index("SIDE") :].splitlines()[2:]
+    return [line.split()[0] for line in table if "±" in line]
+
+
+def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch):
+    workdir, photos = tmp_path / "run", tmp_path / "photos"
+    run(workdir, "--config.eval.baselines=constant,average")
+    assert names(capsys.readouterr().out) == ["constant", "average", "ours"]
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == list(range(1, STEPS + 1))
+    scores = json.loads((workdir / "eval" / "test.json").read_text())
+    assert scores["checkpoint_step"] == STEPS and scores["images"] == 8
+
+    # The command of the README for one more row trains it, and nothing else.
+    run(workdir, "--config.eval.baselines=constant,oracle")
+    assert names(capsys.readouterr().out) == ["constant", "oracle", "ours"]
+    again = json.loads((workdir / "eval" / "test.json").read_text())
+    assert again["side"] == scores["side"] and again["view"] == scores["view"]
+    oracle = again["baselines"]["oracle"]
+    assert oracle["view"]["yaw"]["pearson"] == pytest.approx(1.0, abs=1e-3)
+    assert checkpoint.newest_step(workdir / "baselines" / "oracle") == STEPS
+
+    run(workdir, "--mode=eval", "--config.eval.baselines=oracle")
+    assert names(capsys.readouterr().out) == ["oracle", "ours"]
+
+    # What is reconstructed is what was trained.
+    used = []
+    monkeypatch.setattr(
+        reconstruct_files, "reconstruct_folder", lambda *found: used.append(found)
+    )
+    os.mkdir(photos)
+    out = str(tmp_path / "out")
+    run(workdir, "--mode=reconstruct", f"--input={photos}", f"--output={out}")
+    ((config, params, *places),) = used
+    assert config.data.image_size == 32
+    assert [str(place) for place in places] == [str(photos), out]
+    trained, _ = checkpoint.load_params(workdir)
+    jax.tree.map(np.testing.assert_array_equal, params, trained)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_one_run(tmp_path):
+    """As docs/clusters.md says; the second writes nothing."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "main.py", *SMALL, f"--workdir={tmp_path / 'run'}"]
+    command += ["--config.eval.baselines=constant", "--processes=2"]
+    command += [f"--coordinator=127.0.0.1:{port}"]
+    processes = [
+        subprocess.Popen(
+            [*command, f"--process={index}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        texts = [process.communicate(timeout=280)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert names(texts[0]) == ["constant", "ours"] and "SIDE" not in texts[1]
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == list(range(1, STEPS + 1))
+    assert checkpoint.newest_step(tmp_path / "run") == STEPS

@@ -1,0 +1,132 @@
+"""Trained baselines: how their config follows from the run's; the old table."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_task
+
+from configs import default
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.unsup3d import evaluate, score
+
+
+def _config():
+    config = tiny_task.config(depth_start=4, depth_full=6)
+    config.train.lr_scale.depth = 0.1
+    config.eval.baselines = ("constant", "supervised")
+    config.eval.baseline_steps = 5
+    config.lock()
+    return config
+
+
+def test_the_supervised_baseline_learns_depth_at_once():
+    config = _config()
+    result = score.baseline_config(config, "supervised")
+    assert result.model.supervision == "depth"
+    assert result.train.steps == 5 and result.eval.baselines == ()
+    assert result.train.lr_scale.depth == 1.0 and result.train.depth_start == 0
+    assert (result.depth.bump_height, result.depth.output_gain) == (0.0, 1.0)
+    # and the run's own config is as it was
+    assert config.train.steps == 12 and config.model.supervision == "none"
+
+
+def test_the_oracle_is_the_method_with_the_truth():
+    result = score.baseline_config(_config(), "oracle")
+    assert result.model.oracle_view and result.model.oracle_light
+    assert result.model.supervision == "none" and result.train.lr_scale.depth == 0.1
+    # It learns as long as the method, and waits for no viewpoint.
+    assert result.train.steps == 12
+    assert result.train.depth_start == result.train.depth_full == 0
+
+
+@pytest.mark.parametrize("fields, words", [(["image"], "depth and mask"), (None, "")])
+def test_baselines_the_data_cannot_train_are_refused_early(fields, words):
+    arrays = {
+        "image": np.zeros((2, 8, 8, 3), np.uint8),
+        "depth": np.ones((2, 8, 8), np.float32),
+        "mask": np.ones((2, 8, 8), bool),
+    }
+    arrays = {k: v for k, v in arrays.items() if fields is None or k in fields}
+    report = ds.Report(name="folder", split="train", root="", found=2)
+    data = ds.Dataset(arrays=arrays, report=report, digest="x")
+    if fields is None:
+        score.check_data(_config(), lambda split: data)
+    else:
+        with pytest.raises(UserError, match=f"'supervised' needs true {words}"):
+            score.check_data(_config(), lambda split: data)
+
+
+def test_a_missing_split_is_found_before_training():
+    asked = []
+
+    def splits(split):
+        asked.append(split)
+        raise UserError(f"no split {split}")
+
+    config = default.get_config()
+    config.eval.baselines = ()
+    with pytest.raises(UserError, match="val"):
+        score.check_data(config, splits)
+    config.log.picture_every = config.eval.every = 0
+    with pytest.raises(UserError, match="test"):
+        score.check_data(config, splits)
+    assert asked == ["val", "test"]
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """(config, what a finished run recorded, changes of it -> the table)."""
+    config = _config()
+    data = ds.Dataset(arrays={}, report=ds.Report("x", "test", "", 3), digest="abc")
+
+    def row(name):
+        return {"name": name, "images": 3, "ground_truth": True}
+
+    evaluate.write_scores(
+        tmp_path,
+        "test",
+        row("ours"),
+        baseline_rows=[row("constant"), row("supervised")],
+        step=12,
+        scored=score._conditions(config) | {"data": "abc", "checkpoint": "this run"},
+    )
+    path = tmp_path / "eval" / "test.json"
+    record = json.loads(path.read_text())
+
+    def table(now=config, step=12, split="test", splits=lambda split: data, **changes):
+        path.write_text(json.dumps(record | changes))
+        return score.recorded_table(now, tmp_path, step, split, splits)
+
+    return config, record, table
+
+
+def test_a_recorded_table_counts_if_it_is_complete(recorded):
+    _, record, table = recorded
+    text = table()
+    assert text.index("constant") < text.index("supervised") < text.index("ours")
+    one = {"constant": record["baselines"]["constant"]}
+    assert table(baselines=one) is None
+    assert table(step=13) is None and table(split="val") is None
+
+
+def test_another_evaluation_is_not_taken_for_the_runs_table(recorded):
+    config, record, table = recorded
+    scored = record["scored"]
+    for key, value in (("data", "xyz"), ("max_images", 20), ("checkpoint", "/other")):
+        assert table(scored=scored | {key: value}) is None
+    assert table(scored={}) is None  # of an older version
+    for section, name, value in (("eval", "max_images", 20), ("data", "crop", (9,))):
+        now = config.copy_and_resolve_references()
+        with now.unlocked():
+            now[section][name] = value
+        assert table(now) is None
+    assert table()
+
+
+def test_a_recorded_table_outlives_its_data(recorded):
+    def gone(split):
+        raise UserError("data.path: gone")
+
+    assert recorded[2](splits=gone)

@@ -1,0 +1,1 @@
+"""Trains any task on any devices, and never loses a step."""

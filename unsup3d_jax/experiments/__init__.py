@@ -1,0 +1,1 @@
+"""Studies that run methods: the tables of the papers and what they need."""

@@ -1,0 +1,1 @@
+"""Image formation, shared by the methods: camera, light, warp, losses."""

@@ -4,12 +4,31 @@ Most of their time goes to the compiler, for programs that run once. The tests o
 the rasterizer, whose numbers may not depend on what a compiler makes of them,
 have it optimise (tests/rasterizer/conftest.py). JAX's own variables have the last
 word.
+
+Annotations are checked as the functions run: shapes and dtypes by jaxtyping, all
+else by beartype (JAXTYPING_DISABLE=1 does without).
 """
 
 import os
 from pathlib import Path
 
+import jaxtyping
+import pytest
+
 CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
+# Before any of its modules is imported. The rasterizer, which needs JAX alone, has no
+# shapes in its annotations; its own checks are tested.
+jaxtyping.install_import_hook("unsup3d_jax", "strict_types.check")
+
+
+@pytest.fixture
+def unchecked():
+    """For tests of our own errors, which wrong shapes meet where nobody checks them."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -59,6 +59,6 @@ def test_gradients_match_finite_differences():
         )
 
 
-def test_batches_must_agree():
+def test_batches_must_agree(unchecked):
     with pytest.raises(ValueError, match="coordinates"):
         sample_bilinear(jnp.ones((2, 3, 3, 1)), jnp.ones((1, 3, 3, 2)))

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Returns the full configuration with the default value of every key."""
     c = ConfigDict()
+    c.method = "unsup3d"  # whose keys these are, and whose modes a config has
     c.name = "default"  # names the default workdir, runs/<name>
     c.seed = 0  # the only source of randomness of a run
 

@@ -4,15 +4,14 @@ An ellipsoid with a nose, a red patch on the image's left cheek, dark hair above
 and a green chin, so that every axis has its mark.
 """
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 
 from configs import default
-from unsup3d_jax.engine import train_step
+from unsup3d_jax.engine.task import Task
 from unsup3d_jax.formation.types import Factors
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.task import model_task
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units
 
@@ -28,16 +27,9 @@ def config_of(size: int):
     return config
 
 
-def task_of(config) -> train_step.Task:
+def task_of(config) -> Task:
     """The model's own task, without images to learn from."""
-    options = model.options_from_config(config)
-    return train_step.Task(
-        init=lambda key: model.init_params(key, options),
-        objective=functools.partial(model.objective, options=options),
-        weights_at=lambda step: model.loss_weights(config, step),
-        constants={},
-        make_source=lambda devices: None,
-    )
+    return model_task(config, lambda split: None)
 
 
 def make(size: int = 32) -> tuple[Factors, model.ModelOptions]:

@@ -26,19 +26,11 @@ import tiny_task
 from unsup3d_jax import cli
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import pipeline
-from unsup3d_jax.engine import (
-    checkpoint,
-    hosts,
-    interrupts,
-    loop,
-    parallel,
-    train_state,
-)
+from unsup3d_jax.engine import checkpoint, hosts, interrupts, loop, parallel
 from unsup3d_jax.engine.log import CLOCK_FIELDS
+from unsup3d_jax.engine.task import Session, initial_state
+from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.experiments import rotnet
-from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import perceptual
 
 STEPS = 60
 
@@ -59,11 +51,11 @@ class SlowSource(tiny_task.Source):
 
 
 def task(c, workdir: Path, evaluation: float = 0.05):
-    def validate(params, step):
+    def validate(parts, step):
         (workdir / "evaluating").touch()
         time.sleep(evaluation)
         (workdir / "evaluating").unlink()
-        return {"total": float(np.abs(params["view"]["w"]).sum())}
+        return {"total": float(np.abs(parts["params"]["view"]["w"]).sum())}
 
     return tiny_task.task(
         c,
@@ -75,14 +67,18 @@ def task(c, workdir: Path, evaluation: float = 0.05):
 def fit(workdir: Path, c=None, the_task=None, deadline=30.0):
     """`loop.fit` on one device, under the lock of the workdir."""
     c = c or config()
-    with interrupts.Interrupts(deadline) as now, checkpoint.lock_workdir(workdir):
+    with interrupts.Interrupts(deadline) as now, lock_workdir(workdir):
         return loop.fit(
-            c,
+            session(c, now),
             the_task or task(c, workdir),
             workdir,
             devices=parallel.local_devices(c)[:1],
-            interrupts=now,
         )
+
+
+def session(c, now):
+    """Of a task that brings its own data."""
+    return Session(c, lambda split: range(c.train.batch_size), now)
 
 
 # --- what a life does -------------------------------------------------------------
@@ -143,30 +139,6 @@ def wait_in_vain(workdir: Path) -> None:
 
     with interrupts.Interrupts(deadline=0.3) as now, now.deferred(unsaved):
         burn_cpu_in_c(workdir / "waiting")
-
-
-def save_weights_slowly(workdir: Path) -> None:
-    """A SIGTERM finds a RotNet that takes longer to save than the grace."""
-    interrupts.GRACE = 0.2
-    save = perceptual.save_vgg16
-
-    def slowly(*args):
-        time.sleep(0.6)
-        save(*args)
-
-    def images():
-        yield from [Batch(image=np.zeros((1, 2, 8, 8, 3), np.float32))] * 3
-        os.kill(os.getpid(), signal.SIGTERM)
-        yield Batch(image=np.zeros((1, 2, 8, 8, 3), np.float32))
-
-    perceptual.save_vgg16 = slowly
-    pipeline.train_source = lambda *_, **__: images()
-    # What is learnt is no matter, and would have to be compiled.
-    rotnet.update = lambda state, *_, **__: (state, {"loss": 0.0, "accuracy": 0.0})
-    c = config()
-    c.data.image_size, c.rotnet.steps, c.rotnet.convolutions = 8, 100, 2
-    with interrupts.Interrupts() as now:
-        rotnet.pretrain(c, workdir / "net.npz", lambda _: range(2), interrupts=now)
 
 
 def fill_the_disk(workdir: Path, answer: Path) -> None:
@@ -272,9 +244,8 @@ def host(
     status = 0
     try:
         with interrupts.Interrupts() as now:
-            loop.fit(
-                c, the_task, workdir, devices=parallel.run_devices(c), interrupts=now
-            )
+            devices = parallel.run_devices(c)
+            loop.fit(session(c, now), the_task, workdir, devices=devices)
     except (Exception, interrupts.Interrupted) as error:  # as main.py does
         message, status = cli.ending(error)
         print(message or traceback.format_exc(), file=sys.stderr, flush=True)
@@ -334,12 +305,7 @@ def kill(process) -> bool:
 def outcome(workdir: Path, step: int = STEPS) -> dict:
     """Everything that must be bit-equal: the last state and the lines."""
     c = config()
-    optimizer = train_state.make_optimizer(c)
-    like = jax.eval_shape(
-        lambda: train_state.create(
-            jax.random.key(0), tiny_task.init(jax.random.key(0)), optimizer
-        )
-    )
+    like = jax.eval_shape(lambda: initial_state(tiny_task.task(c), 0))
     checkpoints = checkpoint.Checkpoints(workdir, keep=2)
     try:
         packed, position = checkpoints.restore(like, step)

@@ -8,18 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
-from configs import default
-from unsup3d_jax import cli
+from unsup3d_jax import cli, flags
+from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet, tables
+from unsup3d_jax.unsup3d import modes
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = str(ROOT / "configs" / "tables" / "table2.py")
 FOLDER = str(ROOT / "configs" / "folder.py")
 
 
-def _parse(*flags):
-    return cli.parse(["main.py", *flags], default.get_config())
+def _parse(*given):
+    return flags.parse(["main.py", *given], cli.METHODS)
 
 
 def test_overrides_take_the_type_of_the_key():
@@ -53,10 +55,12 @@ def test_an_empty_tuple_and_a_workdir():
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "given, words",
     [
         (["--mode=foo"], "expected one of train, eval"),
-        (["--mode=serve"], "not built yet"),
+        ([f"--config={FOLDER}", "--checkpoint=x"], "belongs to --mode=eval or"),
+        ([f"--config={FOLDER}", "--input=x"], "belongs to --mode=reconstruct or"),
+        ([f"--config={FOLDER}", "--config.method=other"], "one method"),
         ([f"--config={FOLDER}", "--mode=tables"], "tables.name must be one of table2"),
         ([f"--config={TABLE}", "--config.tables.scale=huge"], "tables.scale must be"),
         ([f"--config={TABLE}", "--config.tables.seeds=0"], "tables.seeds must be"),
@@ -101,10 +105,10 @@ def test_an_empty_tuple_and_a_workdir():
         ),
     ],
 )
-def test_whatever_is_wrong_is_one_line_and_status_2(flags, words, capsys):
-    if f"--config={TABLE}" in flags:
-        flags = [*flags, "--mode=tables"]
-    status = cli.main(["main.py", *flags], default.get_config())
+def test_whatever_is_wrong_is_one_line_and_status_2(given, words, capsys):
+    if f"--config={TABLE}" in given:
+        given = [*given, "--mode=tables"]
+    status = cli.main(["main.py", *given])
     out, err = capsys.readouterr()
     assert status == 2
     assert err.count("\n") == 1 and err.startswith("error: ")
@@ -125,20 +129,28 @@ def test_whatever_is_wrong_is_one_line_and_status_2(flags, words, capsys):
             "    return c\n",
             "unknown key 'train.stepz'",
         ),
+        (
+            "from configs import default\n"
+            "def get_config():\n"
+            "    c = default.get_config()\n"
+            "    c.method = 'painting'\n"
+            "    return c\n",
+            "method 'painting', expected one of unsup3d",
+        ),
     ],
 )
 def test_a_bad_config_file_is_one_line(tmp_path, text, words, capsys):
     path = tmp_path / "mine.py"
     path.write_text(text)
-    assert cli.main(["main.py", f"--config={path}"], default.get_config()) == 2
+    assert cli.main(["main.py", f"--config={path}"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and words in err and "mine.py" in err
 
 
 def test_nothing_is_written_for_a_run_that_cannot_start(tmp_path, capsys):
     workdir = tmp_path / "run"
-    flags = [f"--config={FOLDER}", "--config.data.path=/no/such"]
-    cli.main(["main.py", *flags, f"--workdir={workdir}"], default.get_config())
+    given = [f"--config={FOLDER}", "--config.data.path=/no/such"]
+    cli.main(["main.py", *given, f"--workdir={workdir}"])
     assert not workdir.exists()
 
 
@@ -153,7 +165,7 @@ def test_main_prints_help_and_errors():
 
     helped, wrong = run("--help"), run("--mode=fly")
     assert helped.returncode == 0 and "Traceback" not in helped.stderr
-    for mode in cli.MODES:
+    for mode in cli.METHODS["unsup3d"].modes:
         assert f"  {mode} " in helped.stdout
     assert "configs" in helped.stdout and "folder" in helped.stdout
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
@@ -199,8 +211,8 @@ def test_an_output_that_cannot_be_written_is_one_line(mode, monkeypatch, capsys)
 
     monkeypatch.setattr(tables, "run", full)
     monkeypatch.setattr(rotnet, "pretrain", full)
-    flags = [f"--config={TABLE}", f"--mode={mode}", "--workdir=/no/w"]
-    assert cli.main(["main.py", *flags], default.get_config()) == 2
+    given = [f"--config={TABLE}", f"--mode={mode}", "--workdir=/no/w"]
+    assert cli.main(["main.py", *given]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot write /no/w" in err and "(x.part)" in err
 
@@ -216,6 +228,45 @@ def test_an_output_that_cannot_be_written_is_one_line(mode, monkeypatch, capsys)
     ],
 )
 def test_scores_of_another_checkpoint_are_told_apart(checkpoint, own):
-    flags = [f"--config={FOLDER}", "--workdir=w"]
-    flags += [f"--checkpoint={checkpoint}"] if checkpoint else []
-    assert (cli._origin(_parse(*flags)) is None) == own
+    given = [f"--config={FOLDER}", "--mode=eval", "--workdir=w"]
+    given += [f"--checkpoint={checkpoint}"] if checkpoint else []
+    assert (modes._origin(_parse(*given)) is None) == own
+
+
+def test_a_method_brings_its_keys_and_its_modes(tmp_path, capsys):
+    """As a second one will: its own config, one mode of an old name, one of its own."""
+    seen = []
+
+    def defaults():
+        config = ConfigDict({"method": "painting", "name": "x", "brush": 3})
+        config.checkpoint = ConfigDict({"deadline": 1.0})
+        return config
+
+    painting = flags.Method(
+        defaults,
+        {
+            "train": flags.Mode("paint", lambda args, _: seen.append(args)),
+            "frame": flags.Mode("frame it", lambda args, _: None, flags=("input",)),
+        },
+    )
+    methods = cli.METHODS | {"painting": painting}
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'method': 'painting', 'name': 'x', 'brush': 5,\n"
+        "                       'checkpoint': {'deadline': 1.0}})\n"
+    )
+    config = f"--config={path}"
+    args = flags.parse(["main.py", config, "--config.brush=7"], methods)
+    assert args.config.brush == 7 and args.mode == "train"
+    assert flags.parse(["main.py", config, "--mode=frame", "--input=i"], methods).input
+    for given, words in (
+        (["--config.train.steps=3"], "no such key"),
+        (["--mode=reconstruct"], "method painting of .* has train, frame"),
+        (["--input=i"], "belongs to --mode=frame"),
+    ):
+        with pytest.raises(UserError, match=words):
+            flags.parse(["main.py", config, *given], methods)
+    with pytest.raises(UserError, match="method unsup3d"):
+        flags.parse(["main.py", f"--config={FOLDER}", "--mode=frame"], methods)

@@ -1,4 +1,4 @@
-"""A four-parameter stand-in for the model, for tests of the loop.
+"""A four-network stand-in for the model, for tests of the loop.
 
 Same interface as `model.objective`: shares that sum over devices, masked
 means with summed denominators, `Outputs`-like results. It compiles in a
@@ -15,9 +15,11 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from configs import default
-from unsup3d_jax.engine import train_step
+from unsup3d_jax.engine import gradient_step, optimizer
+from unsup3d_jax.engine.task import Task
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import Batch, Factors
+from unsup3d_jax.unsup3d.task import step_functions
 
 SIZE = 8
 
@@ -112,19 +114,31 @@ class Source:
         self._reordered = number
 
 
-def task(config, **changes):
-    """A `train_step.Task`; keyword arguments replace fields or go to `Source`."""
+def weights_at(step):
+    return jnp.where(step < 3, 1.0, 0.5)
+
+
+def task(config, objective=objective, weights_at=weights_at, **changes):
+    """A `Task`; other keyword arguments replace its fields or go to `Source`."""
     source_args = {k: changes.pop(k) for k in ("kill_at", "number") if k in changes}
+
+    def start(key):
+        return gradient_step.init(init(key), optimizer.make_optimizer(config))
+
     fields = {
-        "init": init,
-        "objective": objective,
-        "weights_at": lambda step: jnp.where(step < 3, 1.0, 0.5),
+        "init": start,
         "constants": {"target": jnp.full((3,), 0.5)},
         "make_source": lambda devices: Source(
             devices, config.train.batch_size, config.seed, **source_args
         ),
+        **step_functions(config, objective, weights_at),
     }
-    return train_step.Task(**(fields | changes))
+    return Task(**(fields | changes))
+
+
+def params(state):
+    """The parameters of a `RunState` of this task."""
+    return state.parts["params"]
 
 
 def config(**train_keys):

@@ -14,6 +14,12 @@ class UserError(Exception):
     """
 
 
+def one_line(error: BaseException, most: int = 10_000) -> str:
+    """The text of an error on one line, cut off after `most` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < most else f"{text[:most]} ..."
+
+
 @contextlib.contextmanager
 def writing(path: str | Path, hint: str = "") -> Iterator[None]:
     """Makes a UserError that names `path` of an OSError of the body.

@@ -10,19 +10,22 @@ import tiny_task
 from PIL import Image
 
 from unsup3d_jax.data import pipeline
-from unsup3d_jax.engine import checkpoint, train_state
+from unsup3d_jax.engine import checkpoint, gradient_step, packing, workdir
+from unsup3d_jax.engine import optimizer as optimizers
+from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.unsup3d.task import IDENTITY
 
 
 def _state(step=0, value=1.0, optimizer="adam"):
     config = tiny_task.config()
     config.train.optimizer = optimizer
-    optimizer = train_state.make_optimizer(config)
+    optimizer = optimizers.make_optimizer(config)
     params = tiny_task.init(jax.random.key(0))
     params["view"]["kernel"] = jnp.ones((1, 1, 3, 2))
     params = jax.tree.map(lambda x: x + value, params)
-    state = train_state.create(jax.random.key(7), params, optimizer)
-    return state.replace(step=jnp.int32(step))
+    parts = gradient_step.init(params, optimizer)
+    return RunState(jnp.int32(step), jax.random.key(7), parts)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
@@ -33,39 +36,42 @@ def test_everything_comes_back(tmp_path, optimizer):
     checkpoints.wait()
     other = _state(0, value=5.0, optimizer=optimizer)
     packed, position = checkpoints.restore(other, 3)
-    back = checkpoint.unpacked(packed, other)
+    back = packing.unpacked(packed, other)
     assert position == {"step": 3, "digest": "ab"}
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(a, b)
     assert jax.tree.structure(state) == jax.tree.structure(back)
-    params, step = checkpoint.load_params(tmp_path)
-    assert step == 3
-    np.testing.assert_array_equal(params["view"]["w"], state.params["view"]["w"])
-    again, _ = checkpoint.load_params(tmp_path / "checkpoints" / "3")
-    assert again.keys() == params.keys()
+    parts, step = checkpoint.load_parts(tmp_path)
+    assert step == 3 and parts.keys() == {"params"}
+    found, expected = (x["params"]["view"]["w"] for x in (parts, state.parts))
+    np.testing.assert_array_equal(found, expected)
+    again, _ = checkpoint.load_parts(tmp_path / "checkpoints" / "3")
+    assert again["params"].keys() == parts["params"].keys()
+    with pytest.raises(UserError, match="no 'generator'"):
+        checkpoint.load_parts(tmp_path, ("generator",))
 
 
 def test_the_host_copy_leaves_the_state_to_be_donated():
     """The next step may overwrite the state while the save is still going on."""
     state = _state(1)
-    expected = np.array(state.params["view"]["w"])
-    host = checkpoint.to_host(state)
+    expected = np.array(state.parts["params"]["view"]["w"])
+    host = packing.to_host(state)
     overwrite = jax.jit(
         lambda s: jax.tree.map(lambda x: x * 0 - 9.0, s), donate_argnums=0
     )
-    overwrite(state.params)
-    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    overwrite(state.parts)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.parts))
     np.testing.assert_array_equal(host["params"]["view"]["w"], expected)
 
 
 def test_a_state_that_is_not_finite_is_never_written(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
     state = _state(1)
-    bad = jax.tree.map(lambda x: x * jnp.nan, state.params)
+    bad = jax.tree.map(lambda x: x * jnp.nan, state.parts)
     with pytest.raises(FloatingPointError):
-        checkpoints.save(state.replace(params=bad), {})
+        checkpoints.save(state.replace(parts=bad), {})
     assert checkpoints.steps() == []
 
 
@@ -77,7 +83,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
             checkpoints.losses[step] = loss
     checkpoints.wait()
     assert checkpoints.steps() == [2, 4, 5]
-    assert checkpoint.newest_step(tmp_path) == 5
+    assert workdir.newest_step(tmp_path) == 5
 
 
 def test_half_a_checkpoint_does_not_count(tmp_path):
@@ -86,7 +92,7 @@ def test_half_a_checkpoint_does_not_count(tmp_path):
     checkpoints.close()
     whole = tmp_path / "checkpoints" / "1"
     whole.rename(tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp")
-    assert checkpoint.newest_step(tmp_path) is None
+    assert workdir.newest_step(tmp_path) is None
     assert checkpoint.Checkpoints(tmp_path, keep=2).steps() == []
 
 
@@ -96,14 +102,16 @@ def test_another_model_is_refused_and_its_checkpoint_stays(tmp_path, difference)
     checkpoints.save(_state(1), {})
     checkpoints.wait()
     other = _state(optimizer="muon" if difference == "optimizer" else "adam")
-    view = dict(other.params["view"])
+    params = other.parts["params"]
+    view = dict(params["view"])
     if difference == "shape":
         view["w"] = jnp.zeros(5)
     elif difference == "missing":
         del view["kernel"]
     elif difference == "more":
         view["more"] = jnp.zeros(2)
-    other = other.replace(params=other.params | {"view": view})
+    parts = other.parts | {"params": params | {"view": view}}
+    other = other.replace(parts=parts)
     with pytest.raises(UserError, match="does not fit"):
         checkpoints.restore_newest(other)
     assert checkpoints.steps() == [1]
@@ -111,45 +119,45 @@ def test_another_model_is_refused_and_its_checkpoint_stays(tmp_path, difference)
 
 def test_meaning_of_parameters_is_checked(tmp_path):
     config = tiny_task.config()
-    checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+    workdir.claim_workdir(tmp_path, config, jax.local_devices(), IDENTITY)
     config.data.path = "elsewhere"  # other photos, same model
-    checkpoint.check_meaning(config, tmp_path)
+    workdir.check_meaning(config, tmp_path, IDENTITY)
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())
     del record["config"]["compat"]["joint_mask"]  # as if the option were new
     path.write_text(json.dumps(record))
-    checkpoint.check_meaning(config, tmp_path)
+    workdir.check_meaning(config, tmp_path, IDENTITY)
     config.view.rotation_max_deg = 30.0
     with pytest.raises(UserError, match="view.rotation_max_deg"):
-        checkpoint.check_meaning(config, tmp_path)
+        workdir.check_meaning(config, tmp_path, IDENTITY)
     with pytest.raises(UserError, match="view.rotation_max_deg"):
-        checkpoint.check_meaning(config, tmp_path / "checkpoints" / "5")
+        workdir.check_meaning(config, tmp_path / "checkpoints" / "5", IDENTITY)
 
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_no_checkpoint_is_said(tmp_path, exists):
     with pytest.raises(UserError, match="no checkpoint"):
-        checkpoint.load_params(tmp_path if exists else tmp_path / "nowhere")
+        checkpoint.load_parts(tmp_path if exists else tmp_path / "nowhere")
 
 
 def test_differing_keys_are_named_and_harmless_ones_are_not():
     old = tiny_task.config().to_dict()
     config = tiny_task.config()
     config.loss.flip, config.log.every, config.train.devices = 0.25, 7, 2
-    assert checkpoint.differing_keys(old, config.to_dict()) == [
+    assert workdir.differing_keys(old, config.to_dict(), IDENTITY) == [
         "loss.flip (0.5 there, 0.25 now)"
     ]
     del old["loss"]["flip"]
-    (text,) = checkpoint.differing_keys(old, config.to_dict())
+    (text,) = workdir.differing_keys(old, config.to_dict(), IDENTITY)
     assert text == "loss.flip (absent there, 0.25 now)"
 
 
 def test_other_packages_than_before_are_said_once(tmp_path, capfd, monkeypatch):
     config, versions = tiny_task.config(), {"jaxlib": "1.0", "numba": "2.0"}
-    monkeypatch.setattr(checkpoint, "_version", versions.get)
+    monkeypatch.setattr(workdir, "_version", versions.get)
 
     def claimed():
-        checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+        workdir.claim_workdir(tmp_path, config, jax.local_devices(), IDENTITY)
         return capfd.readouterr().err
 
     assert claimed() == ""
@@ -171,13 +179,13 @@ def test_photos_may_move(tmp_path):
     """Their fingerprint, in every checkpoint, tells others from the same."""
     config = tiny_task.config()
     config.data.path = "photos"
-    checkpoint.claim_workdir(tmp_path, config, jax.local_devices())
+    workdir.claim_workdir(tmp_path, config, jax.local_devices(), IDENTITY)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     config.data.path = "/disk/photos/"
-    checkpoint.check_workdir(tmp_path, config)
+    workdir.check_workdir(tmp_path, config, IDENTITY)
     config.data.image_size = 32
     with pytest.raises(UserError, match="data.image_size"):
-        checkpoint.check_workdir(tmp_path, config)
+        workdir.check_workdir(tmp_path, config, IDENTITY)
 
 
 def test_the_fingerprint_of_photos_does_not_depend_on_their_folder(tmp_path):

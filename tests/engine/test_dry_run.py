@@ -1,5 +1,6 @@
 """What a run would need, said before it starts."""
 
+import functools
 import os
 import re
 import subprocess
@@ -12,19 +13,20 @@ import pytest
 import tiny_task
 
 from unsup3d_jax.engine import dry_run
-from unsup3d_jax.unsup3d import train
+from unsup3d_jax.unsup3d.task import random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_it_counts_compiles_times_and_reads_no_data(tmp_path, monkeypatch):
-    def task(config, splits):
-        return tiny_task.task(config, make_source=None)  # no data are asked for
-
-    monkeypatch.setattr(train, "model_task", task)
+def test_it_counts_compiles_times_and_reads_no_data(tmp_path):
     config = tiny_task.config(steps=36000, devices=1)
     config.data.path = str(tmp_path / "nowhere")
-    text = dry_run.report(config)
+    task = tiny_task.task(
+        config,
+        make_source=None,  # no data are asked for
+        random_batch=functools.partial(random_batch, config),
+    )
+    text = dry_run.report(config, task)
     size = config.data.image_size
     assert f"batch      image  (8, {size}, {size}, 3) float32" in text
     assert "all                24 parameters" in text  # 4 networks of 3 + 3
@@ -40,7 +42,7 @@ def test_it_counts_compiles_times_and_reads_no_data(tmp_path, monkeypatch):
 def test_the_batch_of_noise_has_the_fields_of_a_real_one(supervision):
     config = tiny_task.config()
     config.model.supervision = supervision
-    batch = dry_run.random_batch(config, 2)
+    batch = random_batch(config, 2)
     assert batch.image.shape[:2] == (2, 4) and batch.image.dtype == np.float32
     assert float(batch.image.max()) <= 1.0
     assert (batch.depth is not None) == (supervision == "depth")
@@ -49,12 +51,11 @@ def test_the_batch_of_noise_has_the_fields_of_a_real_one(supervision):
 REPORT = """
 import sys
 import jax
-from configs import default
 from unsup3d_jax import cli
 
 events = []
 jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
-status = cli.main(["main.py", "--dry_run", *sys.argv[1:]], default.get_config())
+status = cli.main(["main.py", "--dry_run", *sys.argv[1:]])
 hits, misses = (events.count(f"/jax/compilation_cache/cache_{x}")
                 for x in ("hits", "misses"))
 print("status", status, "hits", hits, "misses", misses)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from unsup3d_jax import cli
-from unsup3d_jax.engine import checkpoint, hosts
+from unsup3d_jax.engine import hosts
+from unsup3d_jax.engine import workdir as workdirs
 from unsup3d_jax.errors import UserError
 
 STEPS = 20
@@ -91,7 +92,7 @@ def _assert_left(processes: list, workdir: Path) -> int:
         process.join(60)
     text = Path(f"{workdir}.err").read_text()
     assert [process.exitcode for process in processes] == [0, 0], text
-    newest = checkpoint.newest_step(workdir)
+    newest = workdirs.newest_step(workdir)
     assert newest is not None
     _assert_each_step_once(workdir, newest)
     return newest
@@ -127,7 +128,7 @@ def test_one_dies_the_other_leaves_and_the_run_resumes(tmp_path, victim):
     assert other.exitcode not in (None, 0), text
     # Ours if a collective fails, JAX's if it hangs until the heartbeats tell.
     assert "another process of this run is gone" in text or "task died" in text
-    newest = checkpoint.newest_step(workdir)
+    newest = workdirs.newest_step(workdir)
     assert newest is not None
     _train(workdir, newest + 4, 2)
     _assert_each_step_once(workdir, newest + 4)

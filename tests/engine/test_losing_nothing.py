@@ -17,14 +17,16 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny_task
 
-from configs import default
 from unsup3d_jax import cli
 from unsup3d_jax.data import pipeline
-from unsup3d_jax.engine import checkpoint, log, recorder
-from unsup3d_jax.engine.checkpoint import Checkpoints, load_params, newest_step
+from unsup3d_jax.engine import log, recorder
+from unsup3d_jax.engine.checkpoint import Checkpoints, load_parts
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
+from unsup3d_jax.engine.packing import Damaged
+from unsup3d_jax.engine.task import Session
+from unsup3d_jax.engine.workdir import lock_workdir, newest_step
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import train
+from unsup3d_jax.unsup3d import task, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,17 +120,6 @@ def test_a_deadline_that_loses_steps_ends_with_1(tmp_path):
     assert newest_step(tmp_path / "run") == 5
 
 
-def test_sigterm_waits_for_weights_that_are_being_saved(tmp_path):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
-    process = lives.start(lives.save_weights_slowly, workdir)
-    process.join(60)
-    text = Path(f"{workdir}.err").read_text()
-    assert process.exitcode == 0 and "everything is saved" not in text, text
-    assert (workdir / "net.npz").exists()
-    assert json.loads((workdir / "net.json").read_text())["steps"] == 4
-
-
 def test_a_question_that_fails_does_not_end_the_deadline(tmp_path):
     status, text = _terminate(lives.wait_in_vain, tmp_path / "run", "waiting")
     assert status == 1 and "newest steps are not saved" in text
@@ -141,11 +132,11 @@ def test_sigterm_while_data_are_prepared_ends_with_0(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(pipeline, "load_split", load)
     flags = [f"--config={ROOT / 'configs' / 'folder.py'}", f"--workdir={tmp_path}"]
-    assert cli.main(["main.py", *flags], default.get_config()) == 0
+    assert cli.main(["main.py", *flags]) == 0
     assert "stopped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("read", ["restore", "load_params"])
+@pytest.mark.parametrize("read", ["restore", "load_parts"])
 def test_sigterm_while_a_checkpoint_is_read_damages_none(tmp_path, monkeypatch, read):
     """Neither resuming nor scoring may take a signal for a broken file."""
     config = tiny_task.config()
@@ -157,7 +148,7 @@ def test_sigterm_while_a_checkpoint_is_read_damages_none(tmp_path, monkeypatch, 
             lives.fit(tmp_path, config, tiny_task.task(config))
         else:
             with Interrupts():
-                load_params(tmp_path)
+                load_parts(tmp_path)
     assert newest_step(tmp_path) == 12 and not (tmp_path / "damaged").exists()
 
 
@@ -268,7 +259,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd)
     state = lives.fit(tmp_path / "a", config, tiny_task.task(config))
     lines = (tmp_path / "a" / "metrics.jsonl").read_text()
     _damage(tmp_path / "a" / "checkpoints" / "12", how)
-    _, step = load_params(tmp_path / "a")
+    _, step = load_parts(tmp_path / "a")
     assert step == 8 and "is damaged" in capfd.readouterr().err
     again = lives.fit(tmp_path / "a", config, tiny_task.task(config))
     text = capfd.readouterr().err
@@ -276,7 +267,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd)
     assert (tmp_path / "a" / "damaged" / "12").is_dir()
     assert Checkpoints(tmp_path / "a", keep=2).steps() == [8, 12]
     for x, y in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(again.params), strict=True
+        jax.tree.leaves(state.parts), jax.tree.leaves(again.parts), strict=True
     ):
         np.testing.assert_array_equal(x, y)
     steps = [json.loads(x)["step"] for x in lines.splitlines()]
@@ -301,7 +292,7 @@ def test_a_changed_data_position_is_noticed(tmp_path):
     position = (folder / "data" / "metadata").read_text()
     (folder / "data" / "metadata").write_text(position.replace("12", "13"))
     assert lives.outcome(tmp_path, 8)["position"]["position"] == 8
-    with pytest.raises(checkpoint.Damaged, match="'data'"):
+    with pytest.raises(Damaged, match="'data'"):
         lives.outcome(tmp_path, 12)
     sums = json.loads((folder / "checksums" / "metadata").read_text())
     del sums["data"]  # as former versions wrote it
@@ -319,7 +310,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
         lives.fit(workdir)
     lives.kill(process)
-    with checkpoint.lock_workdir(workdir):
+    with lock_workdir(workdir):
         pass
 
 
@@ -329,9 +320,9 @@ def test_a_used_workdir_is_refused_before_data_are_loaded(tmp_path):
     def splits(name):
         raise AssertionError("not reached")
 
-    with checkpoint.lock_workdir(tmp_path), Interrupts() as interrupts:
+    with lock_workdir(tmp_path), Interrupts() as interrupts:
         with pytest.raises(UserError, match="in use"):
-            train.train(config, tmp_path, splits, interrupts=interrupts)
+            task.train(Session(config, splits, interrupts), tmp_path)
 
 
 def test_a_workdir_that_another_takes_while_data_are_loaded_is_refused(
@@ -339,15 +330,15 @@ def test_a_workdir_that_another_takes_while_data_are_loaded_is_refused(
 ):
     """Two runs may start in one new workdir at once; one of them gets it."""
     config = tiny_task.config()
-    monkeypatch.setattr(train, "model_task", lambda *_: tiny_task.task(config))
+    monkeypatch.setattr(task, "model_task", lambda *_: tiny_task.task(config))
     with contextlib.ExitStack() as other, Interrupts() as interrupts:
 
         def splits(name):
-            other.enter_context(checkpoint.lock_workdir(tmp_path / "run"))
+            other.enter_context(lock_workdir(tmp_path / "run"))
             return range(64)
 
         with pytest.raises(UserError, match="in use"):
-            train.train(config, tmp_path / "run", splits, interrupts=interrupts)
+            task.train(Session(config, splits, interrupts), tmp_path / "run")
     assert newest_step(tmp_path / "run") is None
 
 
@@ -462,7 +453,7 @@ def test_a_clock_that_runs_backwards_changes_nothing(tmp_path, monkeypatch):
     config.train.steps = 12
     other = lives.fit(tmp_path / "b", config, tiny_task.task(config))
     for x, y in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True
+        jax.tree.leaves(state.parts), jax.tree.leaves(other.parts), strict=True
     ):
         np.testing.assert_array_equal(x, y)
     text = (tmp_path / "b" / "metrics.jsonl").read_text()
@@ -487,7 +478,8 @@ def test_a_nan_step_is_skipped_logged_and_changes_nothing(tmp_path, capfd):
     def run(steps):
         config.train.steps = steps
         made = tiny_task.task(config, weights_at=weights_at)
-        return jax.device_get(lives.fit(tmp_path / f"{steps}", config, made).params)
+        state = lives.fit(tmp_path / f"{steps}", config, made)
+        return jax.device_get(tiny_task.params(state))
 
     before, after, on = run(5), run(6), run(12)
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
@@ -550,7 +542,7 @@ def test_a_collapsed_run_goes_back_and_takes_another_order(
     tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setattr(
-        recorder.watch,
+        watch,
         "warnings",
         lambda line, *_, **__: ["flat depth: it is."] * (line["depth_std"] < 1e-4),
     )
@@ -577,13 +569,13 @@ def test_a_collapsed_run_goes_back_and_takes_another_order(
     assert int(cut.step) == 17
     again = lives.fit(tmp_path / "b", config, _collapsing(config))
     for x, y in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(again.params), strict=True
+        jax.tree.leaves(state.parts), jax.tree.leaves(again.parts), strict=True
     ):
         np.testing.assert_array_equal(x, y)
 
 
 def test_a_diverged_run_goes_back_at_most_k_times(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(recorder.watch, "warnings", lambda *_, **__: [])
+    monkeypatch.setattr(watch, "warnings", lambda *_, **__: [])
     config = tiny_task.config(rollbacks=2)
     made = tiny_task.task(
         config, weights_at=lambda step: jnp.where(step == 9, jnp.nan, 1.0)
@@ -611,7 +603,7 @@ def test_a_return_that_takes_back_another_is_counted_with_it(
         ill = line["step"] in (8, 12) or line["step"] > late
         return ["flat depth: it is."] * ill
 
-    monkeypatch.setattr(recorder.watch, "warnings", warnings)
+    monkeypatch.setattr(watch, "warnings", warnings)
     config = tiny_task.config(steps=40, rollbacks=2)
     config.checkpoint.keep = 5
     made = tiny_task.task(config, make_source=lambda devices: Noting(devices, 8))

@@ -12,20 +12,17 @@ import numpy as np
 import pytest
 import tiny_task
 
-from unsup3d_jax.engine import parallel, train_state
+from unsup3d_jax.engine import parallel
+from unsup3d_jax.engine.task import initial_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _setup(config, devices, **changes):
     task = tiny_task.task(config, **changes)
-    optimizer = train_state.make_optimizer(config)
-    state = train_state.create(
-        jax.random.key(1), task.init(jax.random.key(0)), optimizer
-    )
-    schedule = train_state.schedule_from_config(config)
-    placed = parallel.replicate((state, task.constants, schedule), devices)
-    step = parallel.parallel_step(task, optimizer, devices)
+    state = initial_state(task, config.seed)
+    placed = parallel.replicate((state, task.constants, task.schedule), devices)
+    step = parallel.parallel_step(task, devices)
     return step, task.make_source(devices), *placed
 
 
@@ -53,7 +50,7 @@ def test_state_stays_float32_and_counts_steps():
     for expected in (1, 2):
         state, metrics = step(state, next(source), constants, schedule)
         assert int(state.step) == expected
-    dtypes = {x.dtype for x in jax.tree.leaves(state.params)}
+    dtypes = {x.dtype for x in jax.tree.leaves(tiny_task.params(state))}
     assert dtypes == {jnp.dtype("float32")}
     assert {"total", "fit", "grad_norm", "learning_rate", "finite"} <= set(metrics)
     assert all(v.shape == () for v in metrics.values())
@@ -62,13 +59,13 @@ def test_state_stays_float32_and_counts_steps():
 def test_frozen_depth_does_not_move_while_the_others_do():
     config = tiny_task.config(depth_start=2, depth_full=3, weight_decay=0.1)
     step, source, state, constants, schedule = _setup(config, jax.local_devices()[:1])
-    before = jax.device_get(state.params)
+    before = jax.device_get(tiny_task.params(state))
     for moves in (False, False, True):
         state, _ = step(state, next(source), constants, schedule)
-        after = jax.device_get(state.params)
+        after = jax.device_get(tiny_task.params(state))
         assert (after["depth"]["w"] != before["depth"]["w"]).any() == moves
         assert (after["view"]["w"] != before["view"]["w"]).all()
-    assert np.asarray(jax.tree.leaves(state.opt_state)[0]) == 3
+    assert np.asarray(jax.tree.leaves(state.parts["opt_state"])[0]) == 3
 
 
 def test_state_is_donated():
@@ -88,7 +85,8 @@ def test_no_schedule_compiles_the_step_again():
         jax.local_devices()[:1],
     )
     batches = [next(source) for _ in range(5)]
-    schedules = [schedule] * 4 + [schedule.replace(peak=schedule.peak * 2)]
+    rates = schedule["rates"]
+    schedules = [schedule] * 4 + [{"rates": rates.replace(peak=rates.peak * 2)}]
 
     def call(i):
         nonlocal state
@@ -134,7 +132,7 @@ assert compiled[1:] == [0] * 4, compiled
 lines = [{k: float(v) for k, v in line.items()} for line in lines]
 copies = [
     [np.asarray(s.data).tolist() for s in x.addressable_shards]
-    for x in jax.tree.leaves(state.params)
+    for x in jax.tree.leaves(tiny_task.params(state))
 ]
 assert all(len(c) == count and all(d == c[0] for d in c) for c in copies)
 print(json.dumps({"lines": lines, "params": [c[0] for c in copies]}))
@@ -187,8 +185,9 @@ _MODEL = """
 import json
 import jax, numpy as np
 from configs import quickstart
-from unsup3d_jax.unsup3d import model, train
-from unsup3d_jax.engine import parallel, train_state
+from unsup3d_jax.unsup3d.task import model_task
+from unsup3d_jax.engine import parallel
+from unsup3d_jax.engine.task import initial_state
 from unsup3d_jax.formation.types import Batch
 
 config = quickstart.get_config()
@@ -199,24 +198,19 @@ config.loss.perceptual, config.loss.perceptual_layer = 1.0, "relu1_2"
 config.loss.light_prior, config.loss.light_prior_steps = 0.1, 10
 config.loss.depth_smoothness, config.train.optimizer = 0.01, "adam"
 config.train.warmup_steps = config.train.depth_start = config.train.depth_full = 0
-options = model.options_from_config(config)
-optimizer = train_state.make_optimizer(config)
 # Images of unlike brightness, so that no share is like another.
 images = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)
 images *= np.linspace(0.2, 1.0, 4, dtype=np.float32)[:, None, None, None]
-params = model.init_params(jax.random.key(0), options)
-task = train.model_task(config, lambda split: None)
+task = model_task(config, lambda split: None)
+start = jax.device_get(jax.tree.map(np.array, initial_state(task, 0).parts))
 
 def line(count):
     devices = jax.local_devices()[:count]
-    state = train_state.create(
-        jax.random.key(1), jax.tree.map(np.array, params), optimizer
-    )
-    schedule = train_state.schedule_from_config(config)
+    state = initial_state(task, 0).replace(parts=start)
     state, constants, schedule = parallel.replicate(
-        (state, task.constants, schedule), devices
+        (state, task.constants, task.schedule), devices
     )
-    step = parallel.parallel_step(task, optimizer, devices)
+    step = parallel.parallel_step(task, devices)
     batch = Batch(image=images.reshape(count, 4 // count, 32, 32, 3))
     _, metrics = step(state, batch, constants, schedule)
     return {k: float(v) for k, v in metrics.items()}

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import default
 from unsup3d_jax import cli
-from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.engine.checkpoint import load_parts
+from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.unsup3d import reconstruct_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ SMALL = (
 def run(workdir, *flags):
     """Ends with status 0, or fails."""
     argv = ["main.py", *SMALL, f"--workdir={workdir}", *flags]
-    assert cli.main(argv, default.get_config()) == 0
+    assert cli.main(argv) == 0
 
 
 def names(text):
@@ -70,7 +70,7 @@ def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch
     assert again["side"] == scores["side"] and again["view"] == scores["view"]
     oracle = again["baselines"]["oracle"]
     assert oracle["view"]["yaw"]["pearson"] == pytest.approx(1.0, abs=1e-3)
-    assert checkpoint.newest_step(workdir / "baselines" / "oracle") == STEPS
+    assert newest_step(workdir / "baselines" / "oracle") == STEPS
 
     run(workdir, "--mode=eval", "--config.eval.baselines=oracle")
     assert names(capsys.readouterr().out) == ["oracle", "ours"]
@@ -86,8 +86,8 @@ def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch
     ((config, params, *places),) = used
     assert config.data.image_size == 32
     assert [str(place) for place in places] == [str(photos), out]
-    trained, _ = checkpoint.load_params(workdir)
-    jax.tree.map(np.testing.assert_array_equal, params, trained)
+    trained, _ = load_parts(workdir)
+    jax.tree.map(np.testing.assert_array_equal, params, trained["params"])
 
 
 @pytest.mark.slow
@@ -119,4 +119,4 @@ def test_two_processes_train_and_score_one_run(tmp_path):
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == list(range(1, STEPS + 1))
-    assert checkpoint.newest_step(tmp_path / "run") == STEPS
+    assert newest_step(tmp_path / "run") == STEPS

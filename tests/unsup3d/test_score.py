@@ -8,6 +8,8 @@ import tiny_task
 
 from configs import default
 from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import evaluate, score
 
@@ -19,6 +21,10 @@ def _config():
     config.eval.baseline_steps = 5
     config.lock()
     return config
+
+
+def _session(splits, config=None):
+    return Session(config or _config(), splits, Interrupts())
 
 
 def test_the_supervised_baseline_learns_depth_at_once():
@@ -52,10 +58,10 @@ def test_baselines_the_data_cannot_train_are_refused_early(fields, words):
     report = ds.Report(name="folder", split="train", root="", found=2)
     data = ds.Dataset(arrays=arrays, report=report, digest="x")
     if fields is None:
-        score.check_data(_config(), lambda split: data)
+        score.check_data(_session(lambda split: data))
     else:
         with pytest.raises(UserError, match=f"'supervised' needs true {words}"):
-            score.check_data(_config(), lambda split: data)
+            score.check_data(_session(lambda split: data))
 
 
 def test_a_missing_split_is_found_before_training():
@@ -68,10 +74,10 @@ def test_a_missing_split_is_found_before_training():
     config = default.get_config()
     config.eval.baselines = ()
     with pytest.raises(UserError, match="val"):
-        score.check_data(config, splits)
+        score.check_data(_session(splits, config))
     config.log.picture_every = config.eval.every = 0
     with pytest.raises(UserError, match="test"):
-        score.check_data(config, splits)
+        score.check_data(_session(splits, config))
     assert asked == ["val", "test"]
 
 
@@ -97,7 +103,7 @@ def recorded(tmp_path):
 
     def table(now=config, step=12, split="test", splits=lambda split: data, **changes):
         path.write_text(json.dumps(record | changes))
-        return score.recorded_table(now, tmp_path, step, split, splits)
+        return score.recorded_table(_session(splits, now), tmp_path, step, split)
 
     return config, record, table
 

@@ -16,12 +16,14 @@ from bust import config_of, task_of
 
 from configs import default
 from unsup3d_jax.engine import loop, replicas
-from unsup3d_jax.engine.checkpoint import claim_workdir
 from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.task import Session, StepContext
+from unsup3d_jax.engine.workdir import claim_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import Batch, Canonical, Reconstruction, Warped
-from unsup3d_jax.unsup3d import model, score, train
+from unsup3d_jax.unsup3d import model, score
+from unsup3d_jax.unsup3d.task import IDENTITY, check_config
 
 SIZE = 32
 
@@ -96,7 +98,7 @@ def test_impossible_values_are_named(key, value):
     config = tiny_task.config()
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=key):
-        train.check_config(config)
+        check_config(config)
 
 
 def test_a_predicted_shading_map_has_no_light_to_draw():
@@ -110,7 +112,7 @@ def test_baselines_that_learn_no_viewpoint_need_no_warm_up():
     config = _scheduled()
     config.eval.baseline_steps = 5  # less than the warm-up
     for name in ("supervised", "oracle"):
-        train.check_config(score.baseline_config(config, name))
+        check_config(score.baseline_config(config, name))
 
 
 # --- what they do -----------------------------------------------------------------
@@ -225,11 +227,10 @@ def _fit(workdir, config, **source):
     )
     with Interrupts() as interrupts:
         return loop.fit(
-            config,
+            Session(config, range, interrupts),
             task,
             workdir,
             devices=jax.local_devices()[:1],
-            interrupts=interrupts,
         )
 
 
@@ -237,10 +238,10 @@ def test_resuming_in_the_warm_up_is_bit_equal(tmp_path):
     straight = _fit(tmp_path / "straight", _scheduled())
     assert int(_fit(tmp_path / "cut", _scheduled(), kill_at=5).step) == 5
     resumed = _fit(tmp_path / "cut", _scheduled())
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, straight.params)
+    jax.tree.map(np.testing.assert_array_equal, resumed.parts, straight.parts)
     other = _fit(tmp_path / "other", _scheduled(steps=3))
     pairs = zip(
-        jax.tree.leaves(other.params), jax.tree.leaves(straight.params), strict=True
+        jax.tree.leaves(other.parts), jax.tree.leaves(straight.parts), strict=True
     )
     assert any(not np.array_equal(a, b) for a, b in pairs)  # the schedule matters
 
@@ -248,26 +249,26 @@ def test_resuming_in_the_warm_up_is_bit_equal(tmp_path):
 def test_a_run_that_began_before_these_options_goes_on(tmp_path):
     config = tiny_task.config()
     devices = jax.local_devices()
-    claim_workdir(tmp_path, config, devices)
+    claim_workdir(tmp_path, config, devices, IDENTITY)
     with Interrupts() as interrupts:
         loop.fit(
-            config,
+            Session(config, range, interrupts),
             tiny_task.task(config),
             tmp_path,
             devices=devices[:1],
-            interrupts=interrupts,
         )
     path = tmp_path / "config.json"
     record = json.loads(path.read_text())
+    del record["config"]["method"]  # there was one
     for key in ("warmup_start", "warmup_steps"):
         del record["config"]["view"][key]
     for key in ("light_prior", "light_prior_steps"):
         del record["config"]["loss"][key]
     path.write_text(json.dumps(record))
-    claim_workdir(tmp_path, config, devices)  # is the same run
+    claim_workdir(tmp_path, config, devices, IDENTITY)  # is the same run
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"view.warmup_steps \(0 there, 10 now\)"):
-        claim_workdir(tmp_path, _scheduled(), devices)
+        claim_workdir(tmp_path, _scheduled(), devices, IDENTITY)
 
 
 def test_seeds_together_share_the_schedules():
@@ -276,13 +277,13 @@ def test_seeds_together_share_the_schedules():
     single = task_of(config)
     task = replicas.stacked_task([single, single], (0, 1))
 
-    def terms(image):
-        params = task.init(jax.random.key(0))
-        weights = task.weights_at(jnp.zeros((), jnp.int32))
-        return task.objective(params, {}, Batch(image=image), weights)[1].terms
+    def metrics(image):
+        zero, key = jnp.zeros((), jnp.int32), jax.random.key(0)
+        context = StepContext(zero, key, task.constants, task.schedule)
+        return task.step(task.init(key), Batch(image=image), context)[1]
 
     image = jax.ShapeDtypeStruct((2, 3, SIZE, SIZE, 3), jnp.float32)
-    assert jax.eval_shape(terms, image)["light_prior"].shape == ()
+    assert jax.eval_shape(metrics, image)["light_prior"].shape == ()
 
 
 def test_the_watch_waits_until_the_range_is_whole(tmp_path, capfd):
@@ -300,10 +301,9 @@ def test_the_watch_waits_until_the_range_is_whole(tmp_path, capfd):
         config.log.every = 1
         with Interrupts() as interrupts:
             loop.fit(
-                config,
+                Session(config, range, interrupts),
                 tiny_task.task(config, objective=still),
                 tmp_path / str(steps),
                 devices=jax.local_devices()[:1],
-                interrupts=interrupts,
             )
         assert capfd.readouterr().err.count("viewpoint collapse") == warnings

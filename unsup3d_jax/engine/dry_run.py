@@ -10,34 +10,15 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from unsup3d_jax.data import pipeline
-from unsup3d_jax.engine import parallel, train_state
+from unsup3d_jax.engine import parallel
 from unsup3d_jax.engine.log import duration
+from unsup3d_jax.engine.task import Task, initial_state
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.unsup3d import train
 
 TIMED_STEPS = 3
-
-
-def random_batch(config: ConfigDict, devices: int) -> Batch:
-    """Noise with the fields and shapes of the config's training batches."""
-    rng = np.random.default_rng(0)
-    size = config.data.image_size
-    lead = (devices, config.train.batch_size // devices)
-    arrays = {
-        "image": rng.integers(0, 256, (*lead, size, size, 3), np.uint8),
-        "depth": rng.uniform(0.9, 1.1, (*lead, size, size)).astype(np.float32),
-        "mask": np.ones((*lead, size, size), bool),
-        "view": np.zeros((*lead, 6), np.float32),
-        "light": np.tile(np.array([0.5, 0.5, 0, 0, 1], np.float32), (*lead, 1)),
-    }
-    wanted = pipeline.training_fields(config)
-    return pipeline.to_batch({k: jnp.asarray(arrays[k]) for k in wanted})
 
 
 def count(tree: Any) -> int:
@@ -62,28 +43,28 @@ def _limit(device: jax.Device) -> str:
     return f" of {_mib(limit)}" if limit else ""
 
 
-def report(config: ConfigDict) -> str:
+def report(config: ConfigDict, task: Task) -> str:
     """Text about one run of this config on the devices that are here.
 
+    Args:
+        task: of the config; its data set, which it reads when asked, is left alone.
+
     Raises:
-        UserError: as `train.check_config` and `parallel.run_devices`, or if there
-            are several processes.
+        UserError: as `parallel.run_devices`, or if there are several processes, or
+            the task has no `random_batch`.
     """
     if jax.process_count() > 1:
         raise UserError("--dry_run looks at one process; leave out --distributed.")
-    train.check_config(config)
+    if task.random_batch is None:
+        raise UserError("--dry_run: this task cannot be tried without its data.")
     devices = parallel.run_devices(config)
-    # Constants only: the data set, which a task reads when asked, is left alone.
-    task = train.model_task(config, train.lazy_splits(config))
-    optimizer = train_state.make_optimizer(config)
-    state = train_state.create(
-        jax.random.key(0), task.init(jax.random.key(0)), optimizer
-    )
-    schedule = train_state.schedule_from_config(config)
-    batch = random_batch(config, len(devices))
-    params = state.params
-    sizes = {name: count(tree) for name, tree in params.items()}
-    state_bytes = _bytes((params, state.opt_state))
+    state = initial_state(task, config.seed)
+    batch = task.random_batch(len(devices))
+    sizes = {
+        name: count(tree)
+        for name, tree in state.parts.get("params", state.parts).items()
+    }
+    state_bytes = _bytes(state.parts)
     constants_bytes = _bytes(task.constants)
     lines = [
         f"run        {config.name}: {config.train.steps} steps of "
@@ -103,13 +84,12 @@ def report(config: ConfigDict) -> str:
     ]
     step = parallel.parallel_step(
         task,
-        optimizer,
         devices,
         skip=config.train.nan == "skip",
         grad_norm_max=config.train.grad_norm_max,
     )
     state, constants, schedule = parallel.replicate(
-        (state, task.constants, schedule), devices
+        (state, task.constants, task.schedule), devices
     )
     start = time.perf_counter()
     compiled = step.lower(state, batch, constants, schedule).compile()

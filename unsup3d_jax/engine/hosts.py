@@ -166,16 +166,16 @@ class Hosts:
         return answer["value"]
 
     def broadcast(self, tree: Any) -> Any:
-        """The first process's host arrays (of 4-byte numbers), in all processes.
+        """The first process's host arrays, of any numbers, in all processes.
 
         They travel as integers: a sum of floats with zeros would turn -0 to 0,
         and on some devices denormal numbers as well.
         """
         if self.count == 1:
             return tree
-        bits = jax.tree.map(lambda x: np.asarray(x).view(np.uint32), tree)
-        shared = multihost_utils.broadcast_one_to_all(bits, is_source=self.first)
-        return jax.tree.map(lambda s, x: np.asarray(s).view(x.dtype), shared, tree)
+        words = jax.tree.map(_as_words, tree)
+        shared = multihost_utils.broadcast_one_to_all(words, is_source=self.first)
+        return jax.tree.map(_of_words, shared, tree)
 
     def leave_at(self, step: int, wish: str | None) -> str | None:
         """The reason to leave the loop before the next step, agreed by all.
@@ -265,3 +265,16 @@ def pace_of(step_seconds: float, deadline: float, most: int) -> int:
     while pace > 1 and 3 * pace * step_seconds > deadline / 2:
         pace //= 2
     return pace
+
+
+def _as_words(array: Any) -> np.ndarray:
+    """The bytes of an array as 32-bit integers, filled up with zeros."""
+    data = np.asarray(array).tobytes()
+    return np.frombuffer(data + bytes(-len(data) % 4), np.uint32)
+
+
+def _of_words(words: Any, like: Any) -> np.ndarray:
+    """The array whose `_as_words` these are, of the dtype and shape of another."""
+    like = np.asarray(like)
+    data = np.asarray(words).tobytes()[: like.nbytes]
+    return np.frombuffer(data, like.dtype).reshape(like.shape)

@@ -1,6 +1,6 @@
 """The training loop: it never waits for a step, and never loses one.
 
-`fit` knows no faces: it takes a `Task`. What stays the same while a run goes on is
+`fit` knows no method: it takes a `Task`. What stays the same while a run goes on is
 a `_Run`, what changes a `_Position`.
 """
 
@@ -12,22 +12,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from unsup3d_jax.engine import parallel, train_state
-from unsup3d_jax.engine.checkpoint import (
-    Checkpoints,
-    NotSaved,
-    newest_step,
-    unpacked,
-    zeros_like_packed,
-)
+from unsup3d_jax.engine import parallel
+from unsup3d_jax.engine.checkpoint import Checkpoints, NotSaved
 from unsup3d_jax.engine.hosts import HostLost, Hosts, pace_of
-from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
+from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import RunLog
+from unsup3d_jax.engine.packing import unpacked, zeros_like_packed
 from unsup3d_jax.engine.recorder import Diverged, Recorder, Trace
-from unsup3d_jax.engine.train_state import TrainState
-from unsup3d_jax.engine.train_step import Task
+from unsup3d_jax.engine.task import RunState, Session, Task, initial_state
+from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.errors import UserError
 
 # Steps dispatched before the host waits for the oldest, at most: a power of two;
@@ -37,25 +31,18 @@ IN_FLIGHT = 8
 
 
 def fit(
-    config: ConfigDict,
-    task: Task,
-    workdir: Path,
-    *,
-    devices: Sequence[jax.Device],
-    interrupts: Interrupts,
-    profile: tuple[int, int] | None = None,
-) -> TrainState:
+    session: Session, task: Task, workdir: Path, *, devices: Sequence[jax.Device]
+) -> RunState:
     """Trains until `train.steps`, or until interrupted; resumes by itself.
 
     A checkpoint is begun before the evaluation of its step. So an evaluation
     may be interrupted, or killed, without loss: resuming repeats it.
 
     Args:
-        config: sections train, log, checkpoint, eval.every and seed.
-        workdir: claimed already (`checkpoint.claim_workdir`).
+        session: of its config the sections train, log, checkpoint, eval.every and
+            seed are read.
+        workdir: claimed already (`workdir.claim_workdir`).
         devices: of `parallel.run_devices`.
-        interrupts: entered already.
-        profile: (first, last) step to trace.
 
     Returns:
         The last state, saved, replicated over this process's devices.
@@ -67,7 +54,7 @@ def fit(
             cannot be read; what was computed until then is saved if possible.
         HostLost: if another process of the run is gone.
     """
-    run = _Run(config, task, workdir, devices, interrupts, profile)
+    run, interrupts = _Run(session, task, workdir, devices), session.interrupts
     at: _Position | None = None
 
     def unsaved() -> bool:
@@ -126,7 +113,7 @@ class _Position:
         recorder: of the lines that follow.
     """
 
-    state: TrainState
+    state: RunState
     step: int
     data: dict
     start: int
@@ -150,24 +137,17 @@ class _Run:
 
     def __init__(
         self,
-        config: ConfigDict,
+        session: Session,
         task: Task,
         workdir: Path,
         devices: Sequence[jax.Device],
-        interrupts: Interrupts,
-        profile: tuple[int, int] | None,
     ):
+        config = session.config
         self._config, self._task, self._workdir = config, task, workdir
-        self._interrupts = interrupts
+        self._interrupts = session.interrupts
         self.hosts = hosts = Hosts()
         self.last = config.train.steps
-        init_key, run_key = jax.random.split(jax.random.key(config.seed))
-        optimizer = train_state.make_optimizer(config)
-
-        def initial() -> TrainState:
-            return train_state.create(run_key, task.init(init_key), optimizer)
-
-        self._initial, self._like = initial, jax.eval_shape(initial)
+        self._like = jax.eval_shape(lambda: initial_state(task, config.seed))
         self._source = task.make_source(devices)
         self._log = RunLog(
             workdir,
@@ -178,16 +158,15 @@ class _Run:
         )
         self._devices = [d for d in devices if d.process_index == hosts.index]
         self._constants, self._schedule = parallel.replicate(
-            (task.constants, train_state.schedule_from_config(config)), self._devices
+            (task.constants, task.schedule), self._devices
         )
         self._update = parallel.parallel_step(
             task,
-            optimizer,
             devices,
             skip=config.train.nan == "skip",
             grad_norm_max=config.train.grad_norm_max,
         )
-        self.trace = Trace(workdir, profile if hosts.first else None)
+        self.trace = Trace(workdir, session.profile if hosts.first else None)
         # The last of what may fail: nobody closes it before `fit` has all of it.
         self.checkpoints = (
             Checkpoints(workdir, keep=config.checkpoint.keep) if hosts.first else None
@@ -217,7 +196,8 @@ class _Run:
 
         found = hosts.from_first(restore)
         if found is None:
-            state, step, position = self._initial(), 0, None
+            state = initial_state(self._task, self._config.seed)
+            step, position = 0, None
         else:
             packed = kept[0] if kept else zeros_like_packed(self._like)
             state = unpacked(hosts.broadcast(packed), self._like)
@@ -398,7 +378,7 @@ class _Run:
             self.hosts.listening(self._interrupts.request),
             self._interrupts.immediate(),
         ):
-            return look(parallel.one_copy(at.state.params), at.step)
+            return look(parallel.one_copy(at.state.parts), at.step)
 
     def _while_others_wait(self, act: Callable[[], None], at: _Position) -> None:
         """Acts in the first process; a signal to another reaches it."""

@@ -6,13 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from unsup3d_jax.engine.train_state import TrainState
-from unsup3d_jax.engine.train_step import Task, train_step
+from unsup3d_jax.engine.task import RunState, Task, advance
 from unsup3d_jax.errors import UserError
 
 AXIS = "devices"
@@ -78,12 +76,11 @@ def one_copy(tree: Any) -> Any:
 
 def parallel_step(
     task: Task,
-    optimizer: optax.GradientTransformation,
     devices: Sequence[jax.Device],
     *,
     skip: bool = False,
     grad_norm_max: float = 0.0,
-) -> Callable[..., tuple[TrainState, dict[str, Float[Array, ""]]]]:
+) -> Callable[..., tuple[RunState, dict[str, Float[Array, ""]]]]:
     """The train step under pmap: (state, batch, constants, schedule) -> same.
 
     One logical state goes in and comes out (`in_axes` None, `out_axes` None);
@@ -93,16 +90,10 @@ def parallel_step(
     the batch's rows for them.
 
     Args:
-        skip, grad_norm_max: see `train_step`.
+        skip, grad_norm_max: see `task.advance`.
     """
     step = functools.partial(
-        train_step,
-        objective=task.objective,
-        weights_at=task.weights_at,
-        optimizer=optimizer,
-        axis_name=AXIS,
-        skip=skip,
-        grad_norm_max=grad_norm_max,
+        advance, task=task, axis_name=AXIS, skip=skip, grad_norm_max=grad_norm_max
     )
     return jax.pmap(
         step,

@@ -11,12 +11,12 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from unsup3d_jax.engine.log import RunLog, duration, say
-from unsup3d_jax.engine.train_step import Task
-from unsup3d_jax.unsup3d import watch
+from unsup3d_jax.engine.task import Task
 
 HISTORY = 20  # log lines that the gradient's yardstick looks back
 # Share of a run before the watch speaks: every start looks collapsed.
 WATCH_FROM = 0.02
+PATIENCE = 3  # lines in a row with warnings that make a collapse
 
 
 class Diverged(Exception):
@@ -38,7 +38,7 @@ class Recorder:
 
     Attributes:
         healthy_step: newest logged step that no warning was about.
-        collapse: why the run has collapsed: warnings on `watch.PATIENCE` lines
+        collapse: why the run has collapsed: warnings on `PATIENCE` lines
             in a row; None while it has not.
     """
 
@@ -145,11 +145,10 @@ class Recorder:
             self._seconds, self._steps = 0.0, 0
 
     def _not_finite(self, step: int, metrics: dict[str, Array]) -> None:
-        values = {k: float(metrics[k]) for k in ("total", "grad_norm")}
-        what = (
-            f"step {step}: loss {values['total']:g}, gradient norm "
-            f"{values['grad_norm']:g}"
-        )
+        names = {"total": "loss", "grad_norm": "gradient norm"}
+        values = {key: float(metrics[key]) for key in names if key in metrics}
+        shown = (f"{names[key]} {value:g}" for key, value in values.items())
+        what = f"step {step}: {', '.join(shown)}"
         if self._config.train.nan == "stop":
             raise Diverged(what)
         self._skipped.append(step)
@@ -185,21 +184,14 @@ class Recorder:
         """Warnings about a training line, which joins the history."""
         found = []
         if line["step"] > WATCH_FROM * self._config.train.steps:
-            found = watch.warnings(
-                line,
-                list(self._history),
-                depth_range=self._task.depth_range,
-                # A range that still grows says nothing about what is learnt.
-                learns_view=self._task.learns_view
-                and line["step"] > self._config.view.warmup_steps,
-            )
+            found = self._task.warnings(line, list(self._history))
         self._history.append(line)
         self._ill = self._ill + 1 if found else 0
         # What is found first stays, because steps in flight, whose lines are
         # judged too, are others in a run that was resumed.
         if self.collapse is None and not found:
             self.healthy_step = line["step"]
-        if self.collapse is None and self._ill >= watch.PATIENCE:
+        if self.collapse is None and self._ill >= PATIENCE:
             self.collapse = f"step {line['step']}: {found[0]}"
         return found
 

@@ -9,7 +9,6 @@ ordinary VGG16 for `perceptual.load_vgg16`.
 
 import functools
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
+from unsup3d_jax.configuration import changed
 from unsup3d_jax.data import pipeline
-from unsup3d_jax.engine.interrupts import Interrupts
-from unsup3d_jax.engine.log import MetricsFile, Progress, say
+from unsup3d_jax.engine import run
+from unsup3d_jax.engine.log import MetricsFile, say
+from unsup3d_jax.engine.task import Identity, Session, State, StepContext, Task
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import write_atomically
 from unsup3d_jax.nets import perceptual
@@ -38,6 +38,10 @@ CONVOLUTIONS = (2, 4, 7, 10, 13)
 TURNS = 4
 _MOMENTUM = 0.9  # of SGD, and of the running statistics
 _LOG_LINES = 100
+# What the method does with the images is no matter here; steps and images a step are
+# among section rotnet's keys.
+_OTHERS = ("model.", "view.", "depth.", "light.", "raster.", "loss.", "compat.")
+IDENTITY = Identity(harmless=(*_OTHERS, "train.", "tables."))
 
 
 class RotNet(nn.Module):
@@ -45,9 +49,11 @@ class RotNet(nn.Module):
 
     Attributes:
         convolutions: how many of the trunk's 13 there are; one of `CONVOLUTIONS`.
+        axis_name: of the devices that share a batch, whose statistics are common.
     """
 
     convolutions: int = 13
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -64,19 +70,11 @@ class RotNet(nn.Module):
             x = nn.BatchNorm(
                 use_running_average=not is_training,
                 momentum=_MOMENTUM,
+                axis_name=self.axis_name if is_training else None,
                 name=f"norm{done}",
             )(x)
             x, done = nn.relu(x), done + 1
         return nn.Dense(TURNS, name="head")(x.mean((1, 2)))
-
-
-@struct.dataclass
-class RotNetState:
-    """Parameters, running statistics and optimizer state."""
-
-    params: Any
-    statistics: Any
-    opt_state: Any
 
 
 def turned(
@@ -91,19 +89,44 @@ def turned(
     return jnp.concatenate(turns), jnp.repeat(jnp.arange(TURNS), len(image))
 
 
-def update(
-    state: RotNetState,
-    image: Float[Array, "b h w 3"],
+def init(
+    key: Key[Array, ""],
     *,
     network: RotNet,
     optimizer: optax.GradientTransformation,
-) -> tuple[RotNetState, dict[str, Float[Array, ""]]]:
-    """One step on a batch in all its rotations; cross-entropy and accuracy."""
-    pictures, labels = turned(image)
+    image_size: int,
+) -> State:
+    """Parameters, running statistics and the optimizer's state."""
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = network.lazy_init(key, image, is_training=False)
+    params = variables["params"]
+    return {
+        "params": params,
+        "statistics": variables["batch_stats"],
+        "opt_state": optimizer.init(params),
+    }
+
+
+def update(
+    state: State,
+    batch: Any,
+    context: StepContext,
+    *,
+    network: RotNet,
+    optimizer: optax.GradientTransformation,
+) -> tuple[State, dict[str, Float[Array, ""]]]:
+    """One step on a batch in all its rotations; a `Task.step`.
+
+    Returns:
+        The next state; cross-entropy ("total") and accuracy over the whole batch.
+    """
+    axis_name = context.axis_name
+    pictures, labels = turned(batch.image)
+    network = network.clone(axis_name=axis_name)
 
     def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
         logits, changed = network.apply(
-            {"params": params, "batch_stats": state.statistics},
+            {"params": params, "batch_stats": state["statistics"]},
             pictures,
             is_training=True,
             mutable=["batch_stats"],
@@ -112,26 +135,29 @@ def update(
         return entropy.mean(), (logits, changed["batch_stats"])
 
     (loss, (logits, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
+        state["params"]
     )
-    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
     accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
-    next_state = RotNetState(
-        params=optax.apply_updates(state.params, changes),
-        statistics=statistics,
-        opt_state=opt_state,
-    )
-    return next_state, {"loss": loss, "accuracy": accuracy}
+    if axis_name is not None:  # the devices' batches are equally large
+        loss, accuracy, grads = jax.lax.pmean((loss, accuracy, grads), axis_name)
+    changes, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+    next_state = {
+        "params": optax.apply_updates(state["params"], changes),
+        "statistics": statistics,
+        "opt_state": opt_state,
+    }
+    metrics = {"total": loss, "accuracy": accuracy, "finite": jnp.isfinite(loss)}
+    return next_state, metrics
 
 
-def convolutions_of(state: RotNetState) -> list[dict[str, np.ndarray]]:
+def convolutions_of(state: State) -> list[dict[str, np.ndarray]]:
     """The trunk as plain convolutions with bias: what `perceptual` computes with.
 
     Returns:
         "kernel" (3, 3, in, out) and "bias" (out,) of each, running statistics
         folded in.
     """
-    params, statistics = jax.device_get((state.params, state.statistics))
+    params, statistics = jax.device_get((state["params"], state["statistics"]))
     layers = []
     while f"conv{len(layers)}" in params:
         conv, norm = (params[f"{kind}{len(layers)}"] for kind in ("conv", "norm"))
@@ -147,14 +173,14 @@ def convolutions_of(state: RotNetState) -> list[dict[str, np.ndarray]]:
 
 
 def rotation_accuracy(
-    state: RotNetState, dataset: Any, network: RotNet, *, batch_size: int
+    state: State, dataset: Any, network: RotNet, *, batch_size: int
 ) -> float:
     """Share of a data set's images, in four rotations each, that is recognised."""
 
     @jax.jit
-    def correct(state: RotNetState, image: Array) -> Array:
+    def correct(state: State, image: Array) -> Array:
         pictures, labels = turned(image)
-        variables = {"params": state.params, "batch_stats": state.statistics}
+        variables = {"params": state["params"], "batch_stats": state["statistics"]}
         logits = network.apply(variables, pictures, is_training=False)
         right = jnp.argmax(logits, axis=1) == labels  # pyright: ignore
         return right.reshape(TURNS, -1).sum(0)
@@ -188,108 +214,126 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
-def pretrain(
-    config: ConfigDict, output: Path, splits: Any, *, interrupts: Interrupts
-) -> dict:
-    """Trains a RotNet on the images of a config's training split.
+def run_config(config: ConfigDict) -> ConfigDict:
+    """The config of the training itself, as the engine reads one.
 
-    Writes `output`, an .npz for `loss.perceptual_weights`, and beside it the
-    log `<stem>.jsonl` and what was reached, `<stem>.json`. After a signal the
-    weights of that moment are written; a run is not resumed.
-
-    Args:
-        config: sections data, rotnet, train.devices and seed.
-        output: ends in .npz.
-        splits: split name -> data set, as `train.lazy_splits`.
-        interrupts: entered already.
-
-    Returns:
-        The record: "steps", "of", "train_accuracy", "val_accuracy" (chance: 0.25).
-
-    Raises:
-        UserError: for anything the user can fix.
+    Whatever does not decide what is learnt, such as the method's own schedule, is left
+    as it is.
     """
-    check_config(config)
-    if output.suffix != ".npz":
-        raise UserError(f"--output: rotnet writes an .npz file, got {output}.")
     options = config.rotnet
+    return changed(
+        config,
+        {
+            "train.steps": options.steps,
+            "train.batch_size": options.batch_size,
+            "log.every": max(1, options.steps // _LOG_LINES),
+            "log.picture_every": 0,
+            "eval.every": 0,
+            # Images alone are read.
+            "model.supervision": "none",
+            "model.oracle_view": False,
+            "model.oracle_light": False,
+        },
+    )
+
+
+def make_task(session: Session) -> Task:
+    """The classifier on the images of a session's training split."""
+    config, options = session.config, session.config.rotnet
     network = RotNet(options.convolutions)
     rate = optax.cosine_decay_schedule(options.learning_rate, options.steps)
     optimizer = optax.chain(
         optax.add_decayed_weights(options.weight_decay),
         optax.sgd(rate, momentum=_MOMENTUM, nesterov=True),
     )
-    data_config = config.copy_and_resolve_references()
-    with data_config.unlocked():
-        data_config.train.batch_size = options.batch_size
-        data_config.model.supervision = "none"
-        data_config.model.oracle_view = data_config.model.oracle_light = False
-    source = pipeline.train_source(
-        splits("train"), data_config, devices=jax.local_devices()[:1], seed=config.seed
+    return Task(
+        init=functools.partial(
+            init,
+            network=network,
+            optimizer=optimizer,
+            image_size=config.data.image_size,
+        ),
+        step=functools.partial(update, network=network, optimizer=optimizer),
+        make_source=lambda devices: pipeline.train_source(
+            session.splits("train"), config, devices=devices, seed=config.seed
+        ),
     )
-    size = config.data.image_size
-    variables = jax.jit(functools.partial(network.init, is_training=False))(
-        jax.random.key(config.seed), jnp.zeros((1, size, size, 3))
+
+
+def pretrain(session: Session, output: Path) -> dict:
+    """Trains a RotNet on the images of a config's training split.
+
+    The run itself lies in the folder `<output without suffix>` and is resumed like any
+    other. Once it is finished, `output` is written, an .npz for
+    `loss.perceptual_weights`, and beside it what was reached, `<stem>.json`.
+
+    Args:
+        session: its config's sections data, rotnet, train (devices, nan and the like),
+            checkpoint and seed are read.
+        output: ends in .npz.
+
+    Returns:
+        The record: "steps", "of", "train_accuracy", "val_accuracy" (chance: 0.25).
+        After a signal "steps" is less than "of", and nothing is written.
+
+    Raises:
+        UserError: for anything the user can fix.
+        Diverged: if the loss is not finite.
+    """
+    check_config(session.config)
+    if output.suffix != ".npz":
+        raise UserError(f"--output: rotnet writes an .npz file, got {output}.")
+    session = session.of(run_config(session.config))
+    options = session.config.rotnet
+    workdir = output.with_suffix("")
+
+    def describe() -> str:
+        return f"which way is up, {len(session.splits('train'))} images"
+
+    plan = run.Plan(
+        make_task=functools.partial(make_task, session),
+        describe=describe,
+        identity=IDENTITY,
+        results=("params", "statistics"),
     )
-    state = RotNetState(
-        params=variables["params"],
-        statistics=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
-    )
-    step_once = jax.jit(
-        functools.partial(update, network=network, optimizer=optimizer),
-        donate_argnums=0,
-    )
-    log = MetricsFile(output.with_suffix(".jsonl"))
-    log.truncate(0)
-    every = max(1, options.steps // _LOG_LINES)
-    step, metrics, saved = 0, {}, False
-    with interrupts.deferred(lambda: step > 0 and not saved):
-        progress = Progress(options.steps, options.batch_size)
-        while step < options.steps and not interrupts.requested:
-            state, metrics = step_once(state, next(source).image[0])
-            step += 1
-            if step % every == 0 or step in (1, options.steps):
-                line = {k: float(v) for k, v in metrics.items()}
-                if not math.isfinite(line["loss"]):
-                    raise UserError(
-                        f"rotnet: the loss is not finite at step {step}; lower "
-                        f"rotnet.learning_rate ({options.learning_rate})."
-                    )
-                log.append({"step": step, "split": "train", **line})
-                progress.message(
-                    f"rotnet step {step}/{options.steps}  loss {line['loss']:.3f}  "
-                    f"accuracy {line['accuracy']:.3f}"
-                )
-        progress.close()
-        perceptual.save_vgg16(output, convolutions_of(state))
-        saved = True
+    state, step = run.train(session, workdir, plan)
     record: dict[str, Any] = {
         "steps": step,
         "of": options.steps,
-        "train_accuracy": float(metrics["accuracy"]) if metrics else None,
+        "train_accuracy": _last_accuracy(workdir),
+        "val_accuracy": None,
         "chance": 1 / TURNS,
         "convolutions": options.convolutions,
-        "images": len(splits("train")),
+        "images": len(session.splits("train")),
     }
-    is_whole = step == options.steps
-    record["val_accuracy"] = (
-        _val_accuracy(state, config, splits, network) if is_whole else None
-    )
+    if step < options.steps:
+        say(
+            f"rotnet: stopped at step {step} of {options.steps}, which is saved in "
+            f"{workdir}; the same command goes on from there."
+        )
+        return record
+    perceptual.save_vgg16(output, convolutions_of(state))
+    record["val_accuracy"] = _val_accuracy(session, state)
     write_atomically(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     say(f"rotnet: {_sentence(record)}; weights: {output}")
     return record
 
 
-def _val_accuracy(
-    state: RotNetState, config: ConfigDict, splits: Any, network: RotNet
-) -> float | None:
+def _last_accuracy(workdir: Path) -> float | None:
+    """Of the last line of the log."""
+    lines = MetricsFile(workdir / "metrics.jsonl").read()
+    found = [line["accuracy"] for line in lines if line["split"] == "train"]
+    return found[-1] if found else None
+
+
+def _val_accuracy(session: Session, state: State) -> float | None:
     try:
-        dataset = splits("val")
+        dataset = session.splits("val")
     except UserError:  # a folder without a validation split trains all the same
         return None
-    batch_size = config.rotnet.batch_size
-    return rotation_accuracy(state, dataset, network, batch_size=batch_size)
+    options = session.config.rotnet
+    network = RotNet(options.convolutions)
+    return rotation_accuracy(state, dataset, network, batch_size=options.batch_size)
 
 
 def _sentence(record: Mapping[str, Any]) -> str:

@@ -1,26 +1,42 @@
 """The last act of a run: its scores beside the baselines, written and printed."""
 
-import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax.engine.checkpoint import newest_step
-from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
+from unsup3d_jax.configuration import changed
+from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import say
+from unsup3d_jax.engine.task import Session
+from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import evaluate, model, train
+from unsup3d_jax.unsup3d import evaluate, model, task
 
 TRAINED = {
     "supervised": "the depth net trained on true depth",
     "oracle": "the method with true view and light given",
 }
 
-
 # What the parameters of a score are from, where they are not another run's.
 THIS_RUN = "this run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What is scored.
+
+    Attributes:
+        params: of `model.init_params`.
+        step: that they were trained to.
+        checkpoint: where they are from, for the record.
+    """
+
+    params: Any
+    step: int
+    checkpoint: str = THIS_RUN
 
 
 def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
@@ -33,28 +49,32 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
     Raises:
         ValueError: for another name.
     """
-    result = copy.deepcopy(config)
-    with result.unlocked():
-        result.eval.baselines = ()
-        result.eval.every = 0  # its best checkpoint is of no interest
-        result.log.picture_every = 0
+    changes: dict[str, Any] = {
+        "eval.baselines": (),
+        "eval.every": 0,  # its best checkpoint is of no interest
+        "log.picture_every": 0,
         # The viewpoint is given, or not asked for: depth need not wait for it.
-        result.view.warmup_steps = 0
-        result.train.depth_start = result.train.depth_full = 0
-        if name == "supervised":
-            result.train.steps = config.eval.baseline_steps or config.train.steps
-            result.model.supervision = "depth"
+        "view.warmup_steps": 0,
+        "train.depth_start": 0,
+        "train.depth_full": 0,
+    }
+    if name == "supervised":
+        changes |= {
+            "train.steps": config.eval.baseline_steps or config.train.steps,
+            "model.supervision": "depth",
             # No relief is held back.
-            result.depth.bump_height, result.depth.output_gain = 0.0, 1.0
-            result.train.lr_scale.depth = 1.0
-        elif name == "oracle":
-            result.model.oracle_view = result.model.oracle_light = True
-        else:
-            raise ValueError(f"no trained baseline is called {name!r}.")
-    return result
+            "depth.bump_height": 0.0,
+            "depth.output_gain": 1.0,
+            "train.lr_scale.depth": 1.0,
+        }
+    elif name == "oracle":
+        changes |= {"model.oracle_view": True, "model.oracle_light": True}
+    else:
+        raise ValueError(f"no trained baseline is called {name!r}.")
+    return changed(config, changes)
 
 
-def check_data(config: ConfigDict, splits: train.Splits) -> None:
+def check_data(session: Session) -> None:
     """Finds out before hours are spent what the data cannot do.
 
     Loads the splits that pictures, evaluations and the final table will want, and
@@ -64,11 +84,12 @@ def check_data(config: ConfigDict, splits: train.Splits) -> None:
         UserError: naming the split that is missing or empty, or the baseline and
             the field that it lacks.
     """
+    config, splits = session.config, session.splits
     if config.log.picture_every or config.eval.every:
         splits("val")
     splits(config.eval.split)
     needs = {"supervised": ("depth", "mask"), "oracle": ("view", "light")}
-    wanted = [n for n in config.eval.baselines if n in train.TRAINED_BASELINES]
+    wanted = [n for n in config.eval.baselines if n in task.TRAINED_BASELINES]
     if not wanted:
         return
     known = splits("train").take([0])
@@ -82,25 +103,18 @@ def check_data(config: ConfigDict, splits: train.Splits) -> None:
 
 
 def score_run(
-    config: ConfigDict,
+    session: Session,
     workdir: Path,
-    params: Any,
-    step: int,
+    ours: Scored,
     split: str,
-    splits: train.Splits,
     *,
     train_baselines: bool,
-    interrupts: Interrupts,
-    checkpoint: str = THIS_RUN,
 ) -> str:
     """Scores parameters and the configured baselines on one split.
 
     Baselines that need training live in `<workdir>/baselines/<name>/`. They
     are trained (or resumed) there if `train_baselines`; otherwise those that
     are not finished are left out of the table, and a message says so.
-
-    Args:
-        checkpoint: where the parameters are from, for the record.
 
     Returns:
         The table, whose last row is "ours"; `eval/<split>.json` holds the same.
@@ -109,83 +123,78 @@ def score_run(
         Interrupted: if a signal stopped the training of a baseline.
         UserError: if the data set is too small or lacks what is asked for.
     """
-    options = train.check_config(config)
-    ev, data = config.eval, splits(split)
+    config = session.config
+    options = task.check_config(config)
+    ev, data = config.eval, session.splits(split)
     limits = {"batch_size": ev.batch_size, "max_images": ev.max_images}
-    ours = evaluate.evaluate(
-        params,
+    row = evaluate.evaluate(
+        ours.params,
         data,
         options,
         constants=model.load_constants(config),
-        weights=model.loss_weights(config, step),
+        weights=model.loss_weights(config, ours.step),
         **limits,
     )
-    untrained = [n for n in ev.baselines if n not in train.TRAINED_BASELINES]
+    untrained = [n for n in ev.baselines if n not in task.TRAINED_BASELINES]
     rows = evaluate.baselines(
         data,
         # The untrained row is the method's start, also in a supervised run.
         options,
         names=untrained,
-        initial_params=train.initial_params(config) if untrained else None,
+        initial_params=task.initial_params(config) if untrained else None,
         **limits,
     )
     for name in ev.baselines:
-        if name not in train.TRAINED_BASELINES:
+        if name not in task.TRAINED_BASELINES:
             continue
-        config_b, workdir_b = (
-            baseline_config(config, name),
-            workdir / "baselines" / name,
-        )
+        config_b = baseline_config(config, name)
+        workdir_b = workdir / "baselines" / name
         done = newest_step(workdir_b) or 0
         if done < config_b.train.steps and not train_baselines:
             say(f"baseline {name!r} is left out: --mode=train has yet to train it.")
             continue
         say(f"baseline {name!r}:")
-        params_b, step_b = train.train(
-            config_b, workdir_b, splits, interrupts=interrupts
-        )
+        params_b, step_b = task.train(session.of(config_b), workdir_b)
         if step_b < config_b.train.steps:
             raise Interrupted
-        row = evaluate.evaluate(
-            params_b, data, train.check_config(config_b), name=name, **limits
+        row_b = evaluate.evaluate(
+            params_b, data, task.check_config(config_b), name=name, **limits
         )
-        row["description"] = f"{TRAINED[name]}, {step_b} steps of the same loop"
-        rows.append(row)
+        row_b["description"] = f"{TRAINED[name]}, {step_b} steps of the same loop"
+        rows.append(row_b)
     path = evaluate.write_scores(
         workdir,
         split,
-        ours,
+        row,
         baseline_rows=rows,
-        step=step,
+        step=ours.step,
         crop=config.data.crop,
         data_name=config.data.name,
-        scored=scored_with(config, data, checkpoint),
+        scored=scored_with(config, data, ours.checkpoint),
     )
-    say(f"scores of {ours['images']} images of split {split}: {path}")
-    return evaluate.format_table([*rows, ours])
+    say(f"scores of {row['images']} images of split {split}: {path}")
+    return evaluate.format_table([*rows, row])
 
 
 def recorded_table(
-    config: ConfigDict, workdir: Path, step: int, split: str, splits: train.Splits
+    session: Session, workdir: Path, step: int, split: str
 ) -> str | None:
     """The table that a finished run wrote, or None if it has yet to be scored.
 
     It counts only if `recorded_row` does and it has every configured baseline.
     """
-    row = recorded_row(config, workdir, step, split, splits)
+    row = recorded_row(session, workdir, step, split)
     if row is None:
         return None
     try:
-        rows = row["baselines"]
-        complete = not row["ground_truth"] or set(config.eval.baselines) <= set(rows)
+        rows, wanted = row["baselines"], set(session.config.eval.baselines)
+        complete = not row["ground_truth"] or wanted <= set(rows)
         return evaluate.format_table([*rows.values(), row]) if complete else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def recorded_row(
-    config: ConfigDict, workdir: Path, step: int, split: str, splits: train.Splits
-) -> dict | None:
+def recorded_row(session: Session, workdir: Path, step: int, split: str) -> dict | None:
     """The scores that a finished run wrote, or None if it has yet to be scored.
 
     They count only if they are of this step of this run on the config's data, under
@@ -194,7 +203,8 @@ def recorded_row(
     """
     try:
         row = json.loads((workdir / "eval" / f"{split}.json").read_text())
-        scored, expected = row["scored"], _conditions(config) | {"checkpoint": THIS_RUN}
+        scored = row["scored"]
+        expected = _conditions(session.config) | {"checkpoint": THIS_RUN}
         same = all(scored[key] == value for key, value in expected.items())
         if row["checkpoint_step"] != step or not same:
             return None
@@ -202,7 +212,7 @@ def recorded_row(
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
-        return row if splits(split).digest == data else None
+        return row if session.splits(split).digest == data else None
     except UserError:  # without the data nothing can be scored again
         return row
 
@@ -220,7 +230,7 @@ def scored_with(
 
 
 def _conditions(config: ConfigDict) -> dict[str, Any]:
-    """What else of a config may change the rows; `checkpoint.MEANING` cannot."""
+    """What else of a config may change the rows (`task.IDENTITY.meaning` cannot)."""
     return {
         "max_images": config.eval.max_images,
         "crop": list(config.data.crop),

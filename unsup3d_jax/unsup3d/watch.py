@@ -20,7 +20,6 @@ CONFIDENCE_HIGH = 2.0  # the largest possible error: the image is ignored
 COVERAGE_LOW = 0.3  # of the input's pixels that the reconstruction covers
 GRADIENT_FACTOR = 50.0  # times the median of the recent past
 HISTORY_LEAST = 5  # lines of the past needed to call a gradient exploded
-PATIENCE = 3  # lines in a row with warnings that make a collapse
 
 
 def _regions(h: int, w: int) -> tuple[Array, Array]:

@@ -1,12 +1,13 @@
-"""What training carries from step to step, and the optimizer that changes it."""
+"""The optimizers of a config's section `train`, and its learning rates."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from optax import contrib
 
@@ -15,26 +16,6 @@ MUON_MOMENTUM = 0.95
 # Root mean square of an update's entries, about Adam's, so that learning rates
 # found for one serve the other (Liu et al., Muon is Scalable, 2025).
 MUON_RMS = 0.2
-
-
-@struct.dataclass
-class TrainState:
-    """One logical state, the same on every device.
-
-    Attributes:
-        step: number of updates applied so far.
-        params: {network name: flax parameters}, float32.
-        opt_state: of `make_optimizer`, float32.
-        key: of the run. Nothing consumes it: order and flips of the images follow
-            from seed and step (`data.pipeline`), and the model draws nothing. It
-            stays for methods that do, by `fold_in(key, step)`, since checkpoints
-            hold it.
-    """
-
-    step: Int[Array, ""]
-    params: Any
-    opt_state: Any
-    key: Key[Array, ""]
 
 
 @struct.dataclass
@@ -50,8 +31,8 @@ class Schedule:
         decay_start, decay_end: the cosine falls from 1 to 0 between these
             steps; both infinite for a constant rate.
         scale: {network name: factor}.
-        depth_start, depth_full: the depth net does not move before
-            `depth_start` and is ramped in linearly until `depth_full`.
+        ramps: {network name: (start, full)} of networks that do not move before step
+            `start` and are ramped in linearly until step `full`.
     """
 
     peak: Float[Array, ""]
@@ -59,8 +40,7 @@ class Schedule:
     decay_start: Float[Array, ""]
     decay_end: Float[Array, ""]
     scale: dict[str, Float[Array, ""]]
-    depth_start: Float[Array, ""]
-    depth_full: Float[Array, ""]
+    ramps: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -69,7 +49,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     As the authors' PyTorch Adam does, weight decay adds `weight_decay * w` to
     the gradient *before* the moments (decoupled decay, AdamW, differs). The
     penalty is added after clipping: `clip_norm` bounds the gradient of the
-    loss. The result is a descent direction of unit rate; `train_step`
+    loss. The result is a descent direction of unit rate; `gradient_step`
     multiplies it by each network's learning rate.
     """
     train = config.train
@@ -89,8 +69,7 @@ def _muon(train: ConfigDict) -> optax.GradientTransformation:
 
     A kernel (rows, columns, in, out) counts as a matrix of rows * columns * in
     by out, whose singular values all become about 1 (Jordan et al., 2024): no
-    direction of a kernel waits because its gradient is small. Axes before those
-    four are of several seeds trained as one (`replicas`).
+    direction of a kernel waits because its gradient is small.
     """
 
     def kernels(params: Any) -> Any:
@@ -111,8 +90,14 @@ def _muon(train: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(muon, optax.scale(-1.0))
 
 
-def schedule_from_config(config: ConfigDict) -> Schedule:
-    """Reads section `train`; every leaf is a float32 scalar."""
+def schedule_from_config(
+    config: ConfigDict, *, ramps: Mapping[str, tuple[float, float]]
+) -> Schedule:
+    """Reads section `train`; every leaf is a float32 scalar.
+
+    Args:
+        ramps: see `Schedule`, in steps.
+    """
     train = config.train
     cosine = train.schedule == "cosine"
     numbers = {
@@ -121,13 +106,12 @@ def schedule_from_config(config: ConfigDict) -> Schedule:
         "decay_start": train.constant_fraction * train.steps if cosine else jnp.inf,
         "decay_end": train.steps if cosine else jnp.inf,
         "scale": dict(train.lr_scale),
-        "depth_start": train.depth_start,
-        "depth_full": train.depth_full,
+        "ramps": dict(ramps),
     }
     return Schedule(**jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), numbers))
 
 
-def learning_rate(schedule: Schedule, step: Int[Array, ""]) -> Float[Array, ""]:
+def learning_rate(schedule: Schedule, step: Int[Array, ""] | int) -> Float[Array, ""]:
     """The common learning rate of the update that follows `step` updates.
 
     The warm-up rises linearly from 0 and reaches `peak` with update number
@@ -144,30 +128,21 @@ def learning_rate(schedule: Schedule, step: Int[Array, ""]) -> Float[Array, ""]:
     return schedule.peak * warm * cosine
 
 
-def depth_ramp(schedule: Schedule, step: Int[Array, ""]) -> Float[Array, ""]:
-    """Factor in [0, 1] of the depth net: 0 while frozen, then linear to 1."""
+def ramp(
+    start: Float[Array, ""], full: Float[Array, ""], step: Int[Array, ""] | int
+) -> Float[Array, ""]:
+    """Factor in [0, 1] of a network's rate: 0 while frozen, then linear to 1."""
     done = jnp.asarray(step, jnp.float32)
-    span = jnp.maximum(schedule.depth_full - schedule.depth_start, 1.0)
-    return jnp.clip((done + 1.0 - schedule.depth_start) / span, 0.0, 1.0)
+    span = jnp.maximum(full - start, 1.0)
+    return jnp.clip((done + 1.0 - start) / span, 0.0, 1.0)
 
 
 def network_rates(
-    schedule: Schedule, step: Int[Array, ""]
+    schedule: Schedule, step: Int[Array, ""] | int
 ) -> dict[str, Float[Array, ""]]:
-    """Learning rate of each network; exactly 0 while the depth net is frozen."""
+    """Learning rate of each network; exactly 0 while it is frozen."""
     rate = learning_rate(schedule, step)
     rates = {name: rate * scale for name, scale in schedule.scale.items()}
-    rates["depth"] = rates["depth"] * depth_ramp(schedule, step)
+    for name, (start, full) in schedule.ramps.items():
+        rates[name] = rates[name] * ramp(start, full, step)
     return rates
-
-
-def create(
-    key: Key[Array, ""], params: Any, optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The state before the first update."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(params),
-        key=key,
-    )

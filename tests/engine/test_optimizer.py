@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from unsup3d_jax.engine import train_state
+from unsup3d_jax.engine import optimizer as optimizers
 
 
 def _config(**keys):
@@ -29,7 +29,7 @@ def _adam_l2(w, grads, *, decay, beta1=0.9, beta2=0.999, eps=1e-8):
 
 
 def test_weight_decay_is_l2_in_the_gradient_of_adam():
-    optimizer = train_state.make_optimizer(_config(weight_decay=0.3))
+    optimizer = optimizers.make_optimizer(_config(weight_decay=0.3))
     w = jnp.array([1.0, -2.0, 0.5])
     grads = np.array([[0.1, 0.4, -0.2], [0.3, -0.1, 0.2], [-0.2, 0.2, 0.1]])
     state = optimizer.init(w)
@@ -43,7 +43,7 @@ def test_weight_decay_is_l2_in_the_gradient_of_adam():
 
 
 def test_clipping_bounds_the_gradient_of_the_loss_and_not_the_penalty():
-    optimizer = train_state.make_optimizer(_config(clip_norm=1.0, weight_decay=0.5))
+    optimizer = optimizers.make_optimizer(_config(clip_norm=1.0, weight_decay=0.5))
     w, g = jnp.array([3.0, 4.0]), jnp.array([30.0, 40.0])
     _, state = optimizer.update(g, optimizer.init(w), w)
     first_moment = next(s for s in jax.tree.leaves(state) if s.shape == (2,))
@@ -52,7 +52,7 @@ def test_clipping_bounds_the_gradient_of_the_loss_and_not_the_penalty():
 
 
 def _muon_update(params, grads):
-    optimizer = train_state.make_optimizer(_config(optimizer="muon", weight_decay=0.0))
+    optimizer = optimizers.make_optimizer(_config(optimizer="muon", weight_decay=0.0))
     update, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
     return update
 
@@ -66,7 +66,7 @@ def test_muon_makes_the_singular_values_of_a_kernel_alike(shape):
     u, before, vt = np.linalg.svd(matrix, full_matrices=False)
     assert before.max() > 50 * before.min()
     found = np.asarray(update).reshape(matrix.shape)
-    found = found / (train_state.MUON_RMS * np.sqrt(max(matrix.shape)))
+    found = found / (optimizers.MUON_RMS * np.sqrt(max(matrix.shape)))
     after = np.linalg.svd(found, compute_uv=False)
     assert 0.3 < after.min() and after.max() < 1.4
     # To be subtracted: along every singular direction of the gradient.
@@ -86,15 +86,17 @@ def test_muon_leaves_what_is_no_kernel_to_adam_and_zero_gradients_alone():
 def test_muon_treats_each_of_stacked_seeds_alone():
     grads = jax.random.normal(jax.random.key(1), (2, 4, 4, 3, 8))
     grads = grads * jnp.array([1.0, 100.0])[:, None, None, None, None]
-    stacked = _muon_update({"k": jnp.zeros_like(grads)}, {"k": grads})["k"]
+    start = {"k": jnp.zeros_like(grads)}
+    stacked = jax.vmap(_muon_update)(start, {"k": grads})["k"]
     for one, grad in zip(stacked, grads, strict=True):
         alone = _muon_update({"k": jnp.zeros_like(grad)}, {"k": grad})["k"]
         np.testing.assert_allclose(one, alone, rtol=1e-4, atol=1e-6)
 
 
 def _rate(step, **keys):
-    schedule = train_state.schedule_from_config(_config(learning_rate=2.0, **keys))
-    return float(train_state.learning_rate(schedule, jnp.int32(step)))
+    config = _config(learning_rate=2.0, **keys)
+    schedule = optimizers.schedule_from_config(config, ramps={})
+    return float(optimizers.learning_rate(schedule, jnp.int32(step)))
 
 
 def test_warmup_rises_linearly_to_the_peak():
@@ -120,22 +122,27 @@ def test_cosine_is_finite_at_the_ends(constant_fraction):
     assert np.isfinite(rates).all() and rates[0] == 2.0
 
 
-def test_depth_is_frozen_then_ramped_in():
-    schedule = train_state.schedule_from_config(_config(depth_start=3, depth_full=5))
-    ramp = [float(train_state.depth_ramp(schedule, jnp.int32(s))) for s in range(7)]
-    np.testing.assert_allclose(ramp, [0, 0, 0, 0.5, 1, 1, 1])
+def _factors(start, full):
+    ramps = {"depth": (start, full)}
+    schedule = optimizers.schedule_from_config(_config(learning_rate=1.0), ramps=ramps)
+    rates = [optimizers.network_rates(schedule, jnp.int32(s)) for s in range(7)]
+    assert {float(rate["view"]) for rate in rates} == {1.0}
+    return [float(rate["depth"]) for rate in rates]
 
 
-def test_ramp_is_off_by_default():
-    schedule = train_state.schedule_from_config(default.get_config())
-    assert float(train_state.depth_ramp(schedule, jnp.int32(0))) == 1.0
+def test_a_network_is_frozen_then_ramped_in():
+    np.testing.assert_allclose(_factors(3, 5), [0, 0, 0, 0.5, 1, 1, 1])
+
+
+def test_a_ramp_of_no_steps_is_off():
+    assert _factors(0, 0) == [1.0] * 7
 
 
 def test_each_network_has_its_rate():
     config = _config(learning_rate=2.0)
     config.train.lr_scale.view, config.train.lr_scale.depth = 3.0, 0.5
-    schedule = train_state.schedule_from_config(config)
-    rates = train_state.network_rates(schedule, jnp.int32(0))
+    schedule = optimizers.schedule_from_config(config, ramps={})
+    rates = optimizers.network_rates(schedule, jnp.int32(0))
     assert float(rates["view"]) == 6.0
     assert float(rates["depth"]) == 1.0
     assert float(rates["albedo"]) == 2.0

@@ -1,0 +1,266 @@
+"""Whose run a workdir is, and who works in it.
+
+`config.json` names the config that made it; another one is refused by the keys that
+differ, but for those that change nothing of a run. A lock keeps a second process out.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+from ml_collections import ConfigDict
+
+from unsup3d_jax.configuration import flatten
+from unsup3d_jax.engine.log import say
+from unsup3d_jax.engine.task import Identity
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.files import write_atomically
+
+# Harmless, whatever the method (`task.Identity`). Another number of devices changes
+# rounding only; where the images lie is no matter, because checkpoints hold a
+# fingerprint of them.
+HARMLESS = (
+    "name",
+    "log.",
+    "checkpoint.",
+    "eval.",
+    "train.devices",
+    "data.path",
+    "data.workers",
+    "data.cache_dir",
+    "data.device_memory_mib",
+)
+# Younger than some workdirs, whatever the method.
+YOUNGER = {
+    "method": "unsup3d",
+    "train.grad_norm_max": 0.0,
+    "train.skips_in_a_row": 10,
+    "train.rollbacks": 0,
+}
+# Packages that decide the bits of a run: its numbers, images and their order.
+NUMERIC = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "pillow", "numba")
+PACKAGES = (*NUMERIC, "orbax-checkpoint", "ml_collections")
+
+
+# --- which run it is ----------------------------------------------------------------
+
+
+def newest_step(workdir: Path) -> int | None:
+    """Step of the newest complete checkpoint of a workdir, without opening it."""
+    return max(checkpoint_steps(workdir), default=None)
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints of a workdir, ascending."""
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()
+    )
+
+
+def is_harmless(key: str, identity: Identity) -> bool:
+    """Whether a run may be resumed with another value of a config key."""
+    return any(
+        key == name or (name[-1] == "." and key.startswith(name))
+        for name in (*HARMLESS, *identity.harmless)
+    )
+
+
+def differing_keys(old: Mapping, new: Mapping, identity: Identity) -> list[str]:
+    """Names and values of config keys that differ and are not harmless."""
+    younger = YOUNGER | dict(identity.younger)
+    a, b = younger | flatten(old), younger | flatten(new)
+    missing = object()
+
+    def shown(value: Any) -> str:
+        return "absent" if value is missing else json.dumps(value)
+
+    return [
+        f"{key} ({shown(a.get(key, missing))} there, {shown(b.get(key, missing))} now)"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, missing) != b.get(key, missing) and not is_harmless(key, identity)
+    ]
+
+
+def check_workdir(workdir: Path, config: ConfigDict, identity: Identity) -> None:
+    """Refuses a workdir whose checkpoints another config has made.
+
+    Raises:
+        UserError: naming the keys that differ and are not harmless.
+    """
+    path = workdir / "config.json"
+    if newest_step(workdir) is None:
+        return  # nothing has been trained there
+    try:
+        old = json.loads(path.read_text())["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{workdir} holds checkpoints, but {path} is not the config of a run; "
+            "choose another --workdir."
+        ) from None
+    if differing := differing_keys(old, _json_of(config), identity):
+        raise UserError(
+            f"{workdir} holds a run of another config; these keys differ: "
+            f"{', '.join(differing)}. Choose another --workdir, or the old values."
+        )
+
+
+def check_meaning(config: ConfigDict, checkpoint: Path, identity: Identity) -> None:
+    """Checks that a checkpoint is of a model like the config's.
+
+    Args:
+        checkpoint: a workdir, or one `checkpoints/<step>` folder in it. Without
+            a config.json beside it nothing is known, and nothing is checked.
+
+    Raises:
+        UserError: naming the keys that differ.
+    """
+    for folder in (checkpoint, *list(checkpoint.resolve().parents)[:2]):
+        path = folder / "config.json"
+        if path.is_file():
+            old = json.loads(path.read_text())["config"]
+            # Options younger than the checkpoint keep its meaning by default.
+            known = flatten(old)
+            new = {k: v for k, v in flatten(_json_of(config)).items() if k in known}
+            keys = differing_keys(known, new, identity)
+            keys = [key for key in keys if key.startswith(identity.meaning)]
+            if keys:
+                raise UserError(
+                    f"the checkpoint in {checkpoint} is of another model; these keys "
+                    f"differ: {', '.join(keys)}. Use the config it was trained with."
+                )
+            return
+
+
+def _json_of(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
+
+
+# --- whose it is now ----------------------------------------------------------------
+
+
+def claim_workdir(
+    workdir: Path, config: ConfigDict, devices: list[jax.Device], identity: Identity
+) -> None:
+    """Writes config.json: config, seed, devices, commit, versions of packages.
+
+    Warns if a run is resumed with other packages than it had.
+
+    Raises:
+        UserError: if the workdir holds another run, or cannot be written.
+    """
+    check_workdir(workdir, config, identity)
+    packages = {package: _version(package) for package in PACKAGES}
+    if others := _other_versions(workdir, packages):
+        say(
+            f"warning: {', '.join(others)}: the run goes on, but not bit for bit as it "
+            "would have."
+        )
+    record = {
+        "config": _json_of(config),
+        "seed": config.seed,
+        "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in devices],
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version()} | packages,
+        "command": sys.argv,
+    }
+    text = json.dumps(record, indent=2) + "\n"
+    try:
+        write_atomically(workdir / "config.json", text)
+    except OSError as error:
+        raise UserError(f"cannot write in --workdir {workdir}: {error}.") from None
+
+
+def _other_versions(workdir: Path, now: Mapping[str, str | None]) -> list[str]:
+    """Packages whose version decides bits, and has changed since the last start."""
+    if newest_step(workdir) is None:
+        return []
+    before = json.loads((workdir / "config.json").read_text()).get("versions", {})
+    return [
+        f"{name} was {before[name] or 'absent'} and is {now[name] or 'absent'}"
+        for name in NUMERIC
+        if name in before and before[name] != now[name]
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree, "+changes" if it is not clean; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package inside some other tree
+        return None
+
+    def git(*args: str) -> str:
+        out = subprocess.run(
+            ["git", *args], cwd=root, capture_output=True, text=True, check=True
+        )
+        return out.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        clean = not git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit if clean else commit + "+changes"
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Keeps a workdir for this process; makes the folder if need be.
+
+    The lock is the system's, on `<workdir>/lock`, which a killed process cannot leave
+    behind. `<workdir>/lock.holder` only names who had it last.
+
+    Raises:
+        UserError: if another process holds it, or the folder cannot be made.
+    """
+    holder = workdir / "lock.holder"
+    lock = filelock.FileLock(workdir / "lock", timeout=0, thread_local=False)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise UserError(
+                f"{workdir} is in use by {_name_in(holder)}; wait for it, stop it, or "
+                "choose another --workdir."
+            ) from None
+        except NotImplementedError as error:
+            # Some network file systems have no locks; that is no reason to stop.
+            say(
+                f"warning: {workdir} cannot be locked ({error}): take care that no "
+                "second run uses it."
+            )
+    except OSError as error:
+        raise UserError(f"cannot write in --workdir {workdir}: {error}.") from None
+    try:
+        with contextlib.suppress(OSError):  # a full disk says so elsewhere
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        yield
+    finally:
+        lock.release()
+
+
+def _name_in(holder: Path) -> str:
+    try:
+        return holder.read_text(errors="replace")[:200].strip() or "another process"
+    except OSError:
+        return "another process"

@@ -50,9 +50,13 @@ def test_a_terminal_line_is_redrawn_and_messages_do_not_tear_it():
     progress = log.Progress(100, 8, stream=stream)
     progress.line(LINE)
     progress.message("warning")
+    progress.tick(20, lambda: 0.5)  # too soon after the last one
+    progress.line(LINE | {"step": 40})
     progress.close()
-    assert stream.getvalue().startswith("\rstep 10/100")
-    assert stream.getvalue().endswith("\nwarning\n")
+    lines = stream.getvalue().split("\n")
+    assert "step 10/100 (10%)" in lines[0] and "loss 0.2500" in lines[0]
+    assert lines[0].endswith("\rwarning") and "20/100" not in stream.getvalue()
+    assert "\rstep 40/100 (40%)" in lines[1] and "16.0 images/s" in lines[1]
 
 
 def test_the_first_line_shows_compilation_and_no_rate():

@@ -15,7 +15,8 @@ import tiny_task
 from unsup3d_jax.engine import parallel
 from unsup3d_jax.engine.task import initial_state
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 def _setup(config, devices, **changes):
@@ -144,7 +145,7 @@ def _run(script: str, *, each: list[list[str]]) -> list:
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", HERE))),
     }
     running = [
         subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import pytest
 from PIL import Image
 
 from configs import default
+from unsup3d_jax.data import pipeline
 from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.task import Session, StepContext
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
+from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.nets import perceptual
-from unsup3d_jax.unsup3d import train
+from unsup3d_jax.unsup3d.task import lazy_splits
 
 SIZE = 8
 
@@ -45,16 +49,18 @@ def _config(photos, tmp_path, **changes):
     return config
 
 
+def _pretrain(config, output):
+    with Interrupts() as interrupts:
+        session = Session(config, lazy_splits(config), interrupts)
+        return rotnet.pretrain(session, output)
+
+
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("run")
     config = _config(photos, tmp_path)
     output = tmp_path / "weights" / "encoder.npz"
-    with Interrupts() as interrupts:
-        record = rotnet.pretrain(
-            config, output, train.lazy_splits(config), interrupts=interrupts
-        )
-    return record, output
+    return _pretrain(config, output), output
 
 
 def test_every_image_is_turned_four_ways_and_labelled():
@@ -72,8 +78,8 @@ def test_it_learns_which_way_is_up(trained):
     record, output = trained
     assert record["val_accuracy"] > 0.9 and record["steps"] == 30
     assert json.loads(output.with_suffix(".json").read_text()) == record
-    lines = output.with_suffix(".jsonl").read_text().splitlines()
-    first, last = (json.loads(lines[i])["loss"] for i in (0, -1))
+    lines = (output.with_suffix("") / "metrics.jsonl").read_text().splitlines()
+    first, last = (json.loads(lines[i])["total"] for i in (0, -1))
     assert last < first
 
 
@@ -100,7 +106,10 @@ def test_stored_convolutions_contain_the_normalisation():
     variables = jax.tree.map(
         lambda x: x + rng.uniform(0, 0.3, x.shape).astype(np.float32), variables
     )
-    state = rotnet.RotNetState(variables["params"], variables["batch_stats"], ())
+    state = {
+        "params": variables["params"],
+        "statistics": variables["batch_stats"],
+    }
 
     @jax.jit
     def normed_features(variables):
@@ -116,29 +125,86 @@ def test_stored_convolutions_contain_the_normalisation():
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
 
-def test_a_step_changes_parameters_and_statistics():
-    network, optimizer = rotnet.RotNet(2), optax.sgd(0.1)
-    image = jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3))
-    variables = _initial(network, image)
-    params, statistics = variables["params"], variables["batch_stats"]
-    state = rotnet.RotNetState(params, statistics, optimizer.init(params))
+def _start(optimizer):
+    network = rotnet.RotNet(2)
+    state = rotnet.init(
+        jax.random.key(0), network=network, optimizer=optimizer, image_size=SIZE
+    )
     step = functools.partial(rotnet.update, network=network, optimizer=optimizer)
-    after, metrics = jax.jit(step)(state, image)
-    np.testing.assert_allclose(metrics["loss"], np.log(4), atol=0.5)
-    assert jnp.abs(after.params["head"]["kernel"] - params["head"]["kernel"]).max() > 0
-    mean = after.statistics["norm0"]["mean"]
-    assert jnp.abs(mean - statistics["norm0"]["mean"]).max() > 0
+    return state, step
 
 
-def test_a_signal_keeps_what_is_learnt(photos, tmp_path):
-    config = _config(photos, tmp_path, steps=500)
-    output = tmp_path / "encoder.npz"
-    splits = train.lazy_splits(config)
-    with Interrupts() as interrupts:
-        interrupts.requested = True  # as the first signal does
-        record = rotnet.pretrain(config, output, splits, interrupts=interrupts)
-    assert record["steps"] == 0 and record["val_accuracy"] is None
-    assert len(perceptual.load_vgg16(str(output), "relu1_2")) == 2
+def _context(axis_name=None):
+    zero = jnp.zeros((), jnp.int32)
+    return StepContext(zero, jax.random.key(0), (), (), axis_name)
+
+
+def test_a_step_changes_parameters_and_statistics():
+    state, step = _start(optax.sgd(0.1))
+    batch = Batch(image=jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3)))
+    after, metrics = jax.jit(step)(state, batch, _context())
+    np.testing.assert_allclose(metrics["total"], np.log(4), atol=0.5)
+    change = after["params"]["head"]["kernel"] - state["params"]["head"]["kernel"]
+    assert jnp.abs(change).max() > 0 and metrics["finite"]
+    means = (x["statistics"]["norm0"]["mean"] for x in (state, after))
+    assert jnp.abs(jnp.subtract(*means)).max() > 0
+
+
+def test_devices_share_a_batch_and_its_statistics():
+    """As one device would have it, to rounding; images of unlike brightness."""
+    state, step = _start(optax.sgd(0.1))
+    image = jax.random.uniform(jax.random.key(1), (4, SIZE, SIZE, 3))
+    image = image * jnp.linspace(0.2, 1.0, 4)[:, None, None, None]
+    one, numbers = jax.jit(step)(state, Batch(image=image), _context())
+
+    def part(image):
+        return step(state, Batch(image=image), _context("devices"))
+
+    halves = image.reshape(2, 2, SIZE, SIZE, 3)
+    both, metrics = jax.jit(jax.vmap(part, axis_name="devices"))(halves)
+    for found, expected in ((metrics, numbers), (both, one)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(
+                a, np.broadcast_to(b, a.shape), rtol=2e-4, atol=1e-5
+            ),
+            found,
+            expected,
+        )
+
+
+def test_a_signal_keeps_what_is_learnt_and_resuming_is_bit_equal(
+    photos, tmp_path, trained, monkeypatch
+):
+    config = _config(photos, tmp_path)
+    output, steps = tmp_path / "weights" / "encoder.npz", []
+    make = pipeline.TrainSource.__next__
+
+    def stopped(self):
+        steps.append(1)
+        if len(steps) == 11:
+            signal.raise_signal(signal.SIGTERM)
+        return make(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.TrainSource, "__next__", stopped)
+        record = _pretrain(config, output)
+    assert record["steps"] == 10 and record["val_accuracy"] is None
+    assert not output.exists()
+    record = _pretrain(config, output)
+    assert record == trained[0]
+    found, expected = (np.load(path) for path in (output, trained[1]))
+    for name in expected.files:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_another_rotnet_in_the_same_place_is_refused(photos, tmp_path, trained):
+    output = trained[1]
+    with pytest.raises(UserError, match=r"rotnet.convolutions \(2 there, 4 now\)"):
+        _pretrain(_config(photos, tmp_path, convolutions=4), output)
+    config = _config(photos, tmp_path)
+    with config.unlocked():
+        config.loss.flip = 0.25  # of the method, which has no part in this
+    assert _pretrain(config, output) == trained[0]
 
 
 @pytest.mark.parametrize(

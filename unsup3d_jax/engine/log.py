@@ -9,10 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from io import TextIOBase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from unsup3d_jax.files import replacing, write_atomically
 
@@ -21,7 +23,7 @@ from unsup3d_jax.files import replacing, write_atomically
 CLOCK_FIELDS = ("images_per_second", "step_time", "eta")
 
 
-def say(message: str, stream: TextIO | None = None) -> None:
+def say(message: str, stream: TextIOBase | None = None) -> None:
     """Prints one message to stderr at once (stdout holds results only)."""
     print(message, file=stream or sys.stderr, flush=True)
 
@@ -200,21 +202,18 @@ class Progress:
         stream: stderr unless given.
     """
 
-    REDRAW_SECONDS = 0.5
-
-    def __init__(self, steps: int, batch_size: int, *, stream: TextIO | None = None):
+    def __init__(
+        self, steps: int, batch_size: int, *, stream: TextIOBase | None = None
+    ):
         self._steps = steps
         self._batch_size = batch_size
         self._stream = stream or sys.stderr
-        self._tty = self._stream.isatty()
-        self._drawn = 0.0
-        self._open_line = False
-        self._total = math.nan
+        self._bar: tqdm | None = None
+        self._loss = math.nan
 
     def _text(self, step: int, step_time: float) -> str:
-        text = f"step {step}/{self._steps} ({step / max(self._steps, 1):.0%})"
-        if math.isfinite(self._total):
-            text += f"  loss {self._total:.4f}"
+        """What is said beside the step: loss, rate and time left."""
+        text = "" if math.isnan(self._loss) else f"  loss {self._loss:.4f}"
         if step_time > 0:
             eta = (self._steps - step) * step_time
             rate = self._batch_size / step_time
@@ -227,37 +226,51 @@ class Progress:
         Args:
             compiled: the step's time is mostly compilation, and predicts nothing.
         """
-        self._total = metrics.get("total", math.nan)
-        step_time = metrics["step_time"]
-        text = self._text(int(metrics["step"]), 0.0 if compiled else step_time)
+        self._loss = metrics.get("total", math.nan)
+        step, step_time = int(metrics["step"]), metrics["step_time"]
+        text = self._text(step, 0.0 if compiled else step_time)
         if compiled:
             text += f"  compiled in {step_time:.1f} s"
-        if self._tty:
-            self._draw(text)
+        if self._stream.isatty():
+            self._draw(step, text)
         else:
-            say(text, self._stream)
+            share = step / max(self._steps, 1)
+            say(f"step {step}/{self._steps} ({share:.0%}){text}", self._stream)
 
     def tick(self, step: int, step_time: Callable[[], float]) -> None:
         """Redraws on a terminal, at most twice a second."""
-        if self._tty and time.monotonic() - self._drawn > self.REDRAW_SECONDS:
-            self._draw(self._text(step, step_time()))
+        now = time.monotonic()
+        if self._bar is not None and now - self._bar.last_print_t < 0.5:
+            return
+        if self._stream.isatty():
+            self._draw(step, self._text(step, step_time()))
 
-    def _draw(self, text: str) -> None:
-        # \x1b[K clears what a longer line before left.
-        print(f"\r{text}\x1b[K", end="", file=self._stream, flush=True)
-        self._drawn = time.monotonic()
-        self._open_line = True
+    def _draw(self, step: int, text: str) -> None:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._steps,
+                file=self._stream,
+                # Rate and time left are ours: they leave compilation out.
+                bar_format="step {n}/{total} ({percentage:.0f}%) |{bar:20}|{postfix}",
+            )
+        self._bar.n = step
+        self._bar.set_postfix_str(text.strip(), refresh=False)
+        self._bar.refresh()
+        self._bar.last_print_t = time.monotonic()
 
     def message(self, text: str) -> None:
         """Prints a message on a line of its own, without tearing the progress."""
-        self.close()
-        say(text, self._stream)
+        if self._bar is None:
+            say(text, self._stream)
+        else:
+            self._bar.write(text, file=self._stream)
+            self._stream.flush()
 
     def close(self) -> None:
         """Ends an open progress line."""
-        if self._open_line:
-            print(file=self._stream, flush=True)
-            self._open_line = False
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class RunLog:

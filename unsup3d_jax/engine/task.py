@@ -21,6 +21,8 @@ from unsup3d_jax.engine.interrupts import Interrupts
 # {part: pytree of arrays}. Parts are saved, checked and read back under their names;
 # "step" and "key" are the engine's. Typed PRNG keys may be among the leaves.
 State = dict[str, Any]
+# What a leaf of a state may be: on a device, on the host, or its shape alone.
+Leaf = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 @struct.dataclass
@@ -33,8 +35,8 @@ class RunState:
         parts: what the task carries from step to step.
     """
 
-    step: Int[Array, ""]
-    key: Key[Array, ""]
+    step: Int[Leaf, ""]
+    key: Key[Leaf, ""]
     parts: State
 
 

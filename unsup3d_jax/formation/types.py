@@ -23,11 +23,11 @@ class Batch:
             frame of the input (`lighting.to_canonical` turns it).
     """
 
-    image: Float[Array, "b h w 3"]
-    depth: Float[Array, "b h w"] | None = None
-    mask: Bool[Array, "b h w"] | None = None
-    view: Float[Array, "b 6"] | None = None
-    light: Float[Array, "b 5"] | None = None
+    image: Float[Array, "*b h w 3"]
+    depth: Float[Array, "*b h w"] | None = None
+    mask: Bool[Array, "*b h w"] | None = None
+    view: Float[Array, "*b 6"] | None = None
+    light: Float[Array, "*b 5"] | None = None
 
 
 @struct.dataclass

@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tiny_task
+import two_players
 
 from unsup3d_jax import cli
 from unsup3d_jax.data import dataset as ds
@@ -89,6 +90,16 @@ def live(workdir: Path) -> None:
     (workdir / "evaluating").unlink(missing_ok=True)
     (workdir / "alive").touch()
     fit(workdir)
+    (workdir / "finished").touch()
+
+
+def play(workdir: Path, devices: int) -> None:
+    """Trains the two players on some devices of this process, or resumes."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    c = config()
+    made = two_players.task(c, SlowSource)
+    with interrupts.Interrupts() as now, lock_workdir(workdir):
+        loop.fit(session(c, now), made, workdir, devices=parallel.local_devices(c))
     (workdir / "finished").touch()
 
 
@@ -302,10 +313,11 @@ def kill(process) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
-def outcome(workdir: Path, step: int = STEPS) -> dict:
+def outcome(workdir: Path, step: int = STEPS, the_task=None) -> dict:
     """Everything that must be bit-equal: the last state and the lines."""
-    c = config()
-    like = jax.eval_shape(lambda: initial_state(tiny_task.task(c), 0))
+    like = jax.eval_shape(
+        lambda: initial_state(the_task or tiny_task.task(config()), 0)
+    )
     checkpoints = checkpoint.Checkpoints(workdir, keep=2)
     try:
         packed, position = checkpoints.restore(like, step)

@@ -168,7 +168,18 @@ def run_keys(seed: int) -> tuple[Key[Array, ""], Key[Array, ""]]:
 def initial_state(task: Task, seed: int) -> RunState:
     """The state before the first update."""
     init_key, run_key = run_keys(seed)
-    return RunState(jnp.zeros((), jnp.int32), run_key, task.init(init_key))
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        # A moving average begins as what it follows. The step, which is given the
+        # memory of its state, could not be given the same array twice.
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    parts = jax.tree.map(own, task.init(init_key))
+    return RunState(jnp.zeros((), jnp.int32), run_key, parts)
 
 
 def advance(

@@ -16,7 +16,6 @@ JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1 makes the compiler try less.
 """
 
 import argparse
-import functools
 import importlib.metadata
 import json
 import math
@@ -34,10 +33,11 @@ from jax.experimental import topologies
 
 from benchmarks import machine
 from configs import default
-from unsup3d_jax.engine import parallel, train_state, train_step
+from unsup3d_jax.engine import parallel
+from unsup3d_jax.engine.task import initial_state
 from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.nets import perceptual
-from unsup3d_jax.unsup3d import model, train
+from unsup3d_jax.unsup3d.task import model_task
 
 # Asks libtpu for the final program as text, and for nothing else: its default is
 # hundreds of files a fusion.
@@ -72,30 +72,18 @@ def chips(name: str) -> list[Any]:
 
 def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     """The pmapped step for these devices and its arguments as shapes."""
-    options = train.check_config(config)
     vgg = [
         {"kernel": jnp.zeros(s, jnp.float32), "bias": jnp.zeros(s[-1], jnp.float32)}
         for s in perceptual.kernel_shapes()
     ]
-    task = train_step.Task(
-        init=lambda key: model.init_params(key, options),
-        objective=functools.partial(model.objective, options=options),
-        weights_at=lambda step: model.loss_weights(config, step),
-        constants={"vgg": vgg} if config.loss.perceptual > 0 else {},
-        make_source=lambda devices: None,
-    )
-    optimizer = train_state.make_optimizer(config)
-    state = jax.eval_shape(
-        lambda: train_state.create(
-            jax.random.key(0), task.init(jax.random.key(0)), optimizer
-        )
-    )
+    constants: Any = {"vgg": vgg} if config.loss.perceptual > 0 else {}
+    task = model_task(config, lambda split: None, constants)
+    state = jax.eval_shape(lambda: initial_state(task, config.seed))
     count, size = len(devices), config.data.image_size
     shape = (count, config.train.batch_size // count, size, size, 3)
     image: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-    constants = jax.eval_shape(lambda: task.constants)
-    schedule = jax.eval_shape(lambda: train_state.schedule_from_config(config))
-    step = parallel.parallel_step(task, optimizer, devices)
+    constants, schedule = jax.eval_shape(lambda: (task.constants, task.schedule))
+    step = parallel.parallel_step(task, devices)
     return step, (state, Batch(image=image), constants, schedule)
 
 

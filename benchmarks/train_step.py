@@ -18,7 +18,6 @@ rate of one large matrix product in the same run, same type of numbers.
 
 import argparse
 import contextlib
-import functools
 import json
 import resource
 import statistics
@@ -34,11 +33,13 @@ import numpy as np
 
 from benchmarks import authors, input_pipeline, machine, operations
 from configs import default
-from unsup3d_jax.engine import host_memory, parallel, train_state, train_step
+from unsup3d_jax.engine import host_memory, optimizer, parallel
+from unsup3d_jax.engine.task import initial_state
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.nets import networks, perceptual
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.task import model_task
 
 Step = Callable[[], None]
 # Seconds until the threads of the other program sleep, not spin.
@@ -105,30 +106,18 @@ class Ours:
         if config.loss.perceptual > 0:
             self.constants = {"vgg": jax.tree.map(jnp.asarray, _random_vgg())}
         self.devices = parallel.local_devices(config)
-        self.optimizer = train_state.make_optimizer(config)
-        options = self.options
-
-        self.task = train_step.Task(
-            init=lambda key: model.init_params(key, options),
-            objective=functools.partial(model.objective, options=options),
-            weights_at=lambda step: model.loss_weights(config, step),
-            constants=self.constants,
-            make_source=lambda devices: None,
-        )
-        params = self.task.init(jax.random.key(0))
-        key = jax.random.key(1)
-        state = train_state.create(key, params, self.optimizer)
+        self.task = model_task(config, lambda split: None, self.constants)
+        state = initial_state(self.task, 0)
         n = len(self.devices)
         self.images = jnp.asarray(images)
         split = images.reshape(n, -1, *images.shape[1:])
         self.batch = Batch(image=jnp.asarray(split))
         # A copy: the step may donate the very buffers that it was given.
-        self.params = jax.tree.map(jnp.copy, params)
+        self.params = jax.tree.map(jnp.copy, state.parts["params"])
         self.state, self.constants, self.schedule = parallel.replicate(
-            (state, self.constants, train_state.schedule_from_config(config)),
-            self.devices,
+            (state, self.constants, self.task.schedule), self.devices
         )
-        step = parallel.parallel_step(self.task, self.optimizer, self.devices)
+        step = parallel.parallel_step(self.task, self.devices)
         start = time.perf_counter()
         lowered = step.lower(self.state, self.batch, self.constants, self.schedule)
         self.trace_s = time.perf_counter() - start
@@ -145,7 +134,7 @@ class Ours:
         self.state, self.metrics = self._compiled(
             self.state, self.batch, self.constants, self.schedule
         )
-        jax.block_until_ready((self.state.params, self.metrics))
+        jax.block_until_ready((self.state.parts, self.metrics))
 
 
 def parts(ours: Ours) -> dict[str, Part]:
@@ -201,8 +190,8 @@ def parts(ours: Ours) -> dict[str, Part]:
     result["shading, sampling"] = Part(
         jax.grad(colour, (0, 1, 2, 3, 4)), albedo, depth, light, view, depth
     )
-    state = ours.optimizer.init(params)
-    result["optimizer"] = Part(ours.optimizer.update, params, state, params)
+    update = optimizer.make_optimizer(ours.config)
+    result["optimizer"] = Part(update.update, params, update.init(params), params)
     return result
 
 

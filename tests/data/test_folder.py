@@ -17,7 +17,7 @@ from configs import default
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, images, pipeline, prepare, report, synface
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import train
+from unsup3d_jax.unsup3d import task
 
 
 @pytest.fixture
@@ -602,7 +602,7 @@ def test_report_names_the_files_it_left_out(config, photos, tmp_path):
 def test_loading_to_train_says_what_it_left_out(config, photos, tmp_path, capsys):
     for i in range(3):
         (tmp_path / "photos" / f"{i}.HEIC").write_bytes(b"")
-    splits = train.lazy_splits(config)
+    splits = task.lazy_splits(config)
     splits("train"), splits("train")
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 of 6 files of train cannot be read, the first train/bad.png: " in line
@@ -610,7 +610,7 @@ def test_loading_to_train_says_what_it_left_out(config, photos, tmp_path, capsys
     (tmp_path / "photos" / "train" / "bad.png").unlink()
     for i in range(3):
         (tmp_path / "photos" / f"{i}.HEIC").unlink()
-    train.lazy_splits(config)("train")
+    task.lazy_splits(config)("train")
     assert capsys.readouterr().err == ""
 
 
@@ -655,9 +655,8 @@ def test_the_folder_of_the_photos_is_no_workdir(config, photos, tmp_path, monkey
     config.data.image_size = 32
     monkeypatch.chdir(tmp_path / "photos")
     with pytest.raises(UserError, match="--workdir: .* is the folder of the photos"):
-        train.train(
-            config, pathlib.Path("."), train.lazy_splits(config), interrupts=None
-        )
+        splits = task.lazy_splits(config)
+        task.train(Session(config, splits, Interrupts()), pathlib.Path("."))
     assert not (tmp_path / "photos" / "lock").exists()
     config.data.path = str(tmp_path / "gone")  # which a finished run does not miss
     folder.check_output(config, tmp_path / "photos", "--workdir")
@@ -682,7 +681,7 @@ def test_a_folder_that_cannot_be_listed_is_said(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    dataset = train.lazy_splits(config)("train")
+    dataset = task.lazy_splits(config)("train")
     assert dataset.report.closed == (("train/locked", "Permission denied"),)
     words = "1 folder cannot be read, the first train/locked: Permission denied"
     assert words in capsys.readouterr().err

@@ -10,9 +10,10 @@ import pytest
 import tiny_task
 from bust import config_of, task_of
 
-from unsup3d_jax.engine import loop, replicas
+from unsup3d_jax.engine import checkpoint, loop, replicas
 from unsup3d_jax.engine.interrupts import Interrupts
-from unsup3d_jax.engine.task import Session, StepContext
+from unsup3d_jax.engine.packing import unpacked
+from unsup3d_jax.engine.task import Session, StepContext, initial_state
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation.types import Batch
 
@@ -70,6 +71,34 @@ def test_each_seed_learns_what_it_learns_alone(together, tmp_path, index):
 def test_an_interrupted_stack_resumes_to_the_same_state(together, tmp_path):
     stopped = _fit(tmp_path, kill_at=5)
     assert int(stopped.step) < 12
+    resumed = _fit(tmp_path)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(resumed.parts),
+        jax.device_get(together.parts),
+    )
+
+
+def test_a_stack_begun_with_one_counter_for_all_goes_on(together, tmp_path):
+    """As former versions wrote them: every optimizer counts the same steps."""
+    _fit(tmp_path, kill_at=5)
+    tasks = [tiny_task.task(_config(seed)) for seed in SEEDS]
+    like = initial_state(replicas.stacked_task(tasks, SEEDS), SEEDS[0])
+    saver = checkpoint.Checkpoints(tmp_path, keep=2)
+    packed, position = saver.restore(like, 5)
+    counters = []
+
+    def common(x):
+        if x.shape != (len(SEEDS),) or x.dtype != np.int32:
+            return x
+        counters.append(x)
+        return x[0]
+
+    state = unpacked(packed, like)
+    saver.delete(5)
+    saver.save(state.replace(parts=jax.tree.map(common, state.parts)), position)
+    saver.close()
+    assert counters
     resumed = _fit(tmp_path)
     jax.tree.map(
         np.testing.assert_array_equal,

@@ -28,6 +28,7 @@ from unsup3d_jax.engine.packing import (
     checksums,
     is_finite,
     to_host,
+    without_repeats,
     zeros_like_packed,
 )
 from unsup3d_jax.engine.task import RunState
@@ -183,11 +184,14 @@ class Checkpoints:
         self._manager.reload()
         return place
 
-    def restore_newest(self, like: RunState) -> tuple[dict, dict] | None:
+    def restore_newest(
+        self, like: RunState, *, repeats: bool = False
+    ) -> tuple[dict, dict] | None:
         """Reads the newest checkpoint that is whole; puts damaged ones aside.
 
         Args:
             like: a state with the shapes that are expected; abstract arrays do.
+            repeats: see `Task.repeats`.
 
         Returns:
             The packed state, host arrays, for `unpacked`, and the position of the
@@ -200,7 +204,7 @@ class Checkpoints:
         damaged = []
         for step in reversed(self.steps()):
             try:
-                loaded = self.restore(like, step)
+                loaded = self.restore(like, step, repeats=repeats)
             except Damaged as error:
                 damaged.append((step, error))
                 continue
@@ -219,24 +223,28 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, like: RunState, step: int) -> tuple[dict, dict]:
+    def restore(
+        self, like: RunState, step: int, *, repeats: bool = False
+    ) -> tuple[dict, dict]:
         """Reads one checkpoint: the packed state and the data position.
 
         Raises:
             Damaged: if it cannot be read, or its checksums differ.
             UserError: if it does not fit the state of this config.
         """
-        template = zeros_like_packed(like)
+        wanted = zeros_like_packed(like)
+        folder = Path(str(self._manager.directory)) / str(step)
+        saved = _saved_arrays(folder)
+        template = without_repeats(wanted, saved) if repeats else wanted
         items: dict[str, Any] = {
             "state": ocp.args.StandardRestore(template),
             "data": ocp.args.JsonRestore(),
         }
-        folder = Path(str(self._manager.directory)) / str(step)
         if (folder / "checksums").exists():
             items["checksums"] = ocp.args.JsonRestore()
         # First, because orbax fills arrays of any shape without complaint, and
         # fails at arrays that the file lacks as it does at damaged ones.
-        check_shapes(_saved_arrays(folder), template, f"checkpoint {step}")
+        check_shapes(saved, template, f"checkpoint {step}")
         try:
             loaded = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # whatever orbax, tensorstore and json raise
@@ -246,7 +254,12 @@ class Checkpoints:
         found = _position_sum(loaded["data"])
         if found != (recorded or {}).get("data", found):  # not in old checkpoints
             raise Damaged("the checksum of 'data' differs")
-        return loaded["state"], loaded["data"]
+        state = jax.tree.map(
+            lambda x, like: np.array(np.broadcast_to(x, like.shape)),
+            loaded["state"],
+            wanted,
+        )
+        return state, loaded["data"]
 
     def close(self) -> None:
         """Ends the threads of the background.

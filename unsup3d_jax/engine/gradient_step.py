@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from unsup3d_jax.engine import optimizer as optimizers
-from unsup3d_jax.engine.task import State, StepContext
+from unsup3d_jax.engine.task import State, StepContext, varying
 
 
 @struct.dataclass
@@ -99,21 +99,3 @@ def gradient_step(
         "finite": jnp.isfinite(loss) & jnp.isfinite(grad_norm),
     }
     return {"params": next_params, "opt_state": opt_state}, metrics
-
-
-def varying(tree: Any, axis_name: str | None) -> Any:
-    """A replicated tree as one that differs from device to device, for all JAX knows.
-
-    Inside `jax.shard_map` the derivative with respect to what is the same on all
-    devices comes summed over them already; ours is summed once, by hand, with all else
-    that crosses devices. Elsewhere, as under `pmap`, this changes nothing.
-    """
-    if axis_name is None:
-        return tree
-
-    def one(x: Array) -> Array:
-        aval: Any = jax.typeof(x)
-        known = aval.mat.varying if hasattr(aval, "mat") else aval.vma  # JAX 0.10.0
-        return x if axis_name in known else jax.lax.pcast(x, axis_name, to="varying")
-
-    return jax.tree.map(one, tree)

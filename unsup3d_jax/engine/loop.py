@@ -188,7 +188,7 @@ class _Run:
 
         def restore() -> list | None:
             assert checkpoints is not None
-            found = checkpoints.restore_newest(self._like)
+            found = checkpoints.restore_newest(self._like, repeats=self._task.repeats)
             if found is None:
                 return None
             kept.append(found[0])

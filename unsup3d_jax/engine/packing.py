@@ -108,6 +108,30 @@ def check_sums(tree: Mapping[str, Any], recorded: Mapping[str, int] | None) -> N
             raise Damaged(f"the checksum of {name!r} differs")
 
 
+def without_repeats(wanted: Any, saved: Any) -> Any:
+    """The shapes that are to be read where a file lacks some leading axes.
+
+    Args:
+        wanted: host arrays of a packed state.
+        saved: what the file says of its arrays, in containers of any kind.
+
+    Returns:
+        `wanted`, but without the leading axis where the file has exactly that.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(saved)
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in paths
+    }
+
+    def read(path: Any, leaf: np.ndarray) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        is_single = leaf.ndim > 0 and shapes.get(name) == leaf.shape[1:]
+        return leaf[0] if is_single else leaf
+
+    return jax.tree_util.tree_map_with_path(read, wanted)
+
+
 def check_shapes(tree: Any, expected: Any, name: str) -> None:
     """Checks that a tree has the arrays, and the shapes, of another.
 

@@ -112,6 +112,7 @@ def stacked_task(tasks: Sequence[Task], seeds: Sequence[int]) -> Task:
         random_batch=None,
         validate=None,
         picture=None,
+        repeats=True,
     )
 
 

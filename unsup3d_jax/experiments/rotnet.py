@@ -25,7 +25,14 @@ from unsup3d_jax.configuration import changed
 from unsup3d_jax.data import pipeline
 from unsup3d_jax.engine import run
 from unsup3d_jax.engine.log import MetricsFile, say
-from unsup3d_jax.engine.task import Identity, Session, State, StepContext, Task
+from unsup3d_jax.engine.task import (
+    Identity,
+    Session,
+    State,
+    StepContext,
+    Task,
+    varying,
+)
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import write_atomically
 from unsup3d_jax.nets import perceptual
@@ -135,7 +142,7 @@ def update(
         return entropy.mean(), (logits, changed["batch_stats"])
 
     (loss, (logits, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        state["params"]
+        varying(state["params"], axis_name)
     )
     accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
     if axis_name is not None:  # the devices' batches are equally large

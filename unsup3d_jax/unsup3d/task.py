@@ -145,10 +145,15 @@ def step_functions(config: ConfigDict, objective: Callable, weights_at: Callable
     }
 
 
-def model_task(config: ConfigDict, splits: Splits) -> Task:
-    """The photo-geometric autoencoder on the configured data."""
+def model_task(config: ConfigDict, splits: Splits, constants: Any = None) -> Task:
+    """The photo-geometric autoencoder on the configured data.
+
+    Args:
+        constants: of `model.load_constants`, which is called if it is None.
+    """
     options = check_config(config)
-    constants = model.load_constants(config)
+    if constants is None:
+        constants = model.load_constants(config)
 
     def init(key: Key[Array, ""]) -> State:
         params = model.init_params(key, options)

@@ -1,0 +1,147 @@
+"""Which room may know which: imports point down the list, and nothing else."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "unsup3d_jax"
+# From the top down; each may import those behind it, and itself. Methods know nothing
+# of one another.
+ROOMS = (
+    "experiments",
+    "unsup3d",
+    "engine",
+    "evaluation",
+    "show",
+    "data",
+    "flags",
+    "configuration",
+    "nets",
+    "formation",
+    "files",
+    "errors",
+)
+METHODS = ("unsup3d",)
+SHARED = ("engine", "evaluation", "show", "data", "nets", "formation")
+# Where a command line begins: they may import everything.
+ENTRANCES = ("cli", "import_weights", "keypoints")
+
+
+def _imports(path: Path) -> list[str]:
+    """Full names of the modules a file imports, wherever in it."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or (
+    p.stem not in (*ENTRANCES, "__init__")
+))  # fmt: skip
+
+
+def test_every_file_lies_in_a_room():
+    assert {_room(path) for path in FILES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down(room):
+    below = set(ROOMS[ROOMS.index(room) :])
+    for path in FILES:
+        if _room(path) != room:
+            continue
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[0] != "unsup3d_jax":
+                continue
+            assert len(parts) > 1 and parts[1] in below, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("room", SHARED)
+def test_no_shared_room_knows_a_method(room):
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        names = [n for n in _imports(path) if n.startswith("unsup3d_jax.")]
+        known = {n.split(".")[1] for n in names} & {*METHODS, "experiments"}
+        assert not known, f"{path} imports {known}"
+
+
+def test_the_rasterizer_needs_nothing_of_this_package():
+    for path in sorted((ROOT / "rasterizer").rglob("*.py")):
+        names = {name.split(".")[0] for name in _imports(path)}
+        assert not names & {"unsup3d_jax", "configs"}, path
+
+
+def test_no_modules_import_each_other():
+    """Neither in two steps nor in many."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES
+    }
+    edges = {
+        name: {n for n in _imports(path) if n in modules}
+        | {n.rsplit(".", 1)[0] for n in _imports(path)} & modules.keys()
+        for name, path in modules.items()
+    }
+    done, way = set(), []
+
+    def visit(name: str) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name in done:
+            return
+        way.append(name)
+        for other in sorted(edges[name] - {name}):
+            visit(other)
+        done.add(way.pop())
+
+    for name in modules:
+        visit(name)
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    """Every room and file that it names is there, and every room is named."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("## How it hangs together") :]
+    tree = re.search(r"```\n(.*?)```", tree, re.S)[1]
+    named = {}
+    for line in tree.splitlines():
+        if match := re.match(r"( +)(\w+)(/|\.py)\s+(.*)", line):
+            named[match[2]] = match[4]
+    missing = set(ROOMS) | {"cli"}
+    assert missing <= named.keys(), missing - named.keys()
+    for room in ROOMS:
+        for stem in re.findall(r"\b([a-z0-9_]+)\b", named[room].split(":")[0]):
+            if (PACKAGE / room).is_dir() and "," in named[room].split(":")[0]:
+                place = PACKAGE / room / stem
+                assert place.is_dir() or place.with_suffix(".py").exists(), place
+
+
+def test_the_wheel_holds_every_room(tmp_path):
+    """What setuptools would pack, without building."""
+    script = (
+        "import tomllib, setuptools;"
+        "found = tomllib.load(open('pyproject.toml', 'rb'))['tool']['setuptools'];"
+        "print(*setuptools.find_packages(**found['packages']['find']))"
+    )
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    packages = set(done.stdout.split())
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("unsup3d_jax", "rasterizer", "configs")
+        for path in (ROOT / top).rglob("*.py")
+    }
+    assert folders <= packages, folders - packages

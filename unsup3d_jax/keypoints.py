@@ -1,0 +1,20 @@
+"""The former command for what is now a mode: `main.py --mode=keypoints`.
+
+python -m unsup3d_jax.keypoints --config=... --input=FOLDER --layout=csv
+"""
+
+import sys
+
+from unsup3d_jax import cli
+
+
+def main(argv: list[str]) -> int:
+    """Runs mode keypoints with the flags of the former command."""
+    if not {"-h", "--help"} & set(argv[1:]):
+        text = "this command is now: python main.py --mode=keypoints ..."
+        print(text, file=sys.stderr)
+    return cli.main([argv[0], "--mode=keypoints", *argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -15,7 +15,6 @@ from rasterizer.rasterize import (
     index_by_list,
     index_by_loops,
     screen_weights,
-    smallest_area,
 )
 from rasterizer.soft import soft_coverage, soft_depth
 from rasterizer.sums import sum_by_face, sum_rows
@@ -371,7 +370,7 @@ def _slopes(corners, pulls, grid: SampleGrid):
     x1, y1, rise1 = xs[1] - xs[0], ys[1] - ys[0], inverse[1] - inverse[0]
     x2, y2, rise2 = xs[2] - xs[0], ys[2] - ys[0], inverse[2] - inverse[0]
     area = x1 * y2 - y1 * x2
-    thick = active & (jnp.abs(area) > smallest_area(grid))
+    thick = active & (jnp.abs(area) > grid.smallest_area)
     area = jnp.where(thick, area, 1.0)
     slope_x = jnp.where(thick, (rise1 * y2 - rise2 * y1) / area, 0.0)
     slope_y = jnp.where(thick, (rise2 * x1 - rise1 * x2) / area, 0.0)

@@ -20,7 +20,6 @@ import numpy as np
 from rasterizer import coverage, custom_call
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.rasterize import smallest_area
 from rasterizer.types import DepthImage
 from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
 
@@ -175,7 +174,7 @@ def options(
     )
     real = (
         *(rules.near, rules.far, 2.0**29 / (grid.supersample * unit)),
-        *(*grid.offset, smallest_area(grid)),
+        *(*grid.offset, grid.smallest_area),
     )
     return np.array(whole, np.int32), np.array(real, dtype)
 

@@ -169,15 +169,9 @@ def screen_weights(xs, ys, grid: SampleGrid) -> tuple[jax.Array, ...]:
     (xa, xb, xc), (ya, yb, yc) = xs, ys
     edges = (xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb)
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
-    thick = jnp.abs(area) > smallest_area(grid)
+    thick = jnp.abs(area) > grid.smallest_area
     area = jnp.where(thick, area, 1.0)
     raw = [jnp.where(thick, e / area, 1.0 / 3.0) for e in edges]
     a, b, c = (jnp.clip(w, 0.0, 1.0) for w in raw)
     total = a + b + c
     return a / total, b / total, c / total
-
-
-def smallest_area(grid: SampleGrid) -> float:
-    """Twice the area, in square pixels, below which a triangle has no slope: the square
-    of the snapping unit."""
-    return (1.0 / (2**grid.bits * grid.supersample)) ** 2

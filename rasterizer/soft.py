@@ -37,7 +37,7 @@ import jax.numpy as jnp
 from rasterizer import visibility, worklist
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.rasterize import screen_weights, smallest_area
+from rasterizer.rasterize import screen_weights
 from rasterizer.sums import add_at, sum_rows
 from rasterizer.worklist import take
 
@@ -119,7 +119,7 @@ def _lay_out(vertices, faces, grid, rules, sigma):
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
     # y points down: counter-clockwise is negative.
     size = jnp.abs(area) if rules.facing == 0 else -rules.facing * area
-    thick = size > smallest_area(grid)  # and False for NaN
+    thick = size > grid.smallest_area  # and False for NaN
     boxes = boxes._replace(count=jnp.where(thick, boxes.count, 0))
     return boxes, corners
 

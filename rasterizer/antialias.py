@@ -56,7 +56,7 @@ def antialias(
     colour = jnp.asarray(colour)
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_concrete_faces(faces, vertices.shape[-2])
-    index = fragments.face_index
+    index = mesh_lib.check_index(fragments.face_index)
     if colour.ndim < 3 or colour.shape[:-1] != index.shape:
         raise ValueError(
             f"colour must be (..., H, W, C) with fragments {index.shape}, got "

@@ -121,10 +121,28 @@ def check_faces(faces, vertex_count: int) -> jax.Array:
         faces = check_concrete_faces(faces, vertex_count)
     _check_triples(faces)
     if isinstance(faces, Tracer) and faces.size:
+        # A narrow type may not hold the count of vertices that it is compared with; a
+        # uint32 too large for int32 turns negative.
+        faces = faces.astype(jnp.int32) if faces.dtype.itemsize <= 4 else faces
         # Out of range must not come into range by losing its upper bits.
         known = (faces >= 0) & (faces < vertex_count)
         return jnp.where(known, faces.astype(jnp.int32), -1)
     return jnp.asarray(faces, jnp.int32)
+
+
+def check_index(face_index) -> jax.Array:
+    """Indices of faces, one a pixel, as int32.
+
+    Raises:
+        ValueError: unless they are integers (..., H, W).
+    """
+    face_index = jnp.asarray(face_index)
+    if face_index.ndim < 2 or not jnp.issubdtype(face_index.dtype, jnp.integer):
+        raise ValueError(
+            "face_index must be integers (..., H, W), got "
+            f"{face_index.dtype} {face_index.shape}."
+        )
+    return face_index.astype(jnp.int32)
 
 
 def check_concrete_faces(faces, vertex_count: int) -> np.ndarray:

@@ -85,9 +85,7 @@ def _rasterize(
     )
     index = find(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
-    barycentrics, depth = barycentrics_at(
-        vertices, faces, index, pixel_offset=grid.offset
-    )
+    barycentrics, depth = _barycentrics_at(vertices, faces, index, grid)
     return Fragments(index, barycentrics, depth)
 
 
@@ -116,16 +114,26 @@ def barycentrics_at(
     Args:
         vertices: (..., V, 3) as for `rasterize`.
         faces: (F, 3).
-        face_index: (..., H, W) int32; -1 for none.
+        face_index: (..., H, W) integers; -1 for none.
         pixel_offset: as for `rasterize`.
 
     Returns:
         Perspective-correct barycentrics (..., H, W, 3), and depth (..., H, W). A pixel
         outside its face (the snapped face may reach 1/256 px farther) gets the clipped
         and renormalised weights.
+
+    Raises:
+        ValueError: naming the argument of a wrong shape, dtype or range.
     """
-    height, width = face_index.shape[-2:]
-    grid = mesh_lib.make_grid((height, width), 1, pixel_offset)
+    vertices = mesh_lib.check_vertices(vertices)
+    faces = mesh_lib.check_faces(faces, vertices.shape[-2])
+    face_index = mesh_lib.check_index(face_index)
+    grid = mesh_lib.make_grid(face_index.shape[-2:], 1, pixel_offset)
+    return _barycentrics_at(vertices, faces, face_index, grid)
+
+
+def _barycentrics_at(vertices, faces, face_index, grid: SampleGrid):
+    height, width = grid.height, grid.width
     lead = face_index.shape[:-2]
     if faces.shape[0] == 0 or vertices.shape[-2] == 0:
         return (
@@ -134,7 +142,7 @@ def barycentrics_at(
         )
     vertices = jnp.broadcast_to(vertices, (*lead, *vertices.shape[-2:]))
     drawn = face_index >= 0
-    corner_ids = jnp.asarray(faces)[jnp.where(drawn, face_index, 0)]
+    corner_ids = faces[jnp.where(drawn, face_index, 0)]
     corners = gather_rows(
         flatten_lead(vertices, 2),
         flatten_lead(corner_ids, 3).reshape(-1, height * width * 3),

@@ -18,6 +18,7 @@ import numpy as np
 from rasterizer import mesh as mesh_lib
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
+from rasterizer.options import make_grid
 from rasterizer.sums import gather_rows
 from rasterizer.types import Fragments
 
@@ -69,7 +70,7 @@ def antialias(
         )
     if len(faces) == 0 or colour.size == 0:
         return colour
-    grid = mesh_lib.make_grid(index.shape[-2:], 1, pixel_offset)
+    grid = make_grid(index.shape[-2:], 1, pixel_offset)
     neighbours = edge_neighbours(faces)
     return _antialias(
         colour, index, fragments.depth, vertices, faces, neighbours, grid=grid

@@ -9,7 +9,7 @@ import numpy as np
 
 from rasterizer import mesh as mesh_lib
 from rasterizer.backends import choose
-from rasterizer.batching import flatten_lead
+from rasterizer.batching import alike, flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.options import Drawing, ImageOptions, make_drawing
 from rasterizer.rasterize import (
@@ -139,6 +139,7 @@ def render_grid_depth(
 
 @partial(jax.jit, static_argnames="drawing")
 def _render_mesh(vertices, faces, background, drawing: Drawing):
+    vertices, faces, background = alike(vertices, faces, background)
     flat = flatten_lead(vertices, 2)
     if 0 in (faces.shape[0], *flat.shape[:2]):
         image = _empty_image(flat.shape[0], background, drawing.grid)
@@ -195,6 +196,7 @@ def _soft_image_by_loops(vertices, faces, background, drawing) -> DepthImage:
 
 @partial(jax.jit, static_argnames="drawing")
 def _render_silhouette(vertices, faces, drawing: Drawing):
+    vertices, faces = alike(vertices, faces)
     flat = flatten_lead(vertices, 2)
     grid = drawing.grid
     if 0 in (faces.shape[0], *flat.shape[:2]):
@@ -222,6 +224,7 @@ def _soft_silhouette_by_loops(vertices, faces, drawing):
 
 @partial(jax.jit, static_argnames="drawing")
 def _render_grid(vertices, background, drawing: Drawing):
+    vertices, background = alike(vertices, background)
     flat = flatten_lead(vertices, 3)
     if flat.shape[0] < 1 or min(flat.shape[1:3]) < 2:
         image = _empty_image(flat.shape[0], background, drawing.grid)

@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from rasterizer import coverage, custom_call
-from rasterizer.batching import fold_vmap
+from rasterizer.batching import fold_vmap, result_like
 from rasterizer.coverage import SampleGrid
 from rasterizer.options import Drawing
 from rasterizer.types import DepthImage
@@ -83,7 +83,7 @@ def _image_backward(drawing, residuals, cotangents):
         whole, real = options(batch, drawing, dtype, bands)
         shapes = ((batch, bands, *mesh), (batch, bands))
         call = jax.ffi.ffi_call(
-            _target("pull", dtype), [jax.ShapeDtypeStruct(s, dtype) for s in shapes]
+            _target("pull", dtype), [result_like(s, dtype, cotangent) for s in shapes]
         )
         found = call(whole, real, vertices, faces, index, cotangent)
         return [add_bands(v) for v in found]
@@ -116,7 +116,7 @@ def _draw(vertices, faces, background, drawing: Drawing):
             ((parts, grid.samples), jnp.float32),
         )
         call = jax.ffi.ffi_call(
-            _target("draw", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+            _target("draw", dtype), [result_like(*s, vertices) for s in shapes]
         )
         return call(whole, real, vertices, faces, background)[:3]
 

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from rasterizer import custom_call, native
-from rasterizer.batching import fold_vmap
+from rasterizer.batching import fold_vmap, like, result_like
 from rasterizer.options import Drawing
 from rasterizer.soft import REACH, box_margin
 
@@ -44,7 +44,7 @@ def silhouette_image(
 ) -> jax.Array:
     """`soft.soft_coverage` at pixels: (B, height, width). Args: as above, but gamma
     is 0."""
-    background = jnp.zeros(vertices.shape[:1], vertices.dtype)
+    background = like(jnp.zeros(vertices.shape[:1], vertices.dtype), vertices)
     return _blend(vertices, faces, background, drawing)
 
 
@@ -66,7 +66,7 @@ def _blend_forward(vertices, faces, background, drawing: Drawing):
             *_scratch(vertices, whole),
         )
         call = jax.ffi.ffi_call(
-            _target("blend", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+            _target("blend", dtype), [result_like(*s, vertices) for s in shapes]
         )
         return call(whole, real, vertices, faces, background)[:2]
 
@@ -86,7 +86,7 @@ def _blend_backward(drawing, residuals, cotangent):
             *_scratch(vertices, whole),
         )
         call = jax.ffi.ffi_call(
-            _target("pull", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+            _target("pull", dtype), [result_like(*s, vertices) for s in shapes]
         )
         found = call(whole, real, vertices, faces, background, state, cotangent)
         return [native.add_bands(v) for v in found[:2]]

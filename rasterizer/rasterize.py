@@ -9,7 +9,7 @@ import numpy as np
 
 from rasterizer import mesh as mesh_lib
 from rasterizer.backends import choose
-from rasterizer.batching import flatten_lead
+from rasterizer.batching import alike, flatten_lead
 from rasterizer.coverage import SampleGrid
 from rasterizer.options import Drawing, DrawOptions, make_drawing, make_grid
 from rasterizer.sums import gather_rows
@@ -62,6 +62,7 @@ def rasterize(
 
 @partial(jax.jit, static_argnames="drawing")
 def _rasterize(vertices, faces, drawing: Drawing) -> Fragments:
+    vertices, faces = alike(vertices, faces)
     grid = drawing.grid
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))

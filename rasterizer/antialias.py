@@ -18,6 +18,7 @@ import numpy as np
 from rasterizer import mesh as mesh_lib
 from rasterizer.batching import flatten_lead
 from rasterizer.coverage import SampleGrid
+from rasterizer.options import make_grid
 from rasterizer.sums import gather_rows
 from rasterizer.types import Fragments
 
@@ -56,7 +57,7 @@ def antialias(
     colour = jnp.asarray(colour)
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_concrete_faces(faces, vertices.shape[-2])
-    index = fragments.face_index
+    index = mesh_lib.check_index(fragments.face_index)
     if colour.ndim < 3 or colour.shape[:-1] != index.shape:
         raise ValueError(
             f"colour must be (..., H, W, C) with fragments {index.shape}, got "
@@ -69,7 +70,7 @@ def antialias(
         )
     if len(faces) == 0 or colour.size == 0:
         return colour
-    grid = mesh_lib.make_grid(index.shape[-2:], 1, pixel_offset)
+    grid = make_grid(index.shape[-2:], 1, pixel_offset)
     neighbours = edge_neighbours(faces)
     return _antialias(
         colour, index, fragments.depth, vertices, faces, neighbours, grid=grid

@@ -68,6 +68,12 @@ class SampleGrid:
         return max(0, min(MAX_SUBPIXEL_BITS, int(math.log2(MAX_SPAN / (3 * side)))))
 
     @property
+    def smallest_area(self) -> float:
+        """Twice the area, in square pixels, below which a triangle has no slope: the
+        square of the snapping unit."""
+        return (1.0 / (2**self.bits * self.supersample)) ** 2
+
+    @property
     def shift(self) -> tuple[float, float]:
         """Sample coordinates of the pixel coordinate (0, 0)."""
         half = (self.supersample - 1) / 2

@@ -7,6 +7,7 @@ as 64-bit words; the numbers below count words. Imported only where Numba is ins
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -29,8 +30,11 @@ _IS_METADATA = 1
 _API_VERSION = (0, 1)
 _PART = 3  # words that describe a part: the frame, which part, of how many
 
-# Numba hands its decorated functions another first argument than their callers'.
-_intrinsic: Any = extending.intrinsic
+
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Numba hands such a function another first argument than its callers do."""
+    return extending.intrinsic(function)
+
 
 _pthread_create = types.ExternalFunction(
     "pthread_create",

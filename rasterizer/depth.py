@@ -1,21 +1,21 @@
 """Depth images of meshes, with analytic gradients."""
 
-import math
 from functools import partial
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
-from rasterizer.backends import choose, compiles_loops
-from rasterizer.batching import flatten_lead
+from rasterizer.backends import choose
+from rasterizer.batching import alike, flatten_lead
 from rasterizer.coverage import SampleGrid
+from rasterizer.options import Drawing, ImageOptions, make_drawing
 from rasterizer.rasterize import (
     index_by_list,
     index_by_loops,
     screen_weights,
-    smallest_area,
 )
 from rasterizer.soft import soft_coverage, soft_depth
 from rasterizer.sums import sum_by_face, sum_rows
@@ -30,14 +30,9 @@ def render_depth(
     size: tuple[int, int],
     *,
     background: float,
-    supersample: int = 1,
     sigma: float = 0.0,
     gamma: float = 0.0,
-    near: float = 0.0,
-    far: float = math.inf,
-    cull: str = "none",
-    pixel_offset: tuple[float, float] = (0.0, 0.0),
-    backend: str = "auto",
+    **options: Unpack[ImageOptions],
 ) -> DepthImage:
     """Camera depth, averaged over the samples of each pixel; hard or soft.
 
@@ -52,34 +47,36 @@ def render_depth(
     sigma well below the size of a triangle.
 
     Args:
-        vertices, faces, size, near, far, cull, pixel_offset, backend: as for
-            `rasterize`.
+        vertices, faces, size: as for `rasterize`.
         background: depth of a sample that nothing covers; enters the mean. Finite, if
             soft gradients are to be.
-        supersample: samples a side of each pixel, spread evenly about the pixel centre:
-            at j - 1/4 and j + 1/4 for 2; static.
         sigma: softness of edges, pixels; 0 for hard; static.
         gamma: how far behind the nearest a face still shows, in units of depth; 0 for
             hard; static. Both are 0 or neither. float32 tells faces apart that are a
             millionth of their depth from one another, no less: keep gamma well above.
+        **options: `supersample`, `near`, `far`, `cull`, `pixel_offset` and `backend`:
+            see `ImageOptions`.
 
     Returns:
         DepthImage with leading axes (..., height, width); `covered` is hard.
 
     Raises:
+        TypeError: for an unknown option.
         ValueError: naming the argument of a wrong shape, dtype or range.
     """
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
-    grid = mesh_lib.make_grid(size, supersample, pixel_offset)
-    rules = mesh_lib.make_rules(near, far, cull)
-    sigma = _check_softness(sigma, "sigma", vertices.dtype)
-    gamma = _check_softness(gamma, "gamma", vertices.dtype)
+    drawing = make_drawing(
+        *("render_depth", size, options),
+        dtype=vertices.dtype,
+        sigma=sigma,
+        gamma=gamma,
+    )
+    sigma, gamma = drawing.sigma, drawing.gamma
     if (sigma > 0.0) != (gamma > 0.0):
         raise ValueError(f"sigma and gamma go together, got {sigma=}, {gamma=}.")
     empty = jnp.asarray(background, vertices.dtype)
-    loops = compiles_loops(backend)
-    return _render_mesh(vertices, faces, empty, grid, rules, sigma, gamma, loops)
+    return _render_mesh(vertices, faces, empty, drawing)
 
 
 def render_silhouette(
@@ -88,12 +85,7 @@ def render_silhouette(
     size: tuple[int, int],
     *,
     sigma: float,
-    supersample: int = 1,
-    near: float = 0.0,
-    far: float = math.inf,
-    cull: str = "none",
-    pixel_offset: tuple[float, float] = (0.0, 0.0),
-    backend: str = "auto",
+    **options: Unpack[ImageOptions],
 ) -> jax.Array:
     """How much of each pixel a mesh covers, softly: 1 - prod (1 - D) over its faces.
 
@@ -106,15 +98,15 @@ def render_silhouette(
         (..., height, width) in [0, 1], of the vertices' dtype.
 
     Raises:
+        TypeError: for an unknown option.
         ValueError: naming the argument of a wrong shape, dtype or range.
     """
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
-    grid = mesh_lib.make_grid(size, supersample, pixel_offset)
-    rules = mesh_lib.make_rules(near, far, cull)
-    sigma = _check_softness(sigma, "sigma", vertices.dtype)
-    loops = compiles_loops(backend)
-    return _render_silhouette(vertices, faces, grid, rules, sigma, loops)
+    drawing = make_drawing(
+        "render_silhouette", size, options, dtype=vertices.dtype, sigma=sigma
+    )
+    return _render_silhouette(vertices, faces, drawing)
 
 
 def render_grid_depth(
@@ -122,12 +114,7 @@ def render_grid_depth(
     size: tuple[int, int],
     *,
     background: float,
-    supersample: int = 1,
-    near: float = 0.0,
-    far: float = math.inf,
-    cull: str = "none",
-    pixel_offset: tuple[float, float] = (0.0, 0.0),
-    backend: str = "auto",
+    **options: Unpack[ImageOptions],
 ) -> DepthImage:
     """Hard `render_depth` of a grid of vertices, the mesh of `grid_faces`, only faster.
 
@@ -139,148 +126,128 @@ def render_grid_depth(
         DepthImage with leading axes (..., height, width).
 
     Raises:
+        TypeError: for an unknown option.
         ValueError: naming the argument of a wrong shape, dtype or range.
     """
     vertices = mesh_lib.check_vertices(vertices)
     if vertices.ndim < 3:
         raise ValueError(f"vertices must be (..., h, w, 3), got {vertices.shape}.")
-    grid = mesh_lib.make_grid(size, supersample, pixel_offset)
-    rules = mesh_lib.make_rules(near, far, cull)
+    drawing = make_drawing("render_grid_depth", size, options)
     empty = jnp.asarray(background, vertices.dtype)
-    return _render_grid(vertices, empty, grid, rules, compiles_loops(backend))
+    return _render_grid(vertices, empty, drawing)
 
 
-def _check_softness(value, name, dtype) -> float:
-    try:
-        value = float(value)
-    except TypeError as error:
-        raise ValueError(f"{name} must be a Python number, got {value!r}.") from error
-    limits = jnp.finfo(dtype)
-    low, high = float(limits.tiny), float(limits.max)
-    if not (value == 0.0 or low <= value <= high):
-        raise ValueError(
-            f"{name} must be 0, or from {low:.2g} to {high:.2g}, got {value}."
-        )
-    return value
-
-
-@partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
-def _render_mesh(vertices, faces, background, grid, rules, sigma, gamma, loops):
+@partial(jax.jit, static_argnames="drawing")
+def _render_mesh(vertices, faces, background, drawing: Drawing):
+    vertices, faces, background = alike(vertices, faces, background)
     flat = flatten_lead(vertices, 2)
-    options = {"grid": grid, "rules": rules}
     if 0 in (faces.shape[0], *flat.shape[:2]):
-        image = _empty_image(flat.shape[0], background, grid)
+        image = _empty_image(flat.shape[0], background, drawing.grid)
     else:
         by_list, by_loops = _mesh_image_by_list, _mesh_image_by_loops
-        if sigma > 0.0:
-            options |= {"sigma": sigma, "gamma": gamma}
+        if drawing.sigma > 0.0:
             by_list, by_loops = _soft_image_by_list, _soft_image_by_loops
-        draw = choose(
-            loops,
-            by_loops=partial(by_loops, **options),
-            by_list=partial(by_list, **options),
-        )
+        draw = _choose(drawing, by_loops, by_list)
         image = draw(flat, faces, background)
     return _unflatten(image, vertices.shape[:-2])
 
 
-def _mesh_image_by_list(vertices, faces, background, *, grid, rules) -> DepthImage:
-    shared = _share(faces, vertices)
+def _choose(drawing: Drawing, by_loops, by_list):
+    """What draws on a CPU, and what elsewhere, of the arrays alone."""
+    return choose(
+        drawing.loops,
+        by_loops=partial(by_loops, drawing=drawing),
+        by_list=partial(by_list, drawing=drawing),
+    )
+
+
+def _mesh_image_by_list(vertices, faces, background, drawing) -> DepthImage:
+    shared, grid = _share(faces, vertices), drawing.grid
     index, boxes = mesh_visibility(
-        jax.lax.stop_gradient(vertices), shared, grid=grid, rules=rules
+        jax.lax.stop_gradient(vertices), shared, grid=grid, rules=drawing.rules
     )
     depth = _mesh_depth(vertices, shared, index, boxes, grid)
     return _to_pixels(jnp.where(index >= 0, depth, background), index >= 0, grid)
 
 
-def _mesh_image_by_loops(vertices, faces, background, *, grid, rules) -> DepthImage:
+def _mesh_image_by_loops(vertices, faces, background, drawing) -> DepthImage:
     from rasterizer import native  # needs Numba
 
-    return native.depth_image(vertices, faces[None], background, grid=grid, rules=rules)
+    return native.depth_image(vertices, faces[None], background, drawing)
 
 
-def _soft_image_by_list(vertices, faces, background, *, sigma, gamma, **options):
-    shared = _share(faces, vertices)
-    index, _ = mesh_visibility(jax.lax.stop_gradient(vertices), shared, **options)
-    depth = soft_depth(
-        vertices, shared, background, options["grid"], options["rules"], sigma, gamma
+def _soft_image_by_list(vertices, faces, background, drawing) -> DepthImage:
+    shared, grid = _share(faces, vertices), drawing.grid
+    index, _ = mesh_visibility(
+        jax.lax.stop_gradient(vertices), shared, grid=grid, rules=drawing.rules
     )
-    return _to_pixels(depth, index >= 0, options["grid"])
+    depth = soft_depth(vertices, shared, background, drawing)
+    return _to_pixels(depth, index >= 0, grid)
 
 
-def _soft_image_by_loops(vertices, faces, background, *, sigma, gamma, **options):
+def _soft_image_by_loops(vertices, faces, background, drawing) -> DepthImage:
     from rasterizer import native, native_soft  # need Numba
 
     fixed = jax.lax.stop_gradient((vertices, faces[None], background))
-    hard = native.depth_image(*fixed, **options)
-    depth = native_soft.depth_image(
-        vertices, faces[None], background, sigma=sigma, gamma=gamma, **options
-    )
+    hard = native.depth_image(*fixed, drawing=drawing)
+    depth = native_soft.depth_image(vertices, faces[None], background, drawing)
     return DepthImage(depth, hard.covered)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _render_silhouette(vertices, faces, grid, rules, sigma, loops):
+@partial(jax.jit, static_argnames="drawing")
+def _render_silhouette(vertices, faces, drawing: Drawing):
+    vertices, faces = alike(vertices, faces)
     flat = flatten_lead(vertices, 2)
-    options = {"grid": grid, "rules": rules}
+    grid = drawing.grid
     if 0 in (faces.shape[0], *flat.shape[:2]):
         image = jnp.zeros((flat.shape[0], grid.height, grid.width), flat.dtype)
-    elif sigma > 0.0:
-        draw = choose(
-            loops,
-            by_loops=partial(_soft_silhouette_by_loops, sigma=sigma, **options),
-            by_list=partial(_soft_silhouette_by_list, sigma=sigma, **options),
-        )
+    elif drawing.sigma > 0.0:
+        draw = _choose(drawing, _soft_silhouette_by_loops, _soft_silhouette_by_list)
         image = draw(flat, faces)
     else:
-        draw = choose(
-            loops,
-            by_loops=partial(index_by_loops, **options),
-            by_list=partial(index_by_list, **options),
-        )
+        draw = _choose(drawing, index_by_loops, index_by_list)
         index = draw(jax.lax.stop_gradient(flat), faces)
         image = _mean_over_samples((index >= 0).astype(flat.dtype), grid)
     return image.reshape(*vertices.shape[:-2], grid.height, grid.width)
 
 
-def _soft_silhouette_by_list(vertices, faces, *, grid, rules, sigma):
-    cover = soft_coverage(vertices, _share(faces, vertices), grid, rules, sigma)
-    return _mean_over_samples(cover, grid)
+def _soft_silhouette_by_list(vertices, faces, drawing):
+    cover = soft_coverage(vertices, _share(faces, vertices), drawing)
+    return _mean_over_samples(cover, drawing.grid)
 
 
-def _soft_silhouette_by_loops(vertices, faces, **options):
+def _soft_silhouette_by_loops(vertices, faces, drawing):
     from rasterizer import native_soft  # needs Numba
 
-    return native_soft.silhouette_image(vertices, faces[None], **options)
+    return native_soft.silhouette_image(vertices, faces[None], drawing)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _render_grid(vertices, background, grid, rules, loops):
+@partial(jax.jit, static_argnames="drawing")
+def _render_grid(vertices, background, drawing: Drawing):
+    vertices, background = alike(vertices, background)
     flat = flatten_lead(vertices, 3)
     if flat.shape[0] < 1 or min(flat.shape[1:3]) < 2:
-        image = _empty_image(flat.shape[0], background, grid)
+        image = _empty_image(flat.shape[0], background, drawing.grid)
     else:
-        options = {"grid": grid, "rules": rules}
-        by_list = partial(_grid_image_by_list, **options)
-        by_loops = partial(_grid_image_by_loops, **options)
-        draw = choose(loops, by_loops=by_loops, by_list=by_list)
+        draw = _choose(drawing, _grid_image_by_loops, _grid_image_by_list)
         image = draw(flat, background)
     return _unflatten(image, vertices.shape[:-3])
 
 
-def _grid_image_by_list(vertices, background, *, grid, rules) -> DepthImage:
+def _grid_image_by_list(vertices, background, drawing) -> DepthImage:
+    grid = drawing.grid
     index, boxes = grid_visibility(
-        jax.lax.stop_gradient(vertices), grid=grid, rules=rules
+        jax.lax.stop_gradient(vertices), grid=grid, rules=drawing.rules
     )
     depth = _grid_depth(vertices, index, boxes, grid)
     return _to_pixels(jnp.where(index >= 0, depth, background), index >= 0, grid)
 
 
-def _grid_image_by_loops(vertices, background, *, grid, rules) -> DepthImage:
+def _grid_image_by_loops(vertices, background, drawing) -> DepthImage:
     batch, h, w, _ = vertices.shape
     faces = jnp.asarray(mesh_lib.grid_faces(h, w))
     flat = vertices.reshape(batch, h * w, 3)
-    return _mesh_image_by_loops(flat, faces, background, grid=grid, rules=rules)
+    return _mesh_image_by_loops(flat, faces, background, drawing)
 
 
 def _share(faces, vertices):
@@ -371,7 +338,7 @@ def _slopes(corners, pulls, grid: SampleGrid):
     x1, y1, rise1 = xs[1] - xs[0], ys[1] - ys[0], inverse[1] - inverse[0]
     x2, y2, rise2 = xs[2] - xs[0], ys[2] - ys[0], inverse[2] - inverse[0]
     area = x1 * y2 - y1 * x2
-    thick = active & (jnp.abs(area) > smallest_area(grid))
+    thick = active & (jnp.abs(area) > grid.smallest_area)
     area = jnp.where(thick, area, 1.0)
     slope_x = jnp.where(thick, (rise1 * y2 - rise2 * y1) / area, 0.0)
     slope_y = jnp.where(thick, (rise2 * x1 - rise1 * x2) / area, 0.0)

@@ -40,7 +40,8 @@ def interpolate(
         )
     faces = mesh_lib.check_faces(faces, attributes.shape[-2])
     index, barycentrics = fragments.face_index, fragments.barycentrics
-    if index.ndim < 2 or barycentrics.shape != (*index.shape, 3):
+    index = mesh_lib.check_index(index)
+    if barycentrics.shape != (*index.shape, 3):
         raise ValueError(
             "fragments must hold face_index (..., H, W) and barycentrics "
             f"(..., H, W, 3), got {index.shape} and {barycentrics.shape}."

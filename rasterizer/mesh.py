@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from rasterizer.coverage import Rules, SampleGrid
-
 
 def grid_faces(height: int, width: int) -> np.ndarray:
     """Two triangles for each cell of a grid of vertices, row-major.
@@ -47,49 +45,6 @@ def check_size(size, name: str = "size") -> tuple[int, int]:
     return height, width
 
 
-def make_grid(size, supersample: int, pixel_offset) -> SampleGrid:
-    """A SampleGrid from user arguments.
-
-    Raises:
-        ValueError: for a bad size, supersample or offset.
-    """
-    height, width = check_size(size, "(height, width)")
-    if int(supersample) != supersample or supersample < 1:
-        raise ValueError(f"supersample must be an integer >= 1, got {supersample!r}.")
-    try:
-        dx, dy = (float(v) for v in pixel_offset)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"pixel_offset must be (x, y), got {pixel_offset!r}."
-        ) from error
-    if not (abs(dx) <= 1e3 and abs(dy) <= 1e3):  # NaN neither
-        raise ValueError(f"pixel_offset must be within 1000 px, got {pixel_offset!r}.")
-    if max(height, width) * int(supersample) > 2**15:
-        raise ValueError(
-            "at most 32768 samples a side, got "
-            f"{max(height, width)} px x {supersample} samples."
-        )
-    return SampleGrid(height, width, int(supersample), (dx, dy))
-
-
-def make_rules(near, far, cull) -> Rules:
-    """Rules from user arguments.
-
-    Raises:
-        ValueError: unless near < far, neither NaN, and cull is a known word.
-    """
-    try:
-        near, far = float(near), float(far)
-    except TypeError as error:
-        raise ValueError(f"near and far must be Python numbers: {error}") from error
-    if not near < far:
-        raise ValueError(f"near must be less than far, got {near=}, {far=}.")
-    facings = {"none": 0, "back": 1, "front": -1}
-    if cull not in facings:
-        raise ValueError(f"cull must be one of {list(facings)}, got {cull!r}.")
-    return Rules(near, far, facings[cull])
-
-
 def check_vertices(vertices) -> jax.Array:
     """Vertices as a float array (..., V, 3).
 
@@ -121,10 +76,28 @@ def check_faces(faces, vertex_count: int) -> jax.Array:
         faces = check_concrete_faces(faces, vertex_count)
     _check_triples(faces)
     if isinstance(faces, Tracer) and faces.size:
+        # A narrow type may not hold the count of vertices that it is compared with; a
+        # uint32 too large for int32 turns negative.
+        faces = faces.astype(jnp.int32) if faces.dtype.itemsize <= 4 else faces
         # Out of range must not come into range by losing its upper bits.
         known = (faces >= 0) & (faces < vertex_count)
         return jnp.where(known, faces.astype(jnp.int32), -1)
     return jnp.asarray(faces, jnp.int32)
+
+
+def check_index(face_index) -> jax.Array:
+    """Indices of faces, one a pixel, as int32.
+
+    Raises:
+        ValueError: unless they are integers (..., H, W).
+    """
+    face_index = jnp.asarray(face_index)
+    if face_index.ndim < 2 or not jnp.issubdtype(face_index.dtype, jnp.integer):
+        raise ValueError(
+            "face_index must be integers (..., H, W), got "
+            f"{face_index.dtype} {face_index.shape}."
+        )
+    return face_index.astype(jnp.int32)
 
 
 def check_concrete_faces(faces, vertex_count: int) -> np.ndarray:

@@ -18,9 +18,9 @@ import numba
 import numpy as np
 
 from rasterizer import coverage, custom_call
-from rasterizer.batching import fold_vmap
-from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.rasterize import smallest_area
+from rasterizer.batching import fold_vmap, result_like
+from rasterizer.coverage import SampleGrid
+from rasterizer.options import Drawing
 from rasterizer.types import DepthImage
 from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
 
@@ -31,9 +31,7 @@ PULL_BAND = 2**17  # samples that are worth a thread and a gradient of their own
 MOST_BANDS = 16
 
 
-def face_index(
-    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, rules: Rules
-) -> jax.Array:
+def face_index(vertices: jax.Array, faces: jax.Array, drawing: Drawing) -> jax.Array:
     """`visibility.mesh_visibility` without the boxes.
 
     Args:
@@ -44,17 +42,12 @@ def face_index(
         (B, rows * columns) int32, -1 where empty.
     """
     if 0 in (vertices.shape[0], vertices.shape[1], faces.shape[1]):
-        return jnp.full((vertices.shape[0], grid.samples), -1, jnp.int32)
-    return _draw(vertices, faces, None, grid, rules)[0]
+        return jnp.full((vertices.shape[0], drawing.grid.samples), -1, jnp.int32)
+    return _draw(vertices, faces, None, drawing)[0]
 
 
 def depth_image(
-    vertices: jax.Array,
-    faces: jax.Array,
-    background: jax.Array,
-    *,
-    grid: SampleGrid,
-    rules: Rules,
+    vertices: jax.Array, faces: jax.Array, background: jax.Array, drawing: Drawing
 ) -> DepthImage:
     """Hard depth at pixels, with its analytic gradient.
 
@@ -67,29 +60,30 @@ def depth_image(
         DepthImage (B, height, width).
     """
     background = jnp.broadcast_to(background, vertices.shape[:1])
-    return DepthImage(*_image(vertices, faces, background, grid, rules))
+    return DepthImage(*_image(vertices, faces, background, drawing))
 
 
-def _draw_image(vertices, faces, background, grid, rules):
-    return _image_forward(vertices, faces, background, grid, rules)[0]
+def _draw_image(vertices, faces, background, drawing):
+    return _image_forward(vertices, faces, background, drawing)[0]
 
 
-def _image_forward(vertices, faces, background, grid, rules):
-    index, depth, covered = _draw(vertices, faces, background, grid, rules)
+def _image_forward(vertices, faces, background, drawing):
+    index, depth, covered = _draw(vertices, faces, background, drawing)
     return (depth, covered), (vertices, faces, index)
 
 
-def _image_backward(grid, rules, residuals, cotangents):
-    del rules
+def _image_backward(drawing, residuals, cotangents):
+    # Which faces are drawn is known: one program for whatever rules.
+    drawing = Drawing(drawing.grid)
 
     @fold_vmap
     def pull(vertices, faces, index, cotangent):
         (batch, *mesh), dtype = vertices.shape, vertices.dtype
-        bands = pull_bands(grid)
-        whole, real = options(batch, grid, Rules(), dtype, bands)
+        bands = pull_bands(drawing.grid)
+        whole, real = options(batch, drawing, dtype, bands)
         shapes = ((batch, bands, *mesh), (batch, bands))
         call = jax.ffi.ffi_call(
-            _target("pull", dtype), [jax.ShapeDtypeStruct(s, dtype) for s in shapes]
+            _target("pull", dtype), [result_like(s, dtype, cotangent) for s in shapes]
         )
         found = call(whole, real, vertices, faces, index, cotangent)
         return [add_bands(v) for v in found]
@@ -98,19 +92,19 @@ def _image_backward(grid, rules, residuals, cotangents):
     return to_vertices, None, to_background
 
 
-_image = jax.custom_vjp(_draw_image, nondiff_argnums=(3, 4))
+_image = jax.custom_vjp(_draw_image, nondiff_argnums=(3,))
 _image.defvjp(_image_forward, _image_backward)
 
 
-def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
+def _draw(vertices, faces, background, drawing: Drawing):
     """`face_index`, depth and covered; the latter two empty without a background."""
-    dtype = vertices.dtype
+    grid, dtype = drawing.grid, vertices.dtype
     size = (0, 0) if background is None else (grid.height, grid.width)
 
     @fold_vmap
     def draw(vertices, faces, background):
         batch, count, _ = vertices.shape
-        whole, real = options(batch, grid, rules, dtype, draw_bands(batch, grid))
+        whole, real = options(batch, drawing, dtype, draw_bands(batch, grid))
         parts = whole[0]
         shapes = (
             ((batch, grid.samples), jnp.int32),
@@ -122,7 +116,7 @@ def _draw(vertices, faces, background, grid: SampleGrid, rules: Rules):
             ((parts, grid.samples), jnp.float32),
         )
         call = jax.ffi.ffi_call(
-            _target("draw", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+            _target("draw", dtype), [result_like(*s, vertices) for s in shapes]
         )
         return call(whole, real, vertices, faces, background)[:3]
 
@@ -154,7 +148,7 @@ def add_bands(values: jax.Array) -> jax.Array:
 
 
 def options(
-    batch: int, grid: SampleGrid, rules: Rules, dtype, bands: int
+    batch: int, drawing: Drawing, dtype, bands: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels must know: an array of whole numbers, and one of real ones.
 
@@ -163,6 +157,7 @@ def options(
     facing; bands of an image. The real ones: near, far, the largest |x| that snapping
     may see; the samples' offset in x and y; the smallest area.
     """
+    grid, rules = drawing.grid, drawing.rules
     unit = 2**grid.bits
     origin = [
         round(shift * unit) - centre * unit
@@ -175,7 +170,7 @@ def options(
     )
     real = (
         *(rules.near, rules.far, 2.0**29 / (grid.supersample * unit)),
-        *(*grid.offset, smallest_area(grid)),
+        *(*grid.offset, grid.smallest_area),
     )
     return np.array(whole, np.int32), np.array(real, dtype)
 

@@ -12,8 +12,8 @@ import numba
 import numpy as np
 
 from rasterizer import custom_call, native
-from rasterizer.batching import fold_vmap
-from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.batching import fold_vmap, like, result_like
+from rasterizer.options import Drawing
 from rasterizer.soft import REACH, box_margin
 
 # What a sample must know of all its faces.
@@ -22,14 +22,7 @@ _STATE = 4
 
 
 def depth_image(
-    vertices: jax.Array,
-    faces: jax.Array,
-    background: jax.Array,
-    *,
-    grid: SampleGrid,
-    rules: Rules,
-    sigma: float,
-    gamma: float,
+    vertices: jax.Array, faces: jax.Array, background: jax.Array, drawing: Drawing
 ) -> jax.Array:
     """`soft.soft_depth` at pixels.
 
@@ -37,48 +30,43 @@ def depth_image(
         vertices: (B, V, 3); no axis is 0.
         faces: (1 or B, F, 3); F > 0.
         background: (), of the vertices' dtype.
-        sigma: pixels, > 0.
-        gamma: units of depth, > 0.
+        drawing: sigma and gamma > 0.
 
     Returns:
         (B, height, width).
     """
     background = jnp.broadcast_to(background, vertices.shape[:1])
-    return _blend(vertices, faces, background, grid, rules, (sigma, gamma))
+    return _blend(vertices, faces, background, drawing)
 
 
 def silhouette_image(
-    vertices: jax.Array,
-    faces: jax.Array,
-    *,
-    grid: SampleGrid,
-    rules: Rules,
-    sigma: float,
+    vertices: jax.Array, faces: jax.Array, drawing: Drawing
 ) -> jax.Array:
-    """`soft.soft_coverage` at pixels: (B, height, width). Args: as above."""
-    background = jnp.zeros(vertices.shape[:1], vertices.dtype)
-    return _blend(vertices, faces, background, grid, rules, (sigma, 0.0))
+    """`soft.soft_coverage` at pixels: (B, height, width). Args: as above, but gamma
+    is 0."""
+    background = like(jnp.zeros(vertices.shape[:1], vertices.dtype), vertices)
+    return _blend(vertices, faces, background, drawing)
 
 
-def _blend_image(vertices, faces, background, grid, rules, softness):
-    return _blend_forward(vertices, faces, background, grid, rules, softness)[0]
+def _blend_image(vertices, faces, background, drawing):
+    return _blend_forward(vertices, faces, background, drawing)[0]
 
 
-def _blend_forward(vertices, faces, background, grid, rules, softness):
-    dtype = vertices.dtype
+def _blend_forward(vertices, faces, background, drawing: Drawing):
+    grid, dtype = drawing.grid, vertices.dtype
 
     @fold_vmap
     def blend(vertices, faces, background):
         batch = vertices.shape[0]
         bands = native.draw_bands(batch, grid)
-        whole, real = _options(vertices, grid, rules, softness, bands)
+        whole, real = _options(vertices, drawing, bands)
         shapes = (
             ((batch, grid.height, grid.width), dtype),
             ((batch, grid.samples, _STATE), dtype),
             *_scratch(vertices, whole),
         )
         call = jax.ffi.ffi_call(
-            _target("blend", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+            _target("blend", dtype), [result_like(*s, vertices) for s in shapes]
         )
         return call(whole, real, vertices, faces, background)[:2]
 
@@ -86,19 +74,19 @@ def _blend_forward(vertices, faces, background, grid, rules, softness):
     return image, (vertices, faces, background, state)
 
 
-def _blend_backward(grid, rules, softness, residuals, cotangent):
+def _blend_backward(drawing, residuals, cotangent):
     @fold_vmap
     def pull(vertices, faces, background, state, cotangent):
         (batch, *mesh), dtype = vertices.shape, vertices.dtype
-        bands = native.pull_bands(grid)
-        whole, real = _options(vertices, grid, rules, softness, bands)
+        bands = native.pull_bands(drawing.grid)
+        whole, real = _options(vertices, drawing, bands)
         shapes = (
             ((batch, bands, *mesh), dtype),
             ((batch, bands), dtype),
             *_scratch(vertices, whole),
         )
         call = jax.ffi.ffi_call(
-            _target("pull", dtype), [jax.ShapeDtypeStruct(*s) for s in shapes]
+            _target("pull", dtype), [result_like(*s, vertices) for s in shapes]
         )
         found = call(whole, real, vertices, faces, background, state, cotangent)
         return [native.add_bands(v) for v in found[:2]]
@@ -107,15 +95,16 @@ def _blend_backward(grid, rules, softness, residuals, cotangent):
     return to_vertices, None, to_background
 
 
-_blend = jax.custom_vjp(_blend_image, nondiff_argnums=(3, 4, 5))
+_blend = jax.custom_vjp(_blend_image, nondiff_argnums=(3,))
 _blend.defvjp(_blend_forward, _blend_backward)
 
 
-def _options(vertices, grid, rules, softness, bands):
+def _options(vertices, drawing, bands):
     """`native.options`, then the margin of boxes; then sigma and gamma."""
     dtype = vertices.dtype
-    whole, real = native.options(vertices.shape[0], grid, rules, dtype, bands)
-    margin = box_margin(softness[0], grid)
+    whole, real = native.options(vertices.shape[0], drawing, dtype, bands)
+    margin = box_margin(drawing.sigma, drawing.grid)
+    softness = drawing.sigma, drawing.gamma
     return np.append(whole, np.int32(margin)), np.append(
         real, real.dtype.type(softness)
     )

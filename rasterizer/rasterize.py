@@ -1,16 +1,17 @@
 """Meshes to fragments."""
 
-import math
 from functools import partial
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rasterizer import mesh as mesh_lib
-from rasterizer.backends import choose, compiles_loops
-from rasterizer.batching import flatten_lead
-from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.backends import choose
+from rasterizer.batching import alike, flatten_lead
+from rasterizer.coverage import SampleGrid
+from rasterizer.options import Drawing, DrawOptions, make_drawing, make_grid
 from rasterizer.sums import gather_rows
 from rasterizer.types import Fragments
 from rasterizer.visibility import mesh_visibility
@@ -20,12 +21,7 @@ def rasterize(
     vertices: jax.Array,
     faces: jax.Array | np.ndarray,
     size: tuple[int, int],
-    *,
-    near: float = 0.0,
-    far: float = math.inf,
-    cull: str = "none",
-    pixel_offset: tuple[float, float] = (0.0, 0.0),
-    backend: str = "auto",
+    **options: Unpack[DrawOptions],
 ) -> Fragments:
     """The nearest face at each pixel centre; an exact z-buffer.
 
@@ -48,60 +44,51 @@ def rasterize(
             x right and y down; z camera depth > 0.
         faces: (F, 3) integers, shared by the batch.
         size: (height, width) of the image, pixels.
-        near, far: a face is drawn only if z of all its vertices lies strictly between;
-            it is dropped, not clipped: a vertex behind the camera has no place on the
-            screen, so that clipping belongs before the projection; static.
-        cull: "none" draws both sides of a face, "back" leaves out faces whose corners
-            are clockwise on the screen, "front" the others; static.
-        pixel_offset: (x, y) shift of the sample from the pixel centre, pixels; static.
-        backend: what finds the visible faces on a CPU: "numba", loops compiled by
-            Numba; "xla", the work list, as on every other platform; "auto", Numba's
-            where it is installed; static.
+        **options: `near`, `far`, `cull`, `pixel_offset` and `backend`: see
+            `DrawOptions`.
 
     Returns:
         Fragments with leading axes (..., height, width).
 
     Raises:
+        TypeError: for an unknown option.
         ValueError: naming the argument of a wrong shape, dtype or range.
     """
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
-    grid = mesh_lib.make_grid(size, 1, pixel_offset)
-    rules = mesh_lib.make_rules(near, far, cull)
-    return _rasterize(vertices, faces, grid, rules, compiles_loops(backend))
+    drawing = make_drawing("rasterize", size, options, DrawOptions)
+    return _rasterize(vertices, faces, drawing)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _rasterize(
-    vertices, faces, grid: SampleGrid, rules: Rules, loops: bool
-) -> Fragments:
+@partial(jax.jit, static_argnames="drawing")
+def _rasterize(vertices, faces, drawing: Drawing) -> Fragments:
+    vertices, faces = alike(vertices, faces)
+    grid = drawing.grid
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
-    options = {"grid": grid, "rules": rules}
     find = choose(
-        loops,
-        by_loops=partial(index_by_loops, **options),
-        by_list=partial(index_by_list, **options),
+        drawing.loops,
+        by_loops=partial(index_by_loops, drawing=drawing),
+        by_list=partial(index_by_list, drawing=drawing),
     )
     index = find(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
-    barycentrics, depth = barycentrics_at(
-        vertices, faces, index, pixel_offset=grid.offset
-    )
+    barycentrics, depth = _barycentrics_at(vertices, faces, index, grid)
     return Fragments(index, barycentrics, depth)
 
 
-def index_by_list(vertices, faces, *, grid, rules):
+def index_by_list(vertices, faces, drawing: Drawing):
     """(B, V, 3) and (F, 3) to the face at each sample, (B, samples)."""
     shared = jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape))
+    grid, rules = drawing.grid, drawing.rules
     return mesh_visibility(vertices, shared, grid=grid, rules=rules)[0]
 
 
-def index_by_loops(vertices, faces, *, grid, rules):
+def index_by_loops(vertices, faces, drawing: Drawing):
     """The same, by `native`."""
     from rasterizer import native  # needs Numba
 
-    return native.face_index(vertices, faces[None], grid=grid, rules=rules)
+    return native.face_index(vertices, faces[None], drawing)
 
 
 def barycentrics_at(
@@ -116,16 +103,26 @@ def barycentrics_at(
     Args:
         vertices: (..., V, 3) as for `rasterize`.
         faces: (F, 3).
-        face_index: (..., H, W) int32; -1 for none.
+        face_index: (..., H, W) integers; -1 for none.
         pixel_offset: as for `rasterize`.
 
     Returns:
         Perspective-correct barycentrics (..., H, W, 3), and depth (..., H, W). A pixel
         outside its face (the snapped face may reach 1/256 px farther) gets the clipped
         and renormalised weights.
+
+    Raises:
+        ValueError: naming the argument of a wrong shape, dtype or range.
     """
-    height, width = face_index.shape[-2:]
-    grid = mesh_lib.make_grid((height, width), 1, pixel_offset)
+    vertices = mesh_lib.check_vertices(vertices)
+    faces = mesh_lib.check_faces(faces, vertices.shape[-2])
+    face_index = mesh_lib.check_index(face_index)
+    grid = make_grid(face_index.shape[-2:], 1, pixel_offset)
+    return _barycentrics_at(vertices, faces, face_index, grid)
+
+
+def _barycentrics_at(vertices, faces, face_index, grid: SampleGrid):
+    height, width = grid.height, grid.width
     lead = face_index.shape[:-2]
     if faces.shape[0] == 0 or vertices.shape[-2] == 0:
         return (
@@ -134,7 +131,7 @@ def barycentrics_at(
         )
     vertices = jnp.broadcast_to(vertices, (*lead, *vertices.shape[-2:]))
     drawn = face_index >= 0
-    corner_ids = jnp.asarray(faces)[jnp.where(drawn, face_index, 0)]
+    corner_ids = faces[jnp.where(drawn, face_index, 0)]
     corners = gather_rows(
         flatten_lead(vertices, 2),
         flatten_lead(corner_ids, 3).reshape(-1, height * width * 3),
@@ -169,15 +166,9 @@ def screen_weights(xs, ys, grid: SampleGrid) -> tuple[jax.Array, ...]:
     (xa, xb, xc), (ya, yb, yc) = xs, ys
     edges = (xb * yc - yb * xc, xc * ya - yc * xa, xa * yb - ya * xb)
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
-    thick = jnp.abs(area) > smallest_area(grid)
+    thick = jnp.abs(area) > grid.smallest_area
     area = jnp.where(thick, area, 1.0)
     raw = [jnp.where(thick, e / area, 1.0 / 3.0) for e in edges]
     a, b, c = (jnp.clip(w, 0.0, 1.0) for w in raw)
     total = a + b + c
     return a / total, b / total, c / total
-
-
-def smallest_area(grid: SampleGrid) -> float:
-    """Twice the area, in square pixels, below which a triangle has no slope: the square
-    of the snapping unit."""
-    return (1.0 / (2**grid.bits * grid.supersample)) ** 2

@@ -22,10 +22,16 @@ def _round_mantissa(x: np.ndarray, bits: int) -> np.ndarray:
     return word.astype(np.uint32).view(np.float32)
 
 
+def _bits(size, supersample):
+    """Snapped coordinates are whole numbers of 2**-bits samples."""
+    side = max(size) * supersample
+    return max(0, min(8, int(np.log2(_MAX_SPAN / (3 * side)))))
+
+
 def _snap(xy, size, supersample, offset):
     """Units of 2**-bits samples from the middle sample; and bits."""
     rows, columns = size[0] * supersample, size[1] * supersample
-    bits = max(0, min(8, int(np.log2(_MAX_SPAN / (3 * max(rows, columns))))))
+    bits = _bits(size, supersample)
     scale = 2**bits
     half = (supersample - 1) / 2
     out = []
@@ -58,11 +64,12 @@ def _positions(size, supersample, offset):
     )
 
 
-def _screen(corners, px, py):
-    """Clipped and renormalised screen weights (3, ...), float64."""
+def _screen(corners, px, py, unit):
+    """Clipped and renormalised screen weights (3, ...), float64; a third each for a
+    face no larger than the square of the snapping unit, which has no slope."""
     (xa, ya), (xb, yb), (xc, yc) = corners[:, :2]
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
-    if area == 0.0:
+    if abs(area) <= unit**2:
         return np.full((3, *px.shape), 1.0 / 3.0)
     w = np.stack(
         [
@@ -101,17 +108,14 @@ def rasterize(
     rows, columns = size[0] * supersample, size[1] * supersample
     face_index = np.full((rows, columns), -1, np.int32)
     nearest = np.zeros((rows, columns), np.float32)
-    barycentrics = np.zeros((rows, columns, 3))
-    depth = np.full((rows, columns), np.inf)
     if not len(vertices):
-        return Fragments(face_index, barycentrics, depth)  # pyright: ignore[reportArgumentType]
+        return at_faces(vertices, faces, face_index, size, supersample=supersample)
 
     with np.errstate(all="ignore"):
         snapped, bits = _snap(vertices[:, :2], size, supersample, pixel_offset)
         inverse = 1.0 / vertices[:, 2].astype(np.float32)
     good = _usable(vertices, snapped, bits, supersample, near, far)
     row, column = np.mgrid[:rows, :columns]
-    x, y = _positions(size, supersample, pixel_offset)
 
     for number, face in enumerate(faces):
         if (face < 0).any() or (face >= len(vertices)).any() or not good[face].all():
@@ -143,10 +147,33 @@ def rasterize(
         wins[covers] = near_here > nearest[covers]
         nearest[wins] = near_here[wins[covers]]
         face_index[wins] = number
-        corners = vertices[face].astype(np.float64)
-        over_z = _screen(corners, x[wins], y[wins]) / corners[:, 2:]
-        barycentrics[wins] = (over_z / over_z.sum(axis=0)).T
-        depth[wins] = 1.0 / over_z.sum(axis=0)
+    return at_faces(
+        *(vertices, faces, face_index, size),
+        supersample=supersample,
+        pixel_offset=pixel_offset,
+    )
+
+
+def at_faces(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    face_index: np.ndarray,
+    size: tuple[int, int],
+    *,
+    supersample: int = 1,
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> Fragments:
+    """Where the samples lie on given faces; the differentiable half of `rasterize`."""
+    x, y = _positions(size, supersample, pixel_offset)
+    unit = 1.0 / (2 ** _bits(size, supersample) * supersample)
+    barycentrics = np.zeros((*face_index.shape, 3))
+    depth = np.full(face_index.shape, np.inf)
+    for number in np.unique(face_index[face_index >= 0]):
+        mine = face_index == number
+        corners = np.asarray(vertices)[faces[number]].astype(np.float64)
+        over_z = _screen(corners, x[mine], y[mine], unit) / corners[:, 2:]
+        barycentrics[mine] = (over_z / over_z.sum(axis=0)).T
+        depth[mine] = 1.0 / over_z.sum(axis=0)
     return Fragments(face_index, barycentrics, depth)  # pyright: ignore[reportArgumentType]
 
 
@@ -232,12 +259,15 @@ def render_soft(
         (xa, ya), (xb, yb), (xc, yc) = corners[:, :2]
         area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
         size_of_face = {"none": abs(area), "back": -area, "front": area}[cull]
-        if size_of_face <= (1.0 / (2**bits * supersample)) ** 2:
+        unit = 1.0 / (2**bits * supersample)
+        if size_of_face <= unit**2:
             continue
         distance = _signed_distance(corners, x, y)
         cover = 1.0 / (1.0 + np.exp(-np.clip(distance / sigma, -_REACH, 700.0)))
         covers.append(np.where(distance > -_REACH * sigma, cover, 0.0))
-        depths.append(1.0 / (_screen(corners, x, y) / corners[:, 2, None, None]).sum(0))
+        depths.append(
+            1.0 / (_screen(corners, x, y, unit) / corners[:, 2, None, None]).sum(0)
+        )
     if not covers:
         return np.full(size, float(background)), np.zeros(size)
     cover, depth = np.stack(covers), np.stack(depths)

@@ -36,8 +36,9 @@ import jax.numpy as jnp
 
 from rasterizer import visibility, worklist
 from rasterizer.batching import fold_vmap
-from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.rasterize import screen_weights, smallest_area
+from rasterizer.coverage import SampleGrid
+from rasterizer.options import Drawing
+from rasterizer.rasterize import screen_weights
 from rasterizer.sums import add_at, sum_rows
 from rasterizer.worklist import take
 
@@ -101,9 +102,10 @@ def box_margin(sigma: float, grid: SampleGrid) -> int:
     return min(math.ceil(reach) + slack, 2**28)  # beyond any image; no sum overflows
 
 
-def _lay_out(vertices, faces, grid, rules, sigma):
+def _lay_out(vertices, faces, drawing: Drawing):
     """Boxes widened by the reach of sigma, and the corner planes of the faces."""
-    margin = box_margin(sigma, grid)
+    grid, rules = drawing.grid, drawing.rules
+    margin = box_margin(drawing.sigma, grid)
     _, boxes = visibility.mesh_primitives(
         vertices, faces, grid=grid, rules=rules, margin=margin
     )
@@ -119,7 +121,7 @@ def _lay_out(vertices, faces, grid, rules, sigma):
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
     # y points down: counter-clockwise is negative.
     size = jnp.abs(area) if rules.facing == 0 else -rules.facing * area
-    thick = size > smallest_area(grid)  # and False for NaN
+    thick = size > grid.smallest_area  # and False for NaN
     boxes = boxes._replace(count=jnp.where(thick, boxes.count, 0))
     return boxes, corners
 
@@ -151,15 +153,16 @@ def _weight(log_cover, depth, nearest, gamma):
     return jnp.exp(log_cover - behind / gamma), behind
 
 
-def _forward(vertices, faces, grid, rules, sigma, gamma):
+def _forward(vertices, faces, drawing: Drawing):
     """Nearest depth, sum of weights, sum of weight x depth behind it, and log miss;
     without gamma log miss alone."""
+    grid, sigma, gamma = drawing.grid, drawing.sigma, drawing.gamma
 
     @fold_vmap
     def run(vertices, faces):
         batch = vertices.shape[0]
         samples = batch * grid.samples
-        boxes, corners = _lay_out(vertices, faces, grid, rules, sigma)
+        boxes, corners = _lay_out(vertices, faces, drawing)
         options = {"batch": batch, "grid": grid}
         dtype = vertices.dtype
 
@@ -175,14 +178,14 @@ def _forward(vertices, faces, grid, rules, sigma, gamma):
 
         def accumulate(items, _, sums):
             (log_cover, depth, log_miss), at = evaluate(items)
-            if gamma is None:
+            if gamma == 0.0:
                 return add_at(sums, at, (log_miss,))
             first = take(nearest, items.sample)
             weight, behind = _weight(log_cover, depth, first, gamma)
             return add_at(sums, at, (weight, weight * behind, log_miss))
 
         zeros = jnp.zeros(samples, dtype)
-        if gamma is None:
+        if gamma == 0.0:
             sums = worklist.for_each_chunk(boxes, (zeros,), accumulate, **options)
             return sums[0].reshape(batch, grid.samples)
         nearest = jnp.full(samples, jnp.inf, dtype)
@@ -193,7 +196,7 @@ def _forward(vertices, faces, grid, rules, sigma, gamma):
     return run(vertices, faces)
 
 
-def _backward(vertices, faces, grid, rules, sigma, gamma, pulls):
+def _backward(vertices, faces, drawing: Drawing, pulls):
     """Gradient with respect to vertices.
 
     Args:
@@ -202,11 +205,12 @@ def _backward(vertices, faces, grid, rules, sigma, gamma, pulls):
             all (B, samples). For a face of weight w, d loss / d log w = w s (z - m),
             and d loss / d z = w s beside that.
     """
+    grid, sigma, gamma = drawing.grid, drawing.sigma, drawing.gamma
 
     @fold_vmap
     def run(vertices, faces, pulls):
         batch, count, _ = vertices.shape
-        boxes, corners = _lay_out(vertices, faces, grid, rules, sigma)
+        boxes, corners = _lay_out(vertices, faces, drawing)
         flat = [v.reshape(-1) for v in pulls]
 
         def pull_back(items, ranges, totals):
@@ -217,7 +221,7 @@ def _backward(vertices, faces, grid, rules, sigma, gamma, pulls):
                 has_aux=True,
             )
             to_miss, *rest = (take(v, items.sample) for v in flat)
-            if gamma is None:
+            if gamma == 0.0:
                 none = jnp.zeros_like(depth)
                 cotangents = (none, none, to_miss)
             else:
@@ -250,18 +254,14 @@ def _backward(vertices, faces, grid, rules, sigma, gamma, pulls):
     return run(vertices, faces, pulls)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
-def soft_depth(
-    vertices, faces, background, grid: SampleGrid, rules: Rules, sigma, gamma
-):
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def soft_depth(vertices, faces, background, drawing: Drawing):
     """Soft depth at samples: (B, V, 3), (B, F, 3) to (B, samples)."""
-    return _soft_depth_fwd(vertices, faces, background, grid, rules, sigma, gamma)[0]
+    return _soft_depth_fwd(vertices, faces, background, drawing)[0]
 
 
-def _soft_depth_fwd(vertices, faces, background, grid, rules, sigma, gamma):
-    nearest, total, weighted, log_miss = _forward(
-        vertices, faces, grid, rules, sigma, gamma
-    )
+def _soft_depth_fwd(vertices, faces, background, drawing):
+    nearest, total, weighted, log_miss = _forward(vertices, faces, drawing)
     some = total > 0.0
     total = jnp.where(some, total, 1.0)
     nearest = jnp.where(some, nearest, 0.0)
@@ -271,34 +271,35 @@ def _soft_depth_fwd(vertices, faces, background, grid, rules, sigma, gamma):
     return depth, (vertices, faces, background, nearest, total, beyond, log_miss)
 
 
-def _soft_depth_bwd(grid, rules, sigma, gamma, residuals, cotangent):
+def _soft_depth_bwd(drawing, residuals, cotangent):
     vertices, faces, background, nearest, total, beyond, log_miss = residuals
     miss = jnp.exp(log_miss)
     share = cotangent * (1.0 - miss) / total
     to_miss = cotangent * miss * (background - (nearest + beyond))
     pulls = (to_miss, nearest, beyond, share)
-    gradient = _backward(vertices, faces, grid, rules, sigma, gamma, pulls)
+    gradient = _backward(vertices, faces, drawing, pulls)
     return gradient, None, jnp.sum(cotangent * miss)
 
 
 soft_depth.defvjp(_soft_depth_fwd, _soft_depth_bwd)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def soft_coverage(vertices, faces, grid: SampleGrid, rules: Rules, sigma):
-    """Soft coverage A at samples: (B, V, 3), (B, F, 3) to (B, samples)."""
-    return _soft_coverage_fwd(vertices, faces, grid, rules, sigma)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def soft_coverage(vertices, faces, drawing: Drawing):
+    """Soft coverage A at samples, of a drawing without gamma: (B, V, 3), (B, F, 3) to
+    (B, samples)."""
+    return _soft_coverage_fwd(vertices, faces, drawing)[0]
 
 
-def _soft_coverage_fwd(vertices, faces, grid, rules, sigma):
-    log_miss = _forward(vertices, faces, grid, rules, sigma, None)
+def _soft_coverage_fwd(vertices, faces, drawing):
+    log_miss = _forward(vertices, faces, drawing)
     return -jnp.expm1(log_miss), (vertices, faces, log_miss)
 
 
-def _soft_coverage_bwd(grid, rules, sigma, residuals, cotangent):
+def _soft_coverage_bwd(drawing, residuals, cotangent):
     vertices, faces, log_miss = residuals
     pulls = (-cotangent * jnp.exp(log_miss),)
-    gradient = _backward(vertices, faces, grid, rules, sigma, None, pulls)
+    gradient = _backward(vertices, faces, drawing, pulls)
     return gradient, None
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rasterizer import worklist
-from rasterizer.batching import fold_vmap
+from rasterizer.batching import alike, fold_vmap
 from rasterizer.coverage import SampleGrid
 from rasterizer.worklist import Boxes, take
 
@@ -115,7 +115,7 @@ def sum_rows(values: jax.Array, ids: jax.Array, count: int) -> jax.Array:
     Returns:
         (B, count, C). The gradient is exact.
     """
-    return _sum_rows(values, ids, count)
+    return _sum_rows(*alike(values, ids), count)
 
 
 def _sum_rows_in_order(values, ids, count) -> jax.Array:
@@ -136,7 +136,7 @@ def gather_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
 
     The gradient is exact, and summed in a fixed order.
     """
-    return _gather_rows(table, ids, table.shape[1])
+    return _gather_rows(*alike(table, ids), table.shape[1])
 
 
 def _take_rows(table, ids, count) -> jax.Array:

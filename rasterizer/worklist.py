@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from rasterizer import coverage
+from rasterizer.batching import like
 from rasterizer.coverage import Rules, SampleGrid
 
 _INT32_MAX = 2**31 - 1
@@ -132,7 +133,9 @@ def apart(worthwhile: jax.Array, stage: Callable, *args):
     return jax.lax.cond(
         worthwhile,
         stage,
-        lambda *_: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
+        lambda *_: jax.tree.map(
+            lambda s: like(jnp.zeros(s.shape, s.dtype), s, worthwhile), shapes
+        ),
         *args,
     )
 
@@ -232,6 +235,7 @@ def for_each_chunk(
 
     A chunk's runs start anew: the first item of one may continue a primitive's run.
     """
+    state = like(state, boxes)
     n = boxes.count.shape[0]
     chunk = min(max(batch * grid.samples, 1024), _CHUNK)
     per_mesh = n // batch
@@ -282,7 +286,9 @@ def for_each_chunk(
             return origin + chunk, work(items, ranges, state)
 
         _, state = jax.lax.while_loop(
-            lambda carry: carry[0] < total, run_chunk, (jnp.int32(0), state)
+            lambda carry: carry[0] < total,
+            run_chunk,
+            (like(jnp.int32(0), total), state),
         )
         return state
 
@@ -312,9 +318,8 @@ def running(x, longest, combine):
             x = [combine(v, b, k * reach) for v, b in zip(x, back, strict=True)]
         return _RADIX * reach, x
 
-    return jax.lax.while_loop(
-        lambda carry: carry[0] < longest, grow, (jnp.int32(1), x)
-    )[1]
+    start = like((jnp.int32(1), x), longest)
+    return jax.lax.while_loop(lambda carry: carry[0] < longest, grow, start)[1]
 
 
 def take(values, index):

@@ -1,4 +1,4 @@
-"""Steps inside `jax.shard_map`, JAX's own successor to pmap, with its default checks."""
+"""Steps inside `jax.shard_map`, JAX's successor to pmap, with its default checks."""
 
 import json
 import os

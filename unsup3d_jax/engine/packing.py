@@ -127,7 +127,7 @@ def without_repeats(wanted: Any, saved: Any) -> Any:
     def read(path: Any, leaf: np.ndarray) -> np.ndarray:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         is_single = leaf.ndim > 0 and shapes.get(name) == leaf.shape[1:]
-        return leaf[0] if is_single else leaf
+        return np.asarray(leaf[0]) if is_single else leaf
 
     return jax.tree_util.tree_map_with_path(read, wanted)
 

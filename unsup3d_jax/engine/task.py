@@ -17,12 +17,11 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from ml_collections import ConfigDict
 
 from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.formation.types import Leaf
 
 # {part: pytree of arrays}. Parts are saved, checked and read back under their names;
 # "step" and "key" are the engine's. Typed PRNG keys may be among the leaves.
 State = dict[str, Any]
-# What a leaf of a state may be: on a device, on the host, or its shape alone.
-Leaf = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 @struct.dataclass

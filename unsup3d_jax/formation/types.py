@@ -5,8 +5,15 @@ array carries outside the functions written for one example. Frames, axes and
 pixel conventions: `unsup3d_jax.geometry`.
 """
 
+import jax
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
+
+# For functions that take what came from the device and what is there still.
+AnyArray = Array | np.ndarray
+# What JAX puts at the leaves of a pytree: numbers, or what is known of them.
+Leaf = Array | np.ndarray | jax.ShapeDtypeStruct | jax.stages.ArgInfo
 
 
 @struct.dataclass
@@ -23,11 +30,11 @@ class Batch:
             frame of the input (`lighting.to_canonical` turns it).
     """
 
-    image: Float[Array, "*b h w 3"]
-    depth: Float[Array, "*b h w"] | None = None
-    mask: Bool[Array, "*b h w"] | None = None
-    view: Float[Array, "*b 6"] | None = None
-    light: Float[Array, "*b 5"] | None = None
+    image: Float[Leaf, "*b h w 3"]
+    depth: Float[Leaf, "*b h w"] | None = None
+    mask: Bool[Leaf, "*b h w"] | None = None
+    view: Float[Leaf, "*b 6"] | None = None
+    light: Float[Leaf, "*b 5"] | None = None
 
 
 @struct.dataclass
@@ -42,9 +49,9 @@ class Truth:
         keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
     """
 
-    albedo: Float[Array, "b h w 3"] | None = None
-    perturb: Bool[Array, "b h w"] | None = None
-    keypoints: Float[Array, "b k 3"] | None = None
+    albedo: Float[Leaf, "b h w 3"] | None = None
+    perturb: Bool[Leaf, "b h w"] | None = None
+    keypoints: Float[Leaf, "b k 3"] | None = None
 
 
 @struct.dataclass
@@ -64,16 +71,16 @@ class Factors:
             where shading follows from depth and light.
     """
 
-    raw_depth: Float[Array, "*b h w"]
-    canon_depth: Float[Array, "*b h w"]
-    canon_albedo: Float[Array, "*b h w 3"]
-    light: Float[Array, "*b 5"]
-    view: Float[Array, "*b 6"]
-    conf_sigma: Float[Array, "*b h w"] | None = None
-    conf_sigma_flip: Float[Array, "*b h w"] | None = None
-    conf_sigma_perceptual: Float[Array, "*b hp wp"] | None = None
-    conf_sigma_perceptual_flip: Float[Array, "*b hp wp"] | None = None
-    canon_shading: Float[Array, "*b h w"] | None = None
+    raw_depth: Float[Leaf, "*b h w"]
+    canon_depth: Float[Leaf, "*b h w"]
+    canon_albedo: Float[Leaf, "*b h w 3"]
+    light: Float[Leaf, "*b 5"]
+    view: Float[Leaf, "*b 6"]
+    conf_sigma: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_flip: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_perceptual: Float[Leaf, "*b hp wp"] | None = None
+    conf_sigma_perceptual_flip: Float[Leaf, "*b hp wp"] | None = None
+    canon_shading: Float[Leaf, "*b h w"] | None = None
 
 
 @struct.dataclass
@@ -86,9 +93,9 @@ class Canonical:
         image: (h, w, 3), (k_s + k_d shading) albedo; may exceed 1.
     """
 
-    normal: Float[Array, "*b h w 3"]
-    shading: Float[Array, "*b h w"]
-    image: Float[Array, "*b h w 3"]
+    normal: Float[Leaf, "*b h w 3"]
+    shading: Float[Leaf, "*b h w"]
+    image: Float[Leaf, "*b h w 3"]
 
 
 @struct.dataclass
@@ -101,9 +108,9 @@ class Warped:
         image: (h, w, 3), nominally in [0, 1], not masked.
     """
 
-    depth: Float[Array, "*b h w"]
-    valid: Bool[Array, "*b h w"]
-    image: Float[Array, "*b h w 3"]
+    depth: Float[Leaf, "*b h w"]
+    valid: Bool[Leaf, "*b h w"]
+    image: Float[Leaf, "*b h w 3"]
 
 
 @struct.dataclass

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rasterizer.batching import like
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(
@@ -104,7 +106,8 @@ def _sum_over_images(part_of_image, x: Array, cotangent: Array) -> Array:
     def add_image(total: Array, image_and_cotangent: tuple[Array, Array]):
         return total + part_of_image(*image_and_cotangent), None
 
-    total, _ = jax.lax.scan(add_image, jnp.zeros(shape), (x, cotangent))
+    start = like(jnp.zeros(shape), x, cotangent)
+    total, _ = jax.lax.scan(add_image, start, (x, cotangent))
     return total
 
 

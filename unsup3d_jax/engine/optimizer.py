@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from optax import contrib
 
+from unsup3d_jax.formation.types import Leaf
+
 ADAM_EPSILON = 1e-8  # authors' code, PyTorch's default
 MUON_MOMENTUM = 0.95
 # Root mean square of an update's entries, about Adam's, so that learning rates
@@ -35,12 +37,12 @@ class Schedule:
             `start` and are ramped in linearly until step `full`.
     """
 
-    peak: Float[Array, ""]
-    warmup: Float[Array, ""]
-    decay_start: Float[Array, ""]
-    decay_end: Float[Array, ""]
-    scale: dict[str, Float[Array, ""]]
-    ramps: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+    peak: Float[Leaf, ""]
+    warmup: Float[Leaf, ""]
+    decay_start: Float[Leaf, ""]
+    decay_end: Float[Leaf, ""]
+    scale: dict[str, Float[Leaf, ""]]
+    ramps: dict[str, tuple[Float[Leaf, ""], Float[Leaf, ""]]]
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

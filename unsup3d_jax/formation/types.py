@@ -5,8 +5,12 @@ array carries outside the functions written for one example. Frames, axes and
 pixel conventions: `unsup3d_jax.geometry`.
 """
 
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
+
+# For functions that take what came from the device and what is there still.
+AnyArray = Array | np.ndarray
 
 
 @struct.dataclass

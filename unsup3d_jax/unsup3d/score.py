@@ -11,6 +11,8 @@ from unsup3d_jax.engine.checkpoint import newest_step
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.evaluation import report
+from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.unsup3d import evaluate, model, train
 
 TRAINED = {
@@ -111,14 +113,14 @@ def score_run(
     """
     options = train.check_config(config)
     ev, data = config.eval, splits(split)
-    limits = {"batch_size": ev.batch_size, "max_images": ev.max_images}
+    limits = limits_of(config)
     ours = evaluate.evaluate(
         params,
         data,
         options,
         constants=model.load_constants(config),
         weights=model.loss_weights(config, step),
-        **limits,
+        limits=limits,
     )
     untrained = [n for n in ev.baselines if n not in train.TRAINED_BASELINES]
     rows = evaluate.baselines(
@@ -127,7 +129,7 @@ def score_run(
         options,
         names=untrained,
         initial_params=train.initial_params(config) if untrained else None,
-        **limits,
+        limits=limits,
     )
     for name in ev.baselines:
         if name not in train.TRAINED_BASELINES:
@@ -147,22 +149,18 @@ def score_run(
         if step_b < config_b.train.steps:
             raise Interrupted
         row = evaluate.evaluate(
-            params_b, data, train.check_config(config_b), name=name, **limits
+            params_b, data, train.check_config(config_b), name=name, limits=limits
         )
         row["description"] = f"{TRAINED[name]}, {step_b} steps of the same loop"
         rows.append(row)
-    path = evaluate.write_scores(
+    path = report.write_scores(
         workdir,
-        split,
         ours,
+        provenance(config, data, step, split, checkpoint),
         baseline_rows=rows,
-        step=step,
-        crop=config.data.crop,
-        data_name=config.data.name,
-        scored=scored_with(config, data, checkpoint),
     )
     say(f"scores of {ours['images']} images of split {split}: {path}")
-    return evaluate.format_table([*rows, ours])
+    return report.format_table([*rows, ours])
 
 
 def recorded_table(
@@ -178,7 +176,7 @@ def recorded_table(
     try:
         rows = row["baselines"]
         complete = not row["ground_truth"] or set(config.eval.baselines) <= set(rows)
-        return evaluate.format_table([*rows.values(), row]) if complete else None
+        return report.format_table([*rows.values(), row]) if complete else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -207,16 +205,22 @@ def recorded_row(
         return row
 
 
-def scored_with(
-    config: ConfigDict, data: Any, checkpoint: str = THIS_RUN
-) -> dict[str, Any]:
-    """What `recorded_row` compares, for `evaluate.write_scores`.
+def provenance(
+    config: ConfigDict, data: Any, step: int, split: str, checkpoint: str = THIS_RUN
+) -> report.Provenance:
+    """What `recorded_row` compares, for `report.write_scores`.
 
     Args:
         data: the split that was scored.
-        checkpoint: where the parameters are from.
+        step, checkpoint: where the parameters are from.
     """
-    return _conditions(config) | {"data": data.digest, "checkpoint": checkpoint}
+    return report.Provenance(
+        split=split,
+        data=config.data.name,
+        crop=config.data.crop,
+        step=step,
+        scored=_conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
+    )
 
 
 def _conditions(config: ConfigDict) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def light_errors(
     Returns:
         Angle in degrees, and absolute difference of the shares.
     """
-    rotation = geometry.rotation_matrix(view[:3])
+    rotation = geometry.rotation_matrix(jnp.asarray(view[:3]))
     direction = jnp.sum(rotation * light[2:], axis=1)
     share, true_share = (
         x[1] / jnp.maximum(x[0] + x[1], 1e-6) for x in (light, true_light)

@@ -124,6 +124,7 @@ def mirrored_mask(
         depth, view: true; the object is symmetric about x = 0 of the frame
             that the view turns into the camera's.
     """
+    depth, view = jnp.asarray(depth), jnp.asarray(view)
     points = geometry.depth_to_points(depth, fov_deg=fov_deg)
     points = geometry.inverse_transform(points, view, centre_depth=centre_depth)
     points = points * jnp.array([-1.0, 1.0, 1.0])

@@ -14,7 +14,7 @@ def erode(mask: Bool[AnyArray, "h w"]) -> Bool[Array, "h w"]:
     """
     h, w = mask.shape
     padded = jnp.pad(mask, 1)
-    kept = mask
+    kept = jnp.asarray(mask)
     for dv in range(3):
         for du in range(3):
             kept = kept & padded[dv : dv + h, du : du + w]

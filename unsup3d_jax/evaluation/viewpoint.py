@@ -104,7 +104,8 @@ def viewpoint_errors(
         view, true_view: rotation x, y, z (radians) first; the rest is unused.
     """
     rotation, truth = (
-        jax.vmap(geometry.rotation_matrix)(v[:, :3]) for v in (view, true_view)
+        jax.vmap(geometry.rotation_matrix)(jnp.asarray(v[:, :3]))
+        for v in (view, true_view)
     )
     # High precision: default matrix products on GPUs and TPUs have 10 bits.
     relative = jnp.einsum("nji,njk->ik", rotation, truth, precision="highest")

@@ -27,11 +27,11 @@ class Batch:
             frame of the input (`lighting.to_canonical` turns it).
     """
 
-    image: Float[Array, "b h w 3"]
-    depth: Float[Array, "b h w"] | None = None
-    mask: Bool[Array, "b h w"] | None = None
-    view: Float[Array, "b 6"] | None = None
-    light: Float[Array, "b 5"] | None = None
+    image: Float[Array, "*b h w 3"]
+    depth: Float[Array, "*b h w"] | None = None
+    mask: Bool[Array, "*b h w"] | None = None
+    view: Float[Array, "*b 6"] | None = None
+    light: Float[Array, "*b 5"] | None = None
 
 
 @struct.dataclass
@@ -46,9 +46,9 @@ class Truth:
         keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
     """
 
-    albedo: Float[Array, "b h w 3"] | None = None
-    perturb: Bool[Array, "b h w"] | None = None
-    keypoints: Float[Array, "b k 3"] | None = None
+    albedo: Float[Array, "*b h w 3"] | None = None
+    perturb: Bool[Array, "*b h w"] | None = None
+    keypoints: Float[Array, "*b k 3"] | None = None
 
 
 @struct.dataclass

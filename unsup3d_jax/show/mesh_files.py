@@ -127,7 +127,7 @@ def surface_of_mesh(
     directed = np.linalg.norm(normals, axis=-1, keepdims=True) > 0.5
     return Surface(
         points,
-        np.where(directed, normals, np.float32([0.0, 0.0, 1.0])),
+        np.where(directed, normals, np.array([0.0, 0.0, 1.0], np.float32)),
         np.asarray(faces, np.int32),
         uv=None if uv is None else np.asarray(uv, np.float32),
         colours=None if colours is None else np.asarray(colours, np.float32),

@@ -61,10 +61,9 @@ def render(
         The maps as seen, and (size, size) bool where the surface is.
     """
     (h, w), cut = depth.shape, border_columns
-    points = geometry.depth_to_points(jnp.asarray(depth), fov_deg=scene.fov_deg)
-    points = geometry.transform(
-        points, jnp.asarray(view), centre_depth=scene.centre_depth
-    )
+    maps, depth, view = jnp.asarray(maps), jnp.asarray(depth), jnp.asarray(view)
+    points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+    points = geometry.transform(points, view, centre_depth=scene.centre_depth)
     pixels = geometry.project(points, (size, size), fov_deg=scene.fov_deg)
     vertices = jnp.concatenate([pixels, points[..., 2:]], axis=-1)
     faces = jnp.asarray(rasterizer.grid_faces(h, w - 2 * cut))

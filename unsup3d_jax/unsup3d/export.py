@@ -36,7 +36,6 @@ def export(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    factors, reconstruction = jax.device_get((factors, reconstruction))
     arrays = named_arrays(image, factors, reconstruction)
     np.savez_compressed(folder / "factors.npz", **arrays)  # pyright: ignore
     for name, picture in map_pictures(arrays, options.scene).items():

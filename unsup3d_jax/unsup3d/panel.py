@@ -64,11 +64,10 @@ def _maps_of_factors(factors: Factors, options: model.ModelOptions):
 def _paint(
     factors: Factors,
     reconstruction: Reconstruction,
-    turned: tuple[Array, Array],
+    turned: tuple[AnyArray, AnyArray],
     images: AnyArray,
     options: model.ModelOptions,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    factors, reconstruction, turned = jax.device_get((factors, reconstruction, turned))
     scene, canonical = options.scene, reconstruction.canonical
     plain, flip = reconstruction.plain, reconstruction.flip
     columns = {
@@ -85,6 +84,7 @@ def _paint(
     if factors.conf_sigma is not None and factors.conf_sigma_flip is not None:
         columns["confidence"] = pictures.confidence_picture(factors.conf_sigma)
         columns["conf. flipped"] = pictures.confidence_picture(factors.conf_sigma_flip)
+    turned = jax.device_get(turned)
     seen = [pictures.masked_picture(*pair) for pair in zip(*turned, strict=True)]
     for degrees, picture in zip(TURNS_DEG, seen, strict=True):
         if degrees > 0:

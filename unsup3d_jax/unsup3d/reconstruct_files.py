@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import folder as folder_data
@@ -170,7 +170,7 @@ def _decompose(
 
 @jax.jit
 def _photo(
-    found: tuple[Factors, Reconstruction], index: int
+    found: tuple[Factors, Reconstruction], index: Array | int
 ) -> tuple[Factors, Reconstruction]:
     """What was found of one photo of a batch."""
     return jax.tree.map(lambda a: a[index], found)

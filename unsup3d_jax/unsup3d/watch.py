@@ -25,7 +25,7 @@ PATIENCE = 3  # lines in a row with warnings that make a collapse
 
 
 # numpy makes scalars of its own of what has no axes.
-AnyNumbers = Array | np.ndarray | np.generic
+AnyNumbers = Array | np.ndarray | np.float64
 
 
 def _regions(h: int, w: int) -> tuple[Array, Array]:

@@ -28,3 +28,10 @@ def test_others_may_read_what_they_could_read_before(tmp_path):
         file.write(b"x")
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (plain, written)]
     assert modes[0] == modes[1]
+
+
+def test_what_json_does_not_know_becomes_null():
+    nan, infinite = float("nan"), float("inf")
+    value = {"a": [nan, 1.5, (-infinite,)], "b": {"c": nan, "d": "text", "e": None}}
+    expected = {"a": [None, 1.5, [None]], "b": {"c": None, "d": "text", "e": None}}
+    assert files.finite(value) == expected

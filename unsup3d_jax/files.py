@@ -1,11 +1,12 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextlib.contextmanager
@@ -37,3 +38,18 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces a file by a text, as `replacing` does."""
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def finite(value: Any) -> Any:
+    """The content of a JSON file, which has no NaN: such numbers become null.
+
+    Args:
+        value: mappings, lists and tuples of anything; tuples become lists.
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

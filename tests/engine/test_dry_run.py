@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_it_counts_compiles_times_and_reads_no_data(tmp_path):
     config = tiny_task.config(steps=36000, devices=1)
     config.data.path = str(tmp_path / "nowhere")
+
     def no_data(devices):
         raise AssertionError("not asked for")
 

@@ -706,7 +706,7 @@ def test_constant_depth_shows_as_even_clay(monkeypatch):
         assert yaws_deg == (25.0,)
         return clay[None], jnp.ones((1, *depth.shape), bool).at[..., 0].set(False)
 
-    monkeypatch.setattr(tables.visualize, "turned_views", turned_views)
+    monkeypatch.setattr(tables.pictures, "turned_views", turned_views)
     images = np.zeros((2, 32, 32, 3), np.float32)
     shape, albedo = tables._shape_and_albedo.__wrapped__({}, images, options)
     np.testing.assert_array_equal(albedo, factors.canon_albedo)

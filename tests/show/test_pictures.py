@@ -8,10 +8,8 @@ import pytest
 
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.show import pictures
-from unsup3d_jax.unsup3d import model
 
 SIZE = 32
-CELL = 96
 
 
 @pytest.fixture(scope="module")
@@ -79,35 +77,6 @@ def test_positive_yaw_moves_the_near_side_to_the_left(turned):
     # The red cheek lies on the near side, left of the nose.
     columns = [np.nonzero(red(image[t, 0]) & valid[t, 0])[1].mean() for t in range(3)]
     assert columns[0] > columns[1] + 2 and columns[1] > columns[2] + 1
-
-
-def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
-    factors, options = head
-    rng = np.random.default_rng(0)
-    images = rng.uniform(size=(2, SIZE, SIZE, 3)).astype(np.float32)
-    got = pictures.panel_of_factors(factors, images, options)
-    assert got.dtype == np.uint8
-    header = got.shape[0] - (2 * (CELL + 2) + 2)
-    assert 10 < header < 40 and got.shape[1] == 14 * (CELL + 2) + 2
-    for row in range(2):
-        top = header + 2 + row * (CELL + 2)
-        cell = got[top : top + CELL, 2 : 2 + CELL]
-        np.testing.assert_array_equal(cell[::3, ::3], pictures.to_bytes(images[row]))
-        np.testing.assert_array_equal(cell[1::3, 2::3], cell[::3, ::3])
-    assert (got[:header] > 200).any()  # the names of the columns
-
-
-def test_panel_of_a_model_without_confidence_is_narrower():
-    config = bust.config_of(SIZE)
-    config.model.use_confidence = False
-    options = model.options_from_config(config)
-    shapes = jax.eval_shape(
-        lambda key: model.init_params(key, options), jax.random.key(0)
-    )
-    params = jax.tree.map(lambda s: np.full(s.shape, 0.01, np.float32), shapes)
-    images = np.full((1, SIZE, SIZE, 3), 0.5, np.float32)
-    got = pictures.panel(params, images, options)
-    assert got.shape[1] == 12 * (CELL + 2) + 2
 
 
 def test_grid_fills_rows_from_the_left():

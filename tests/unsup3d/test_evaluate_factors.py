@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_evaluate import BATCH, COUNT, SIZE, dataset_of, images_of, random_params
+from balls import dataset_of
+from test_evaluate import COUNT, LIMITS, SIZE, images_of, random_params
 
 from configs import default
-from unsup3d_jax.evaluation import metrics
+from unsup3d_jax.evaluation import appearance, confidence, masks, report
+from unsup3d_jax.evaluation.keypoints import depth_at, keypoint_depth_correlation
+from unsup3d_jax.evaluation.viewpoint import viewpoint_errors
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch, Truth
 from unsup3d_jax.unsup3d import evaluate, model
@@ -64,7 +67,7 @@ def params(options):
 
 @pytest.fixture(scope="module")
 def row(params, arrays, options):
-    return evaluate.evaluate(params, dataset_of(arrays), options, batch_size=BATCH)
+    return evaluate.evaluate(params, dataset_of(arrays), options, limits=LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -82,34 +85,34 @@ def outputs(params, arrays, options):
     seen = sample(
         factors.canon_albedo, reconstruction.plain.depth, factors.view, options.scene
     )
-    return jax.device_get((factors, reconstruction, seen))
+    return factors, reconstruction, seen
 
 
 def test_every_measure_is_that_of_its_function(row, outputs, arrays):
     factors, reconstruction, seen = outputs
     plain, flip = reconstruction.plain, reconstruction.flip
-    errors = metrics.viewpoint_errors(factors.view, jnp.asarray(arrays["view"]))
+    errors = viewpoint_errors(factors.view, jnp.asarray(arrays["view"]))
     np.testing.assert_allclose(
         row["viewpoint"]["error_deg"]["mean"], errors.error_deg.mean(), rtol=1e-3
     )
     angles, shares, albedos, bins, areas = [], [], [], 0, []
     for i in range(COUNT):
-        angle, share = metrics.light_errors(
+        angle, share = appearance.light_errors(
             factors.light[i], factors.view[i], arrays["light"][i]
         )
         angles.append(angle)
         shares.append(share)
         depth, mask = arrays["depth"][i], arrays["mask"][i]
-        scored = metrics.scored_mask(plain.depth[i], depth, plain.valid[i], mask)
+        scored = masks.scored_mask(plain.depth[i], depth, plain.valid[i], mask)
         albedos.append(
-            metrics.albedo_error(seen[i], arrays["albedo"][i] / 255.0, scored)
+            appearance.albedo_error(seen[i], arrays["albedo"][i] / 255.0, scored)
         )
         valid = plain.valid[i] & flip.valid[i]
         residual = 2 * np.abs(flip.image[i] - images_of(arrays)[i]).mean(-1)
         sigma = factors.conf_sigma_flip[i]
-        bins = bins + np.asarray(metrics.reliability_bins(sigma, residual, valid))
+        bins = bins + np.asarray(confidence.reliability_bins(sigma, residual, valid))
         if i > 0:
-            area, _ = metrics.auroc(sigma, arrays["perturb"][i], valid & mask)
+            area, _ = confidence.auroc(sigma, arrays["perturb"][i], valid & mask)
             areas.append(area)
     light, auroc = row["light"], row["auroc"]
     np.testing.assert_allclose(
@@ -119,7 +122,7 @@ def test_every_measure_is_that_of_its_function(row, outputs, arrays):
         light["diffuse_share"]["mean"], np.mean(shares), rtol=1e-3
     )
     np.testing.assert_allclose(row["albedo"]["mean"], np.mean(albedos), rtol=1e-3)
-    expected = metrics.reliability_curve(bins)
+    expected = confidence.reliability_curve(bins)
     np.testing.assert_allclose(
         row["confidence"]["flip"]["calibration_error"],
         expected["calibration_error"],
@@ -133,16 +136,16 @@ def test_every_measure_is_that_of_its_function(row, outputs, arrays):
 def test_keypoints_are_read_off_the_reconstruction(row, outputs, arrays, options):
     plain = outputs[1].plain
     depth = [
-        metrics.depth_at(plain.depth[i], plain.valid[i], arrays["keypoints"][i, :, :2])
+        depth_at(plain.depth[i], plain.valid[i], arrays["keypoints"][i, :, :2])
         for i in range(COUNT)
     ]
-    expected = metrics.keypoint_depth_correlation(
-        np.stack(depth), arrays["keypoints"][..., 2]
-    )
+    expected = keypoint_depth_correlation(np.stack(depth), arrays["keypoints"][..., 2])
     got = row["keypoint_depth"]
     np.testing.assert_allclose(got["sum"], expected["sum"], rtol=1e-2, atol=1e-3)
     assert got["images"] == COUNT and got["keypoints"] == 6
-    plane = evaluate.baselines(dataset_of(arrays), options, names=("constant",))[0]
+    plane = evaluate.baselines(
+        dataset_of(arrays), options, names=("constant",), limits=LIMITS
+    )[0]
     assert plane["keypoint_depth"]["sum"] == 0.0 and "light" not in plane
 
 
@@ -157,28 +160,24 @@ def test_shape_statistics_are_over_all_images(row, outputs):
 
 def test_what_is_not_known_is_left_out(params, arrays, options):
     photos = dataset_of({k: arrays[k] for k in ("image", "depth", "mask")})
-    got = evaluate.evaluate(params, photos, options, batch_size=BATCH)
+    got = evaluate.evaluate(params, photos, options, limits=LIMITS)
     assert not {"viewpoint", "light", "albedo", "auroc", "keypoint_depth"} & set(got)
     assert "confidence" in got and "shape" in got and "side" in got
 
 
 def test_every_measure_has_its_rule(tmp_path, row):
-    path = evaluate.write_scores(tmp_path, "test", row, step=1, crop=(8, 14, 100, 90))
+    made = report.Provenance("test", "balls", (8, 14, 100, 90), 1, {})
+    path = report.write_scores(tmp_path, row, made)
     content = json.loads(path.read_text())
     for name in ("viewpoint", "albedo", "light", "confidence", "auroc", "shape"):
         assert name in content and name in content["rules"]
     assert "keypoint_depth" in content["rules"]
-    assert content["rules"]["crop"] == "rows 8 to 107, columns 14 to 103, " + (
-        "before resizing"
-    )
-    assert "largest square" in evaluate.crop_rule((0,))
-    assert "170 x 170" in evaluate.crop_rule((170,))
-    assert evaluate.crop_rule(()).startswith("none")
 
 
 def test_a_shading_map_has_no_light_to_score(outputs, arrays, options):
     factors, reconstruction, _ = outputs
-    batch = Batch(image=images_of(arrays), depth=arrays["depth"], light=arrays["light"])
+    depth, light = jnp.asarray(arrays["depth"]), jnp.asarray(arrays["light"])
+    batch = Batch(image=images_of(arrays), depth=depth, light=light)
     mapped = dataclasses.replace(
         options, factors=dataclasses.replace(options.factors, shading="map")
     )

@@ -8,13 +8,13 @@ import subprocess
 import bust
 import imageio_ffmpeg
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.show import video
 from unsup3d_jax.unsup3d import export, model, reconstruct_files
 
 SIZE = 32
@@ -70,8 +70,8 @@ def arrays(head):
 def folder(head, tmp_path_factory):
     path = tmp_path_factory.mktemp("out") / "head"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "TURNTABLE_FRAMES", 4)
-        patch.setattr(export, "RELIGHT_FRAMES", 4)
+        patch.setattr(video, "TURNTABLE_FRAMES", 4)
+        patch.setattr(video, "RELIGHT_FRAMES", 4)
         export.export(path, *head)
     return path
 
@@ -239,62 +239,20 @@ def test_video_decodes_to_its_frames(folder, name):
     )
 
 
-def test_turntable_turns_the_nose_left_for_positive_yaw(arrays, head, monkeypatch):
-    monkeypatch.setattr(export, "TURNTABLE_FRAMES", 4)  # yaw 0, 50, 0, -50 degrees
-    frames = [
-        f[:, :256].astype(float) for f in export.turntable_frames(arrays, head[3])
-    ]
-
-    def red_column(frame):
-        return np.nonzero((frame[..., 0] > 150) & (frame[..., 1] < 60))[1]
-
-    # The red cheek faces the viewer when the head has turned to the right.
-    assert len(red_column(frames[3])) > 3 * len(red_column(frames[1]))
-    assert red_column(frames[3]).mean() > red_column(frames[0]).mean() + 20
-
-
-def test_unturned_render_is_the_canonical_image(arrays, head):
-    got, covered = export.render(
-        arrays["canon_albedo"],
-        jnp.ones((SIZE, SIZE)),
-        jnp.zeros(6),
-        options=head[3],
-        size=SIZE,
-    )
-    assert np.asarray(covered)[:, 2:-2].all() and not np.asarray(covered)[:, :2].any()
-    np.testing.assert_allclose(got[:, 3:-3], arrays["canon_albedo"][:, 3:-3], atol=2e-3)
-
-
-def test_relit_side_follows_the_light(arrays, head, monkeypatch):
-    monkeypatch.setattr(export, "RELIGHT_FRAMES", 4)  # travels right, down, left, up
-    grey = [f[..., 0].astype(float) for f in export.relight_frames(arrays, head[3])]
-    left, right = np.s_[100:150, 256 + 70 : 256 + 100], np.s_[100:150, 256 + 170 : 456]
-    assert grey[0][left].mean() > grey[2][left].mean() + 10
-    assert grey[2][right].mean() > grey[0][right].mean() + 10
-    top, bottom = np.s_[40:80, 256 + 100 : 412], np.s_[180:220, 256 + 100 : 412]
-    assert grey[1][top].mean() > grey[1][bottom].mean() + 10
-
-
-def test_failing_ffmpeg_says_why(tmp_path):
-    frames = np.zeros((2, 16, 16, 3), np.uint8)
-    with pytest.raises(RuntimeError, match="ffmpeg could not write"):
-        export.write_video(tmp_path / "missing" / "video.mp4", frames)
-
-
 def test_symmetry_line_follows_the_view(arrays, head):
-    options = head[3]
+    scene = head[3].scene
     pixels, seen = export.symmetry_line(
-        arrays | {"view": np.zeros(6, np.float32)}, options
+        arrays | {"view": np.zeros(6, np.float32)}, scene
     )
     np.testing.assert_allclose(pixels[:, 0], (SIZE - 1) / 2, atol=1e-3)
-    pixels, seen = export.symmetry_line(arrays, options)
+    pixels, seen = export.symmetry_line(arrays, scene)
     nose = np.argmin(np.abs(pixels[:, 1] - 18))
     assert seen.mean() > 0.8 and pixels[nose, 0] < 12  # yaw +25: nose to the left
 
 
 def test_symmetry_line_hides_behind_the_surface(arrays, head):
     near = arrays | {"recon_depth": np.full((SIZE, SIZE), 0.9, np.float32)}
-    assert not export.symmetry_line(near, head[3])[1].any()
+    assert not export.symmetry_line(near, head[3].scene)[1].any()
 
 
 def test_asymmetry_is_where_the_mirrored_sigma_is_larger(arrays):

@@ -17,7 +17,7 @@ import pytest
 
 from configs import default
 from unsup3d_jax.data import open_faces
-from unsup3d_jax.evaluation import metrics
+from unsup3d_jax.evaluation.depth import depth_scores
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import Batch, Factors
 from unsup3d_jax.unsup3d import model
@@ -98,7 +98,7 @@ def _fit(batch):
 @jax.jit
 def _scores(grids, batch):
     warped = _reconstruct(grids, batch).plain
-    score = functools.partial(metrics.depth_scores, fov_deg=_options().scene.fov_deg)
+    score = functools.partial(depth_scores, fov_deg=_options().scene.fov_deg)
     found = jax.vmap(score)(warped.depth, batch.depth, warped.valid, batch.mask)
     return jax.tree.map(jnp.mean, found)
 

@@ -11,7 +11,8 @@ from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import evaluate, score
+from unsup3d_jax.evaluation import report
+from unsup3d_jax.unsup3d import score
 
 
 def _config():
@@ -90,13 +91,11 @@ def recorded(tmp_path):
     def row(name):
         return {"name": name, "images": 3, "ground_truth": True}
 
-    evaluate.write_scores(
+    report.write_scores(
         tmp_path,
-        "test",
         row("ours"),
+        score.provenance(config, data, 12, "test"),
         baseline_rows=[row("constant"), row("supervised")],
-        step=12,
-        scored=score._conditions(config) | {"data": "abc", "checkpoint": "this run"},
     )
     path = tmp_path / "eval" / "test.json"
     record = json.loads(path.read_text())

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, UInt8
 
 from unsup3d_jax.data import folder, images
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.evaluation import metrics
+from unsup3d_jax.evaluation.keypoints import depth_at, keypoint_depth_correlation
 from unsup3d_jax.files import write_atomically
 from unsup3d_jax.unsup3d import model
 
@@ -193,8 +193,8 @@ def score(
         batch_size: images at a time.
 
     Returns:
-        What `metrics.keypoint_depth_correlation` returns, and "left_out": the
-        number of images that cannot be read or whose keypoints leave the crop.
+        What `keypoint_depth_correlation` returns, and "left_out": the number of
+        images that cannot be read or whose keypoints leave the crop.
 
     Raises:
         UserError: if fewer than two images are left.
@@ -223,7 +223,7 @@ def score(
         where = np.stack([kept[i][:, :2] for i in rows]).astype(np.float32)
         depth.append(_depth_at(params, jnp.asarray(batch), jnp.asarray(where), options))
     found = np.concatenate(depth)[: len(kept)]
-    result = metrics.keypoint_depth_correlation(found, np.stack(kept)[..., 2])
+    result = keypoint_depth_correlation(found, np.stack(kept)[..., 2])
     return result | {"left_out": len(files) - len(kept)}
 
 
@@ -236,7 +236,7 @@ def _depth_at(
 ) -> Float[Array, "b k"]:
     factors = model.decompose(params, image, options)
     plain = model.reconstruct(factors, options).plain
-    return jax.vmap(metrics.depth_at)(plain.depth, plain.valid, where)
+    return jax.vmap(depth_at)(plain.depth, plain.valid, where)
 
 
 def contact_sheet(

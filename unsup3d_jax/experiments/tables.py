@@ -32,6 +32,8 @@ from unsup3d_jax.engine import checkpoint, parallel, recorder, replicas
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.evaluation import report
+from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.experiments.paper_tables import TABLES, Row, Table
 from unsup3d_jax.files import write_atomically
@@ -484,18 +486,9 @@ def _trained_row(
         train.check_config(config),
         constants=model.load_constants(config),
         weights=model.loss_weights(config, step),
-        batch_size=config.eval.batch_size,
-        max_images=config.eval.max_images,
+        limits=limits_of(config),
     )
-    evaluate.write_scores(
-        place,
-        split,
-        row,
-        step=step,
-        crop=config.data.crop,
-        data_name=config.data.name,
-        scored=score.scored_with(config, data),
-    )
+    report.write_scores(place, row, score.provenance(config, data, step, split))
     return score.recorded_row(config, place, step, split, splits) or row
 
 
@@ -510,8 +503,7 @@ def _untrained_row(
         initial_params=(
             train.initial_params(config) if row.kind == "untrained" else None
         ),
-        batch_size=config.eval.batch_size,
-        max_images=config.eval.max_images,
+        limits=limits_of(config),
     )
     if not found:
         raise UserError(
@@ -663,8 +655,8 @@ def summarise(
         "seeds": base.tables.seeds,
         "seeds_trained": "together" if base.tables.together else "one by one",
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
-        "rules": evaluate.RULES
-        | {"crop": evaluate.crop_rule(base.data.crop), "collapses": COLLAPSES},
+        "rules": report.RULES
+        | {"crop": report.crop_rule(base.data.crop), "collapses": COLLAPSES},
         "rows": lines,
         "stability": _rates(
             [

@@ -49,9 +49,9 @@ class Truth:
         keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
     """
 
-    albedo: Float[Leaf, "b h w 3"] | None = None
-    perturb: Bool[Leaf, "b h w"] | None = None
-    keypoints: Float[Leaf, "b k 3"] | None = None
+    albedo: Float[Leaf, "*b h w 3"] | None = None
+    perturb: Bool[Leaf, "*b h w"] | None = None
+    keypoints: Float[Leaf, "*b k 3"] | None = None
 
 
 @struct.dataclass

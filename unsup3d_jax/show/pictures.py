@@ -1,27 +1,18 @@
-"""Pictures of what the model sees: factors, reconstructions, turned views.
+"""Arrays to colours, here and nowhere else; pictures in rows with names above them.
 
-Arrays become colours here and nowhere else. The model runs once, jitted; the
-rest is numpy and PIL on the host.
+All but the warp of `turned_views` is numpy and PIL on the host.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from unsup3d_jax.formation import reprojection
-from unsup3d_jax.formation.types import Factors, Reconstruction
-from unsup3d_jax.unsup3d import model
-
-TURNS_DEG = (-40, -20, 20, 40)  # with the unturned image in the middle
-
-# Pictures are made on the host, of arrays from either side.
-AnyArray = Array | np.ndarray
+from unsup3d_jax.formation.types import AnyArray
 
 _CELL = 96  # pixels: smaller maps are enlarged by a whole factor to at least this
 _GAP = 2
@@ -38,15 +29,16 @@ def to_bytes(picture: Float[AnyArray, "..."]) -> UInt8[np.ndarray, "..."]:
     return np.round(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def _grey_to_rgb(picture: AnyArray) -> np.ndarray:
-    return np.repeat(np.asarray(picture)[..., None], 3, axis=-1)
+def grey_picture(values: Float[AnyArray, "*b h w"]) -> Float[np.ndarray, "*b h w 3"]:
+    """One channel thrice; nothing is scaled."""
+    return np.repeat(np.asarray(values)[..., None], 3, axis=-1)
 
 
 def depth_picture(
     depth: Float[AnyArray, "*b h w"], *, near: float, far: float
 ) -> Float[np.ndarray, "*b h w 3"]:
     """Grey, near = bright: 1 at `near`, 0 at `far`, on a fixed scale."""
-    return _grey_to_rgb(np.clip((far - np.asarray(depth)) / (far - near), 0.0, 1.0))
+    return grey_picture(np.clip((far - np.asarray(depth)) / (far - near), 0.0, 1.0))
 
 
 def normal_picture(
@@ -64,7 +56,7 @@ def confidence_picture(
     conf_sigma: Float[AnyArray, "*b h w"],
 ) -> Float[np.ndarray, "*b h w 3"]:
     """1 / (1 + sigma): bright where the model trusts its reconstruction."""
-    return _grey_to_rgb(1.0 / (1.0 + np.asarray(conf_sigma)))
+    return grey_picture(1.0 / (1.0 + np.asarray(conf_sigma)))
 
 
 def masked_picture(
@@ -100,85 +92,6 @@ def turned_views(
     )
     shape = (turns, *depth.shape)
     return warped.image.reshape(*shape, 3), warped.valid.reshape(shape)
-
-
-def panel(
-    params: dict,
-    images: Float[Array, "b h w 3"],
-    options: model.ModelOptions,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """One row per image: input, reconstructions, every factor, turned views.
-
-    Args:
-        params: of `model.init_params`.
-        images: in [0, 1], of the model's size.
-        options: static.
-
-    Returns:
-        The picture, with a header that names the columns.
-    """
-    factors, reconstruction, turned = _maps(params, jnp.asarray(images), options)
-    return _paint(factors, reconstruction, turned, images, options)
-
-
-def panel_of_factors(
-    factors: Factors,
-    images: Float[Array, "b h w 3"],
-    options: model.ModelOptions,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """`panel` for factors that are already known, whatever made them."""
-    reconstruction, turned = _maps_of_factors(factors, options)
-    return _paint(factors, reconstruction, turned, images, options)
-
-
-@functools.partial(jax.jit, static_argnames="options")
-def _maps(params: dict, images: Array, options: model.ModelOptions):
-    factors = model.decompose(params, images, options)
-    return factors, *_maps_of_factors(factors, options)
-
-
-@functools.partial(jax.jit, static_argnames="options")
-def _maps_of_factors(factors: Factors, options: model.ModelOptions):
-    reconstruction = model.reconstruct(factors, options)
-    turned = turned_views(
-        reconstruction.canonical.image,
-        factors.canon_depth,
-        options.scene,
-        yaws_deg=TURNS_DEG,
-    )
-    return reconstruction, turned
-
-
-def _paint(
-    factors: Factors,
-    reconstruction: Reconstruction,
-    turned: tuple[Array, Array],
-    images: Array,
-    options: model.ModelOptions,
-) -> UInt8[np.ndarray, "H W 3"]:
-    factors, reconstruction, turned = jax.device_get((factors, reconstruction, turned))
-    scene, canonical = options.scene, reconstruction.canonical
-    plain, flip = reconstruction.plain, reconstruction.flip
-    columns = {
-        "input": np.asarray(images),
-        "reconstruction": masked_picture(plain.image, plain.valid),
-        "flipped": masked_picture(flip.image, flip.valid),
-        "depth": depth_picture(
-            factors.canon_depth, near=scene.depth_min, far=scene.depth_max
-        ),
-        "normal": normal_picture(canonical.normal),
-        "albedo": factors.canon_albedo,
-        "shading": _grey_to_rgb(canonical.shading),
-    }
-    if factors.conf_sigma is not None and factors.conf_sigma_flip is not None:
-        columns["confidence"] = confidence_picture(factors.conf_sigma)
-        columns["conf. flipped"] = confidence_picture(factors.conf_sigma_flip)
-    seen = [masked_picture(*pair) for pair in zip(*turned, strict=True)]
-    for degrees, picture in zip(TURNS_DEG, seen, strict=True):
-        if degrees > 0:
-            columns.setdefault("canonical", canonical.image)
-        columns[f"yaw {degrees:+d}°"] = picture
-    return labelled_rows(columns)
 
 
 def labelled_rows(

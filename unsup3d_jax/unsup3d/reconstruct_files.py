@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from unsup3d_jax.data import images as image_files
 from unsup3d_jax.data.dataset import closed_text, kinds_text, reason_of
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.formation.types import Factors, Reconstruction
+from unsup3d_jax.formation.types import AnyArray, Factors, Reconstruction
 from unsup3d_jax.unsup3d import export, model
 
 
@@ -91,16 +92,12 @@ def reconstruct_folder(
             continue
         # Filled up with copies of the last, so that one compilation serves all.
         fill = [pixels[-1]] * (min(batch_size, len(files)) - len(pixels))
-        factors, reconstruction = jax.device_get(
-            _decompose(params, np.stack(pixels + fill), options)
-        )
+        found = _decompose(params, np.stack(pixels + fill), options)
         for i, file in enumerate(readable):
-            one = functools.partial(jax.tree.map, lambda a, i=i: a[i])
             target = output / names[file]
             with writing(target):
-                export.export(
-                    target, pixels[i], one(factors), one(reconstruction), options
-                )
+                factors, reconstruction = _photo(found, i)
+                export.export(target, pixels[i], factors, reconstruction, options)
             written.append((file, target))
             say(f"{file} -> {target}")
     say(f"{len(written)} of {len(files)} photos reconstructed, in {output}")
@@ -165,7 +162,15 @@ def _folder_names(files: Sequence[Path]) -> dict[Path, str]:
 
 @functools.partial(jax.jit, static_argnames="options")
 def _decompose(
-    params: dict, images: Float[Array, "b h w 3"], options: model.ModelOptions
+    params: dict, images: Float[AnyArray, "b h w 3"], options: model.ModelOptions
 ) -> tuple[Factors, Reconstruction]:
-    factors = model.decompose(params, images, options)
+    factors = model.decompose(params, jnp.asarray(images), options)
     return factors, model.reconstruct(factors, options)
+
+
+@jax.jit
+def _photo(
+    found: tuple[Factors, Reconstruction], index: Array | int
+) -> tuple[Factors, Reconstruction]:
+    """What was found of one photo of a batch."""
+    return jax.tree.map(lambda a: a[index], found)

@@ -13,6 +13,8 @@ from unsup3d_jax.engine.log import say
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.evaluation import report
+from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.unsup3d import evaluate, model, task
 
 TRAINED = {
@@ -126,14 +128,14 @@ def score_run(
     config = session.config
     options = task.check_config(config)
     ev, data = config.eval, session.splits(split)
-    limits = {"batch_size": ev.batch_size, "max_images": ev.max_images}
+    limits = limits_of(config)
     row = evaluate.evaluate(
         ours.params,
         data,
         options,
         constants=model.load_constants(config),
         weights=model.loss_weights(config, ours.step),
-        **limits,
+        limits=limits,
     )
     untrained = [n for n in ev.baselines if n not in task.TRAINED_BASELINES]
     rows = evaluate.baselines(
@@ -142,7 +144,7 @@ def score_run(
         options,
         names=untrained,
         initial_params=task.initial_params(config) if untrained else None,
-        **limits,
+        limits=limits,
     )
     for name in ev.baselines:
         if name not in task.TRAINED_BASELINES:
@@ -158,22 +160,18 @@ def score_run(
         if step_b < config_b.train.steps:
             raise Interrupted
         row_b = evaluate.evaluate(
-            params_b, data, task.check_config(config_b), name=name, **limits
+            params_b, data, task.check_config(config_b), name=name, limits=limits
         )
         row_b["description"] = f"{TRAINED[name]}, {step_b} steps of the same loop"
         rows.append(row_b)
-    path = evaluate.write_scores(
+    path = report.write_scores(
         workdir,
-        split,
         row,
+        provenance(config, data, ours.step, split, ours.checkpoint),
         baseline_rows=rows,
-        step=ours.step,
-        crop=config.data.crop,
-        data_name=config.data.name,
-        scored=scored_with(config, data, ours.checkpoint),
     )
     say(f"scores of {row['images']} images of split {split}: {path}")
-    return evaluate.format_table([*rows, row])
+    return report.format_table([*rows, row])
 
 
 def recorded_table(
@@ -189,7 +187,7 @@ def recorded_table(
     try:
         rows, wanted = row["baselines"], set(session.config.eval.baselines)
         complete = not row["ground_truth"] or wanted <= set(rows)
-        return evaluate.format_table([*rows.values(), row]) if complete else None
+        return report.format_table([*rows.values(), row]) if complete else None
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -217,16 +215,22 @@ def recorded_row(session: Session, workdir: Path, step: int, split: str) -> dict
         return row
 
 
-def scored_with(
-    config: ConfigDict, data: Any, checkpoint: str = THIS_RUN
-) -> dict[str, Any]:
-    """What `recorded_row` compares, for `evaluate.write_scores`.
+def provenance(
+    config: ConfigDict, data: Any, step: int, split: str, checkpoint: str = THIS_RUN
+) -> report.Provenance:
+    """What `recorded_row` compares, for `report.write_scores`.
 
     Args:
         data: the split that was scored.
-        checkpoint: where the parameters are from.
+        step, checkpoint: where the parameters are from.
     """
-    return _conditions(config) | {"data": data.digest, "checkpoint": checkpoint}
+    return report.Provenance(
+        split=split,
+        data=config.data.name,
+        crop=config.data.crop,
+        step=step,
+        scored=_conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
+    )
 
 
 def _conditions(config: ConfigDict) -> dict[str, Any]:

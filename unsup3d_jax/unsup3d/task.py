@@ -28,8 +28,9 @@ from unsup3d_jax.engine.task import (
     run_keys,
 )
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.show import pictures
-from unsup3d_jax.unsup3d import evaluate, model, watch
+from unsup3d_jax.evaluation import report
+from unsup3d_jax.evaluation.scores import limits_of
+from unsup3d_jax.unsup3d import evaluate, model, panel, watch
 
 TRAINED_BASELINES = ("supervised", "oracle")
 BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
@@ -171,18 +172,17 @@ def model_task(config: ConfigDict, splits: Splits, constants: Any = None) -> Tas
             options,
             constants=constants,
             weights=model.loss_weights(config, step),
-            batch_size=config.eval.batch_size,
-            max_images=config.eval.max_images,
+            limits=limits_of(config),
         )
         numbers = {
-            k: v for k, v in evaluate.scalars(row).items() if not k.startswith("loss_")
+            k: v for k, v in report.scalars(row).items() if not k.startswith("loss_")
         }
         return {k: v["mean"] for k, v in row["losses"].items()} | numbers
 
     def picture(parts: State, step: int) -> UInt8[np.ndarray, "h w 3"]:
         count = min(config.log.picture_count, len(splits("val")))
         images = splits("val").take(range(count), ["image"])["image"]
-        return pictures.panel(
+        return panel.panel(
             parts["params"],
             jnp.asarray(images, jnp.float32) / 255.0,
             model.options_from_config(model.config_at(config, step)),

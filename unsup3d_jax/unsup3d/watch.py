@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 FLAT_DEPTH_SHARE = 0.01  # relief of a healthy face: 0.05-0.3 of the depth range
@@ -20,6 +21,10 @@ CONFIDENCE_HIGH = 2.0  # the largest possible error: the image is ignored
 COVERAGE_LOW = 0.3  # of the input's pixels that the reconstruction covers
 GRADIENT_FACTOR = 50.0  # times the median of the recent past
 HISTORY_LEAST = 5  # lines of the past needed to call a gradient exploded
+
+
+# numpy makes scalars of its own of what has no axes.
+AnyNumbers = Array | np.ndarray | np.float64
 
 
 def _regions(h: int, w: int) -> tuple[Array, Array]:
@@ -66,9 +71,12 @@ def moments(outputs: Any) -> dict[str, Float[Array, "..."]]:
 
 
 def statistics(
-    moments: Mapping[str, Float[Array, "..."]],
-) -> dict[str, Float[Array, ""]]:
+    moments: Mapping[str, Float[AnyNumbers, "..."]],
+) -> dict[str, Float[AnyNumbers, ""]]:
     """What the log shows, from moments summed over all devices.
+
+    Args:
+        moments: also of numpy, float64, where images are summed up on the host.
 
     Returns:
         Scalars over the whole batch: `depth_std` (within an image, scene

@@ -1,4 +1,4 @@
-"""SIDE, MAD, coverage and viewpoint agreement, against plain numpy."""
+"""SIDE, MAD and coverage of a depth map, against plain numpy."""
 
 from functools import partial
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup3d_jax.evaluation import metrics
+from unsup3d_jax.evaluation.depth import depth_scores
+from unsup3d_jax.evaluation.masks import erode
 
 FOV = 10.0
 
@@ -79,7 +80,7 @@ def example():
     return depth, true_depth, blob(24, 12, 14, 9), blob(24, 11, 9, 10)
 
 
-score = jax.jit(partial(metrics.depth_scores, fov_deg=FOV))
+score = jax.jit(partial(depth_scores, fov_deg=FOV))
 
 
 def test_scores_match_numpy_on_overlapping_masks(example):
@@ -149,7 +150,7 @@ def test_perfect_reconstruction_has_no_error_but_the_authors_code_sees_one():
 def test_erosion_drops_the_image_border_and_every_hole():
     mask = np.ones((7, 9), bool)
     mask[3, 6] = False
-    np.testing.assert_array_equal(metrics.erode(jnp.asarray(mask)), numpy_erode(mask))
+    np.testing.assert_array_equal(erode(jnp.asarray(mask)), numpy_erode(mask))
     assert numpy_erode(mask).sum() == 5 * 7 - 9
 
 
@@ -198,49 +199,8 @@ def test_vmap_equals_a_loop(example):
     stacked = [
         np.stack([a, np.roll(a, 2, 1)]) for a in (depth, true_depth, mask, true_mask)
     ]
-    batched = jax.jit(jax.vmap(partial(metrics.depth_scores, fov_deg=FOV)))(*stacked)
+    batched = jax.jit(jax.vmap(partial(depth_scores, fov_deg=FOV)))(*stacked)
     for i in range(2):
         single = score(*(a[i] for a in stacked))
         for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(single), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-5)
-
-
-def test_mean_std_leaves_out_what_does_not_count():
-    got = metrics.mean_std(
-        jnp.array([1.0, 99.0, 3.0, 5.0]), jnp.array([True, False, True, True])
-    )
-    assert (got.mean, got.std, got.count) == (3.0, 2.0, 3)
-    none = metrics.mean_std(jnp.array([1.0]), jnp.array([False]))
-    assert (none.mean, none.std, none.count) == (0.0, 0.0, 0)
-
-
-def test_angle_agreement_matches_numpy():
-    rng = np.random.default_rng(1)
-    truth = rng.normal(0.1, 0.5, 200)
-    angle = 0.6 * truth + 0.05 + rng.normal(0, 0.1, 200)
-    got = metrics.angle_agreement(jnp.asarray(angle), jnp.asarray(truth))
-    np.testing.assert_allclose(got.pearson, np.corrcoef(angle, truth)[0, 1], rtol=1e-4)
-    np.testing.assert_allclose(got.slope, np.polyfit(truth, angle, 1)[0], rtol=1e-4)
-    np.testing.assert_allclose(
-        got.offset_deg, np.degrees(np.mean(angle - truth)), rtol=1e-3
-    )
-    np.testing.assert_allclose(
-        got.true_spread_deg, np.degrees(truth.std(ddof=1)), rtol=1e-4
-    )
-
-
-def test_slope_regresses_the_prediction_on_the_truth():
-    # Swapped axes would give 2 instead of 0.5; a mirrored yaw -0.5.
-    truth = jnp.linspace(-1, 1, 9)
-    got = metrics.angle_agreement(0.5 * truth, truth)
-    np.testing.assert_allclose([got.slope, got.pearson], [0.5, 1.0], rtol=1e-5)
-    np.testing.assert_allclose(metrics.angle_agreement(-0.5 * truth, truth).slope, -0.5)
-
-
-@pytest.mark.parametrize("constant", ["prediction", "truth"])
-def test_angles_that_do_not_vary_give_zero_not_nan(constant):
-    varying, fixed = jnp.linspace(-1, 1, 9), jnp.full(9, 0.3)
-    pair = (fixed, varying) if constant == "prediction" else (varying, fixed)
-    got = metrics.angle_agreement(*pair)
-    assert got.pearson == 0.0
-    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(got))

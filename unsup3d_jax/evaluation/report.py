@@ -1,0 +1,202 @@
+"""What is said of scores: the rules, a table for a terminal, a file."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unsup3d_jax.errors import writing
+from unsup3d_jax.files import finite, write_atomically
+
+# Named in every result, because numbers under other rules do not compare.
+RULES = {
+    "side": (
+        "standard deviation over scored pixels of ln depth - ln true depth, per "
+        "image; a fraction, tables print it x100"
+    ),
+    "mad_deg": "mean angle between unit normals over scored pixels, per image",
+    "mad_authors_deg": (
+        "the same with the authors' normals, divided by norm + 1e-7, which adds up "
+        "to 6.5 degrees at 64 px; compare this one with the paper's table"
+    ),
+    "depth_pearson": (
+        "correlation of depth and true depth over scored pixels, per image; 0 where "
+        "either is constant"
+    ),
+    "mask": (
+        "true mask and predicted validity, each eroded 3x3 with zeros outside the "
+        "image; pixels in both are scored; baselines are valid everywhere"
+    ),
+    "coverage": "scored pixels over pixels of the true mask before erosion",
+    "spread": "standard deviation over images, n - 1",
+    "viewpoint": (
+        "angle between predicted and true rotation after the one rotation, common "
+        "to all images, that brings the canonical frames together (Procrustes); "
+        "offset_deg is its size"
+    ),
+    "albedo": (
+        "root mean square over scored pixels and channels after one scale an image"
+    ),
+    "light": (
+        "direction_deg: angle in the camera's frame; diffuse_share: difference of "
+        "k_d / (k_s + k_d), which does not change with a common factor"
+    ),
+    "confidence": (
+        "pixels valid in both reconstructions; sigma against the mean absolute error "
+        "over channels of images in [-1, 1], whose expectation is sigma / sqrt 2 "
+        "under Eq. (3); calibration_error 0 is calibrated"
+    ),
+    "auroc": (
+        "of sigma of the mirrored reconstruction, over pixels of the object valid in "
+        "both; patch: against the perturbation's mask; asymmetric: against that mask "
+        "and its mirror image on the true surface, which is asymmetric as well"
+    ),
+    "keypoint_depth": (
+        "correlation over images of predicted and true depth at each keypoint, both "
+        "relative to their mean over the image's keypoints; summed over keypoints "
+        "(Table 5); keypoints beside the reconstruction take its nearest pixel"
+    ),
+    "shape": (
+        "over images: depth_std inside an image (scene units), depth_relief (what "
+        "surrounds the centre minus the centre), hollow_share (relief below 0), "
+        "view_std_{x,y,z}_deg; canonical frame"
+    ),
+}
+
+
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The few numbers of a row worth a curve, for metrics.jsonl and TensorBoard."""
+    out = {f"loss_{k}": v["mean"] for k, v in row.get("losses", {}).items()}
+    for key in ("recon_l1", "valid_share", "mad_deg", "coverage"):
+        if key in row:
+            out[key] = row[key]["mean"]
+    if "side" in row:
+        out["side_x100"] = 100.0 * row["side"]["mean"]
+    for angle, agreement in row.get("view", {}).items():
+        out[f"{angle}_pearson"] = agreement["pearson"]
+        out[f"{angle}_slope"] = agreement["slope"]
+    if "viewpoint" in row:
+        out["viewpoint_deg"] = row["viewpoint"]["error_deg"]["mean"]
+    return out
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table for a terminal, one line a row, in the order given."""
+    header = [
+        "method",
+        "SIDE x10^-2",
+        "MAD deg",
+        "MAD authors' code",
+        "coverage",
+        "yaw r",
+        "yaw slope",
+        "recon L1",
+        "images",
+    ]
+
+    def spread(row: Mapping[str, Any], key: str, scale: float, digits: int) -> str:
+        if key not in row or row[key]["n"] == 0:
+            return "-"
+        mean, std = scale * row[key]["mean"], scale * row[key]["std"]
+        return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+    def plain(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    lines = [header]
+    for row in rows:
+        yaw = row.get("view", {}).get("yaw", {})
+        scored, images = row.get("scored_images"), row["images"]
+        partly = scored is not None and scored < images
+        lines.append(
+            [
+                row["name"],
+                spread(row, "side", 100.0, 3),
+                spread(row, "mad_deg", 1.0, 2),
+                spread(row, "mad_authors_deg", 1.0, 2),
+                plain(row.get("coverage", {}).get("mean"), 3),
+                plain(yaw.get("pearson"), 3),
+                plain(yaw.get("slope"), 2),
+                plain(row.get("recon_l1", {}).get("mean"), 4),
+                f"{scored} of {images}" if partly else str(images),
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    text = []
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
+        text.append("  ".join(cells).rstrip())
+    if any(not row["ground_truth"] for row in rows):
+        text.append("No true depth in this data set: reconstruction error only.")
+    return "\n".join(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What was scored, for the file of the scores.
+
+    Attributes:
+        split: train, val or test.
+        data: `data.name`.
+        crop: `data.crop`, pixels cut from each image before resizing.
+        step: training step of the checkpoint.
+        scored: what else tells this evaluation from others of the split; JSON-able.
+    """
+
+    split: str
+    data: str
+    crop: Sequence[int]
+    step: int
+    scored: Mapping[str, Any]
+
+
+def write_scores(
+    workdir: str | Path,
+    row: Mapping[str, Any],
+    provenance: Provenance,
+    *,
+    baseline_rows: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Writes eval/<split>.json, whole or not at all.
+
+    Args:
+        workdir: of the run.
+        row: of `summary.row_of`.
+        baseline_rows: rows of baselines, trained or not.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    path = Path(workdir) / "eval" / f"{provenance.split}.json"
+    crop = provenance.crop
+    content = {
+        "split": provenance.split,
+        "data": provenance.data,
+        "checkpoint_step": int(provenance.step),
+        "crop": list(crop) if crop else "none",
+        "scored": dict(provenance.scored),
+        "rules": RULES | {"crop": crop_rule(crop)},
+        **row,
+        "baselines": {r["name"]: r for r in baseline_rows},
+    }
+    text = json.dumps(finite(content), indent=2, allow_nan=False)
+    with writing(path, "The same command scores again; no training is lost."):
+        write_atomically(path, text + "\n")
+    return path
+
+
+def crop_rule(crop: Sequence[int]) -> str:
+    """Says in words what `data.crop` does to each image before it is resized."""
+    if len(crop) == 0:
+        return "none: the whole image, resized to a square"
+    if len(crop) == 1:
+        size = f"{crop[0]} x {crop[0]} pixels" if crop[0] else "largest square"
+        return f"centred, {size}, before resizing"
+    y0, x0, h, w = crop
+    return f"rows {y0} to {y0 + h - 1}, columns {x0} to {x0 + w - 1}, before resizing"

@@ -44,7 +44,7 @@ def gradient_step(
     *,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    statistics: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    statistics: Callable[[Any], Mapping[str, Any]],
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """Applies one update; a `Task.step` once its keywords are given.
 

@@ -207,7 +207,7 @@ class Progress:
     ):
         self._steps = steps
         self._batch_size = batch_size
-        self._stream = stream or sys.stderr
+        self._stream: Any = stream or sys.stderr
         self._bar: tqdm | None = None
         self._loss = math.nan
 

@@ -5,6 +5,8 @@ array carries outside the functions written for one example. Frames, axes and
 pixel conventions: `unsup3d_jax.geometry`.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import numpy as np
 from flax import struct
@@ -12,8 +14,12 @@ from jaxtyping import Array, Bool, Float
 
 # For functions that take what came from the device and what is there still.
 AnyArray = Array | np.ndarray
-# What JAX puts at the leaves of a pytree: numbers, or what is known of them.
-Leaf = Array | np.ndarray | jax.ShapeDtypeStruct | jax.stages.ArgInfo
+# What lies at the leaves of a pytree: arrays, for all who read them; while JAX takes
+# trees apart and puts them together also what stands for an array.
+if TYPE_CHECKING:
+    Leaf = Array
+else:
+    Leaf = Array | np.ndarray | jax.ShapeDtypeStruct | jax.stages.ArgInfo
 
 
 @struct.dataclass

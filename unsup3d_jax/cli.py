@@ -417,10 +417,10 @@ def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
 def run_tables(args: Arguments, interrupts: Interrupts) -> None:
     """Runs what is missing of a paper's table, and prints it."""
     from unsup3d_jax.engine.log import say
-    from unsup3d_jax.experiments import tables
+    from unsup3d_jax.experiments.tables import run
 
     with writing(args.workdir):
-        table = tables.run(
+        table = run.run_table(
             args.config, args.workdir, interrupts=interrupts, given=args.given
         )
     print(table, flush=True)

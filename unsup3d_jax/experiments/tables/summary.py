@@ -123,8 +123,8 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
     """
     if len(a) < 2:
         return None
-    tau, _ = stats.kendalltau(a, b)
-    return None if math.isnan(tau) else float(tau)
+    found: Any = stats.kendalltau(a, b)  # SciPy has no types
+    return None if math.isnan(found.statistic) else float(found.statistic)
 
 
 def summarise(

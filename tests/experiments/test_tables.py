@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bust import make
 from PIL import Image
 
 from configs import default
@@ -700,6 +701,31 @@ def test_the_figure_has_a_column_for_each_row_shape_and_albedo():
     np.testing.assert_array_equal(first, columns["input"][0])
 
 
+def test_rows_on_the_same_images_share_the_column_of_their_input(monkeypatch):
+    size, drawn = (1, 32, 32), {}
+    shape, albedo = np.full((*size, 3), 0.2), np.full((*size, 3), 0.4)
+    monkeypatch.setattr(figure, "shape_and_albedo", lambda *_: (shape, albedo))
+    monkeypatch.setattr(figure, "sheet", lambda columns: drawn.update(columns))
+    _, options = make(32)
+
+    def exhibit(name, grey, **given):
+        images = np.full((*size, 3), grey, np.uint8)
+        return figure.Exhibit(name, {}, options, images, **given)
+
+    figure.draw(
+        [
+            exhibit("supervised", 5, perturbed=False, with_albedo=False),
+            exhibit("full", 5, perturbed=False, with_albedo=True),
+            exhibit("patched_full", 9, perturbed=True, with_albedo=True),
+        ]
+    )
+    names = ["input", "supervised", "full", "full albedo"]
+    assert list(drawn) == [*names, "perturbed", "patched full", "patched full albedo"]
+    assert [drawn[k].max() for k in ("input", "perturbed")] == [5, 9]
+    assert drawn["full"] is shape and drawn["full albedo"] is albedo
+    assert figure.draw([]) is None
+
+
 def test_long_names_of_columns_do_not_run_into_each_other():
     names = ("perturb no confidence", "perturb no confidence albedo")
     sheet = figure.sheet({name: np.zeros((1, 32, 32, 3)) for name in names})
@@ -708,8 +734,6 @@ def test_long_names_of_columns_do_not_run_into_each_other():
 
 
 def test_constant_depth_shows_as_even_clay(monkeypatch):
-    from bust import make
-
     factors, options = make(32)
     factors = dataclasses.replace(factors, canon_depth=jnp.ones((2, 32, 32)))
     monkeypatch.setattr(model, "decompose", lambda *a: factors)

@@ -17,7 +17,7 @@ import re
 import sys
 from pathlib import Path
 
-from unsup3d_jax.experiments import tables
+from unsup3d_jax.experiments.tables import text as table_text
 
 ROOT = Path(__file__).resolve().parent.parent
 _START = "<!-- table: "
@@ -55,7 +55,7 @@ def filled(text: str, root: Path, folder: Path) -> str:
         if not isinstance(record.get("rows"), dict) or not record["complete"]:
             raise ValueError(f"{path}: not the table.json of a finished table.")
         # The document has headings of its own.
-        body = tables.markdown(record).partition("\n\n")[2].strip()
+        body = table_text.markdown(record).partition("\n\n")[2].strip()
         link = Path(os.path.relpath(path, folder)).as_posix()
         return f"{match[1]}\n{body}\n\n[All numbers]({link})\n\n{match[4]}"
 

@@ -1,5 +1,6 @@
-"""What `tables.scale` stands for: the recipe that every row of a table starts from.
+"""What the tables share: their config, and the recipes that `tables.scale` names.
 
+Every row of a table starts from the recipe of a scale:
 tiny: minutes on two CPU cores. Shows that the machinery works; its numbers mean
 nothing.
 small: the quickstart's faces and schedule, 32 px; about a quarter of an hour a
@@ -10,9 +11,17 @@ GPU.
 
 from ml_collections import ConfigDict
 
-from configs import quickstart, synfaces
+from configs import default, quickstart, synfaces
 
 SCALES = ("tiny", "small", "paper")
+
+
+def table(name: str) -> ConfigDict:
+    """Returns the config of a table on the open faces: defaults, and its name."""
+    config = default.get_config()
+    config.name = config.tables.name = name
+    config.data.name = "open_faces"
+    return config
 
 
 def recipe(scale: str) -> ConfigDict:

@@ -1,11 +1,18 @@
-"""Keypoints on disk: three layouts, the crop, and the score of a known surface."""
+"""Keypoints through the crop, the score of a known surface, and the whole job."""
 
+import dataclasses
+import json
+
+import jax
 import numpy as np
 import pytest
+from bust import NEAREST, config_of, make
 from PIL import Image
 
+from configs import default
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import keypoints
+from unsup3d_jax.unsup3d import model
 
 COUNT, K = 4, 5
 
@@ -29,77 +36,6 @@ def _csv(path, points, header=""):
     path.write_text(header + "\n".join(lines) + "\n")
 
 
-def test_csv_beside_each_image(tmp_path, points):
-    for i in range(COUNT):
-        _photo(tmp_path / f"a/{i}.png", i)
-        _csv(tmp_path / f"a/{i}.csv", points[i], header="u,v,depth\n# hand-made\n")
-    _photo(tmp_path / "a/without.png")
-    files, found = keypoints.find(tmp_path, "csv")
-    assert [f.name for f in files] == ["0.png", "1.png", "2.png", "3.png"]
-    np.testing.assert_array_equal(found, points)
-
-
-def test_npz_names_its_images(tmp_path, points):
-    names = [f"{i}.png" for i in (2, 0, 1, 3)]
-    for i, name in enumerate(names):
-        _photo(tmp_path / name, i)
-    np.savez(tmp_path / "keypoints.npz", names=names, keypoints=points)
-    files, found = keypoints.find(tmp_path, "npz")
-    assert [f.name for f in files] == names
-    np.testing.assert_array_equal(found, points)
-    (tmp_path / "1.png").unlink()
-    with pytest.raises(UserError, match="1.png, which does not exist"):
-        keypoints.find(tmp_path, "npz")
-
-
-def test_3dfaw_folders_and_its_test_list(tmp_path, points):
-    for i in range(COUNT):
-        _photo(tmp_path / f"valid_img/{i}.jpg", i)
-        _csv(tmp_path / f"valid_lm/{i}_lm.csv", points[i])
-    lines = ["0,valid,center", "1,test,left", "3,test,right"]
-    (tmp_path / "list_valid_test.txt").write_text("\n".join(lines) + "\n")
-    files, found = keypoints.find(tmp_path, "3dfaw")
-    assert len(files) == COUNT
-    files, found = keypoints.find(tmp_path, "3dfaw", split="test")
-    assert [f.stem for f in files] == ["1", "3"]
-    np.testing.assert_array_equal(found, points[[1, 3]])
-    with pytest.raises(UserError, match="train_img"):
-        keypoints.find(tmp_path, "3dfaw", split="train")
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("1,2\n", "line 1: need u,v,depth"),
-        ("u,v,z\n1,2,x\n", "line 2"),
-        ("1,2,nan\n", "line 1"),
-        ("# nothing\n", "no line"),
-    ],
-)
-def test_a_bad_table_is_named(tmp_path, text, words):
-    _photo(tmp_path / "0.png")
-    (tmp_path / "0.csv").write_text(text)
-    with pytest.raises(UserError, match=words):
-        keypoints.find(tmp_path, "csv")
-
-
-def test_other_mistakes_are_named(tmp_path, points):
-    with pytest.raises(UserError, match="not a folder"):
-        keypoints.find(tmp_path / "none", "csv")
-    with pytest.raises(UserError, match="no image has a .csv"):
-        keypoints.find(tmp_path, "csv")
-    with pytest.raises(UserError, match="keypoints.npz"):
-        keypoints.find(tmp_path, "npz")
-    with pytest.raises(UserError, match="--layout"):
-        keypoints.find(tmp_path, "mat")
-    _photo(tmp_path / "0.png")
-    _photo(tmp_path / "1.png")
-    _csv(tmp_path / "0.csv", points[0])
-    _csv(tmp_path / "1.csv", points[1, :3])
-    with pytest.raises(UserError, match="holds 3 keypoints"):
-        keypoints.find(tmp_path, "csv")
-
-
 def test_keypoints_follow_the_crop_and_the_resize():
     """A white square drawn in the file lies where its moved corners say."""
     width, height, size = 120, 80, 32
@@ -120,10 +56,6 @@ def test_keypoints_follow_the_crop_and_the_resize():
 
 def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
     """With a surface that is known: depth grows with u, in the cropped frame."""
-    from bust import config_of
-
-    from unsup3d_jax.unsup3d import model
-
     options = model.options_from_config(config_of(32))
     files = [tmp_path / f"{i}.png" for i in range(COUNT)]
     for i, file in enumerate(files):
@@ -145,9 +77,6 @@ def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
 
 def test_depth_is_that_of_the_turned_face(monkeypatch):
     """The nose of a known head, turned to either side, is nearest where it went."""
-    import jax
-    from bust import NEAREST, make
-
     factors, options = make(32)
     monkeypatch.setattr(keypoints.model, "decompose", lambda *a: factors)
     v, u = np.mgrid[:32, :32].astype(np.float32)
@@ -161,9 +90,49 @@ def test_depth_is_that_of_the_turned_face(monkeypatch):
     assert np.all(np.abs(at) > 1) and at[0] * at[1] < 0
 
 
-def test_the_command_says_what_is_missing(tmp_path, capsys):
-    config = "configs/folder.py"
-    flags = [f"--config={config}", f"--input={tmp_path}", f"--workdir={tmp_path}"]
-    assert keypoints.main(flags) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "no image has a .csv" in err
+def _job(folder, **changes):
+    job = keypoints.KeypointJob(
+        input=folder, layout="csv", split="valid", near="small", output=None, sheet=None
+    )
+    return dataclasses.replace(job, **changes)
+
+
+def _no_model():
+    raise AssertionError("asked for, though nothing can be scored")
+
+
+def test_what_is_missing_is_said_before_the_model_is_loaded(tmp_path):
+    config = default.get_config()
+    with pytest.raises(UserError, match="no image has a .csv"):
+        keypoints.run(config, _no_model, _job(tmp_path))
+    with pytest.raises(UserError, match="--near must be one of small, large"):
+        keypoints.run(config, _no_model, _job(tmp_path, near="left"))
+    with pytest.raises(UserError, match="--layout"):
+        keypoints.run(config, _no_model, _job(tmp_path, layout="mat"))
+
+
+@pytest.mark.parametrize("near, sign", [("small", 1), ("large", -1)])
+def test_a_job_leaves_its_scores_and_its_sheet(
+    tmp_path, points, monkeypatch, near, sign
+):
+    points[..., 2] = 3 * points[..., 0]
+    photos = tmp_path / "photos"
+    for i in range(COUNT):
+        _photo(photos / f"{i}.png", i)
+        _csv(photos / f"{i}.csv", points[i])
+    config, asked = config_of(32), []
+
+    def surface(params, image, where, options):
+        asked.append(params)
+        return np.asarray(where[..., 0])
+
+    monkeypatch.setattr(keypoints, "_depth_at", surface)
+    output, sheet = tmp_path / "out" / "scores.json", tmp_path / "sheet.png"
+    job = _job(photos, near=near, output=output, sheet=sheet)
+    result = keypoints.run(config, lambda: ({"of": "run"}, 7), job)
+    assert asked == [{"of": "run"}]
+    np.testing.assert_allclose(result["sum"], sign * K, rtol=1e-4)
+    assert result["checkpoint_step"] == 7 and result["input"] == str(photos)
+    assert result["left_out"] == 0
+    assert json.loads(output.read_text()) == result
+    assert Image.open(sheet).size[0] >= 2 * 128

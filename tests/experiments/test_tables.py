@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bust import make
 from PIL import Image
 
 from configs import default
@@ -22,10 +23,13 @@ from configs.tables import (
     table5,
 )
 from unsup3d_jax import cli
-from unsup3d_jax.engine import checkpoint, parallel, recorder, replicas, train_state
+from unsup3d_jax.engine import checkpoint, parallel, recorder, replicas
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.experiments import paper_tables, tables
+from unsup3d_jax.experiments import paper_tables
+from unsup3d_jax.experiments.tables import figure, run, summary
+from unsup3d_jax.experiments.tables.rows import base_config, row_config, table_of
+from unsup3d_jax.experiments.tables.text import markdown, write_table
 from unsup3d_jax.unsup3d import evaluate, model, train
 
 FILES = {
@@ -72,11 +76,11 @@ def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02, depth=None)
 def test_every_row_of_every_table_is_a_valid_config(name, scale):
     config = FILES[name].get_config()
     config.tables.scale = scale
-    table, rows = tables.table_of(config)
-    base = tables.base_config(config)
+    table, rows = table_of(config)
+    base = base_config(config)
     assert set(rows) == set(table.rows)
     for row in rows.values():
-        made = tables.row_config(base, row, seed=1, encoder=Path("/x.npz"))
+        made = row_config(base, row, seed=1, encoder=Path("/x.npz"))
         train.check_config(made)
         assert made.seed == 1 and made.data.name == config.data.name
         assert made.model.supervision == (
@@ -97,7 +101,7 @@ def test_what_the_user_sets_wins_over_the_recipe():
     config.tables.scale = "small"
     config.train.steps = 77
     config.loss.perceptual_weights = "mine.pth"
-    base = tables.base_config(config)
+    base = base_config(config)
     assert base.train.steps == 77 and base.loss.perceptual_weights == "mine.pth"
     assert base.data.image_size == 32 and base.depth.bump_height > 0  # the recipe
     assert base.data.crop == () and isinstance(base.data.hash_split_percent, tuple)
@@ -110,13 +114,13 @@ def test_a_default_that_the_command_line_names_wins_over_the_recipe(monkeypatch)
         ["main.py", "--mode=tables", f"--config={config}", *flags], default.get_config()
     )
     assert args.given == {"tables.scale", "train.warmup_steps"}
-    assert tables.base_config(args.config).train.warmup_steps == 100
-    base = tables.base_config(args.config, args.given)
+    assert base_config(args.config).train.warmup_steps == 100
+    base = base_config(args.config, args.given)
     assert base.train.warmup_steps == 0 and base.train.learning_rate == 1e-3
     assert base.loss.perceptual == 1.0  # the table's
 
     passed_on = {}
-    monkeypatch.setattr(tables, "run", lambda *_, **named: passed_on.update(named))
+    monkeypatch.setattr(run, "run_table", lambda *_, **named: passed_on.update(named))
     cli.run_tables(args, Interrupts())
     assert passed_on["given"] == args.given
 
@@ -125,12 +129,12 @@ def test_what_the_user_sets_wins_over_the_table_but_not_over_the_row():
     config = table3.get_config()
     config.tables.scale = "small"
     config.loss.perceptual = 0.25
-    table, rows = tables.table_of(config)
-    base = tables.base_config(config)
-    made = {name: tables.row_config(base, row, seed=0) for name, row in rows.items()}
+    table, rows = table_of(config)
+    base = base_config(config)
+    made = {name: row_config(base, row, seed=0) for name, row in rows.items()}
     weights = {name: row.loss.perceptual for name, row in made.items()}
     assert weights.pop("no_perceptual") == 0 and set(weights.values()) == {0.25}
-    assert tables.made_with(base, Path("/nowhere"), {})["changes"] == {
+    assert run.made_with(base, Path("/nowhere"), {})["changes"] == {
         "loss.perceptual": 0.25
     }
 
@@ -139,19 +143,19 @@ def test_a_row_does_not_change_with_the_number_of_seeds():
     made = []
     for seeds in (2, 5):
         config = _config(seeds=seeds, figure_images=seeds)
-        table, rows = tables.table_of(config)
-        base = tables.base_config(config)
-        made.append(tables.row_config(base, rows["ours"], seed=1).to_dict())
+        table, rows = table_of(config)
+        base = base_config(config)
+        made.append(row_config(base, rows["ours"], seed=1).to_dict())
     assert made[0] == made[1]
 
 
 def test_rows_can_be_chosen_and_are_checked():
-    _, rows = tables.table_of(_config(rows=("ours", "constant")))
+    _, rows = table_of(_config(rows=("ours", "constant")))
     assert list(rows) == ["constant", "ours"]  # the paper's order
     with pytest.raises(UserError, match="'mine' is no row of table2; its rows are"):
-        tables.table_of(_config(rows=("mine",)))
+        table_of(_config(rows=("mine",)))
     with pytest.raises(UserError, match="use a config of configs/tables/"):
-        tables.table_of(default.get_config())
+        table_of(default.get_config())
 
 
 def test_each_config_starts_as_it_says():
@@ -173,10 +177,10 @@ def test_each_config_starts_as_it_says():
 def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
     config = stability.get_config()
     config.tables.scale = scale
-    table, rows = tables.table_of(config)
-    base = tables.base_config(config)
+    table, rows = table_of(config)
+    base = base_config(config)
     made = {
-        name: checkpoint.flatten(tables.row_config(base, row, seed=0).to_dict())
+        name: checkpoint.flatten(row_config(base, row, seed=0).to_dict())
         for name, row in rows.items()
     }
     start = made["paper_start"]
@@ -227,26 +231,31 @@ def test_help_names_the_tables():
 
 
 def test_rank_agreement_by_counting_pairs():
-    assert tables.kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == 1.0
-    assert tables.kendall_tau([1, 2, 3], [3, 2, 1]) == -1.0
+    assert summary.kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == 1.0
+    assert summary.kendall_tau([1, 2, 3], [3, 2, 1]) == -1.0
     # 6 pairs: 4 agree, 2 do not.
-    np.testing.assert_allclose(tables.kendall_tau([1, 2, 3, 4], [2, 1, 4, 3]), 2 / 6)
+    np.testing.assert_allclose(summary.kendall_tau([1, 2, 3, 4], [2, 1, 4, 3]), 2 / 6)
     # One tie on the left: (2 - 0) / sqrt(2 * 3).
-    np.testing.assert_allclose(tables.kendall_tau([1, 1, 2], [1, 2, 3]), 2 / np.sqrt(6))
-    assert tables.kendall_tau([1], [1]) is None
-    assert tables.kendall_tau([1, 1], [1, 2]) is None
+    np.testing.assert_allclose(
+        summary.kendall_tau([1, 1, 2], [1, 2, 3]), 2 / np.sqrt(6)
+    )
+    # One tie on each side: (4 - 0) / sqrt(5 * 5).
+    np.testing.assert_allclose(summary.kendall_tau([1, 1, 2, 3], [1, 2, 2, 3]), 0.8)
+    assert summary.kendall_tau([], []) is None
+    assert summary.kendall_tau([1], [1]) is None
+    assert summary.kendall_tau([1, 1], [1, 2]) is None
 
 
 def test_spread_over_images_is_not_that_over_seeds():
     rows = [_row(1.0, 5, std=0.3), _row(2.0, 5, std=0.5), {"diverged": "x"}]
-    got = tables.over_seeds(rows, "side")
+    got = summary.over_seeds(rows, "side")
     assert got["mean"] == 1.5 and got["std_images"] == 0.4
     np.testing.assert_allclose(got["std_seeds"], np.std([1, 2], ddof=1))
-    assert tables.over_seeds(rows[:1], "side")["std_seeds"] is None
-    assert tables.over_seeds(rows[2:], "side") is None
+    assert summary.over_seeds(rows[:1], "side")["std_seeds"] is None
+    assert summary.over_seeds(rows[2:], "side") is None
     rows[0]["side"] |= {"mean": None}  # NaN, as a file has it
     rows.append({"side": {"mean": 0.0, "std": 0.0, "n": 0}})  # over no image
-    assert tables.over_seeds(rows, "side")["seeds"] == [2.0]
+    assert summary.over_seeds(rows, "side")["seeds"] == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -270,15 +279,15 @@ def test_spread_over_images_is_not_that_over_seeds():
     ],
 )
 def test_each_collapse_is_told_apart(row, failed):
-    got = tables.collapses(row, depth_range=0.2)
+    got = summary.collapses(row, depth_range=0.2)
     assert [name for name, is_so in got.items() if is_so] == failed
 
 
 def test_same_rotation_for_all_is_a_view_collapse():
     row = _row(1, 1)
     row["shape"] |= {f"view_std_{a}_deg": 0.5 for a in "xyz"}
-    assert tables.collapses(row, depth_range=0.2)["view_collapsed"]
-    assert tables.collapses({"side": {}}, depth_range=0.2) == {}
+    assert summary.collapses(row, depth_range=0.2)["view_collapsed"]
+    assert summary.collapses({"side": {}}, depth_range=0.2) == {}
 
 
 def _scores():
@@ -293,9 +302,9 @@ def _scores():
 
 def _record(scores=None, complete=True):
     config = _config()
-    table, rows = tables.table_of(config)
-    return tables.summarise(
-        tables.base_config(config), table, rows, scores or _scores(), complete=complete
+    table, rows = table_of(config)
+    return summary.summarise(
+        base_config(config), table, rows, scores or _scores(), complete=complete
     )
 
 
@@ -326,7 +335,7 @@ def test_an_order_that_is_not_seen_is_said_so():
     assert claims["average_background"]["side"]["seen"]
     assert not claims["average_background"]["side"]["separated"]
     assert not claims["average_background"]["mad_authors_deg"]["seen"]
-    assert "MAD **not seen**" in tables.markdown(record)
+    assert "MAD **not seen**" in markdown(record)
     scores["ours"] = [_row(0.012, 18)]  # one seed is below, but proves no spread
     claims = {c["worse"]: c for c in _record(scores)["claims"] if c["better"] == "ours"}
     assert claims["constant"]["side"] == {"seen": True, "separated": False}
@@ -334,10 +343,10 @@ def test_an_order_that_is_not_seen_is_said_so():
 
 def test_markdown_is_made_from_the_json_alone(tmp_path):
     record = _record()
-    tables.write_table(tmp_path, record)
+    write_table(tmp_path, record)
     text = (tmp_path / "table.md").read_text()
     content = json.loads((tmp_path / "table.json").read_text())
-    assert tables.markdown(content) + "\n" == text
+    assert markdown(content) + "\n" == text
     line = next(x for x in text.splitlines() if "Ours (unsup" in x and "|" in x)
     cells = [c.strip() for c in line.strip("|").split("|")]
     spread = 100 * np.std([0.008, 0.012], ddof=1)
@@ -347,7 +356,7 @@ def test_markdown_is_made_from_the_json_alone(tmp_path):
     assert "Ours (unsupervised): sigma" in text and "AUROC 0.70 ± 0.10 ± 0.00." in text
     assert "these numbers mean nothing" in text  # tiny
     assert "Kendall's tau 1.00 over 4 rows" in text
-    assert "not complete" in tables.markdown(_record(complete=False))
+    assert "not complete" in markdown(_record(complete=False))
 
 
 def test_numbers_of_the_paper_are_those_printed_there():
@@ -397,7 +406,7 @@ def machine(monkeypatch):
 
 def _run(config, workdir):
     with Interrupts() as interrupts:
-        return tables.run(config, workdir, interrupts=interrupts)
+        return run.run_table(config, workdir, interrupts=interrupts)
 
 
 def test_finished_seeds_are_not_trained_again(tmp_path, machine):
@@ -450,7 +459,7 @@ def test_the_encoder_is_trained_once_for_the_row_that_needs_it(
         output.with_suffix(".json").write_text(json.dumps(record))
         return record
 
-    monkeypatch.setattr(tables.rotnet, "pretrain", pretrain)
+    monkeypatch.setattr(run.rotnet, "pretrain", pretrain)
     seen = []
     fake = train.train
     monkeypatch.setattr(
@@ -493,7 +502,7 @@ class FakeFit:
             raise self.error
         params = {"depth": 10.0 * np.array(tasks)}
         self.saved[folder] = params
-        return train_state.TrainState(np.int32(config.train.steps), params, (), None)
+        return types.SimpleNamespace(step=np.int32(config.train.steps), params=params)
 
 
 @pytest.fixture
@@ -513,15 +522,19 @@ def together(machine, monkeypatch):
 
 def test_a_table_names_what_its_rows_were_trained_with(tmp_path, monkeypatch):
     config = _config(rows=("ours",), seeds=3)
-    table, rows = tables.table_of(config)
-    base = tables.base_config(config)
-    seeds = [tables.row_config(base, rows["ours"], seed=k) for k in range(3)]
+    table, rows = table_of(config)
+    base = base_config(config)
+    seeds = [row_config(base, rows["ours"], seed=k) for k in range(3)]
     for k, commit in enumerate(("a", "b", "a")):
         folder = tmp_path / "rows" / "ours" / f"seed{k}"
         folder.mkdir(parents=True)
-        run = {"git_commit": commit, "devices": ["cpu:0 cpu"], "versions": {"jax": "1"}}
-        (folder / "config.json").write_text(json.dumps(run))
-    made = tables.made_with(base, tmp_path, {"constant": seeds, "ours": seeds})
+        made = {
+            "git_commit": commit,
+            "devices": ["cpu:0 cpu"],
+            "versions": {"jax": "1"},
+        }
+        (folder / "config.json").write_text(json.dumps(made))
+    made = run.made_with(base, tmp_path, {"constant": seeds, "ours": seeds})
     assert made == {
         "changes": {},
         "commits": ["a", "b"],
@@ -534,9 +547,9 @@ def test_a_table_names_what_its_rows_were_trained_with(tmp_path, monkeypatch):
     monkeypatch.setattr(
         checkpoint, "newest_step", lambda place: 6 if place == stack else None
     )
-    run = {"config": {"tables": {"seeds": 3}}, "git_commit": "c"}
-    (stack / "config.json").write_text(json.dumps(run))
-    made = tables.made_with(base, tmp_path, {"ours": seeds})
+    made = {"config": {"tables": {"seeds": 3}}, "git_commit": "c"}
+    (stack / "config.json").write_text(json.dumps(made))
+    made = run.made_with(base, tmp_path, {"ours": seeds})
     assert made["commits"] == ["c"]
 
 
@@ -682,22 +695,45 @@ def test_the_figure_has_a_column_for_each_row_shape_and_albedo():
         "full": rng.random((3, 32, 32, 3)),
         "full albedo": rng.random((3, 32, 32, 3)),
     }
-    sheet = tables.figure(columns)
+    sheet = figure.sheet(columns)
     assert sheet.dtype == np.uint8 and sheet.shape[1] > sheet.shape[0] - 18 - 4
     first = sheet[18 + 2 : 18 + 2 + 96 : 3, 2 : 2 + 96 : 3]
     np.testing.assert_array_equal(first, columns["input"][0])
 
 
+def test_rows_on_the_same_images_share_the_column_of_their_input(monkeypatch):
+    size, drawn = (1, 32, 32), {}
+    shape, albedo = np.full((*size, 3), 0.2), np.full((*size, 3), 0.4)
+    monkeypatch.setattr(figure, "shape_and_albedo", lambda *_: (shape, albedo))
+    monkeypatch.setattr(figure, "sheet", lambda columns: drawn.update(columns))
+    _, options = make(32)
+
+    def exhibit(name, grey, **given):
+        images = np.full((*size, 3), grey, np.uint8)
+        return figure.Exhibit(name, {}, options, images, **given)
+
+    figure.draw(
+        [
+            exhibit("supervised", 5, perturbed=False, with_albedo=False),
+            exhibit("full", 5, perturbed=False, with_albedo=True),
+            exhibit("patched_full", 9, perturbed=True, with_albedo=True),
+        ]
+    )
+    names = ["input", "supervised", "full", "full albedo"]
+    assert list(drawn) == [*names, "perturbed", "patched full", "patched full albedo"]
+    assert [drawn[k].max() for k in ("input", "perturbed")] == [5, 9]
+    assert drawn["full"] is shape and drawn["full albedo"] is albedo
+    assert figure.draw([]) is None
+
+
 def test_long_names_of_columns_do_not_run_into_each_other():
     names = ("perturb no confidence", "perturb no confidence albedo")
-    sheet = tables.figure({name: np.zeros((1, 32, 32, 3)) for name in names})
+    sheet = figure.sheet({name: np.zeros((1, 32, 32, 3)) for name in names})
     between = sheet[:-98, 98:100]  # above the gap of the two columns
     assert len(between) > 18 and np.ptp(between) == 0 and np.ptp(sheet[:-98]) > 0
 
 
 def test_constant_depth_shows_as_even_clay(monkeypatch):
-    from bust import make
-
     factors, options = make(32)
     factors = dataclasses.replace(factors, canon_depth=jnp.ones((2, 32, 32)))
     monkeypatch.setattr(model, "decompose", lambda *a: factors)
@@ -706,9 +742,9 @@ def test_constant_depth_shows_as_even_clay(monkeypatch):
         assert yaws_deg == (25.0,)
         return clay[None], jnp.ones((1, *depth.shape), bool).at[..., 0].set(False)
 
-    monkeypatch.setattr(tables.pictures, "turned_views", turned_views)
-    images = np.zeros((2, 32, 32, 3), np.float32)
-    shape, albedo = tables._shape_and_albedo.__wrapped__({}, images, options)
+    monkeypatch.setattr(figure.pictures, "turned_views", turned_views)
+    images = jnp.zeros((2, 32, 32, 3))
+    shape, albedo = figure.shape_and_albedo.__wrapped__({}, images, options)
     np.testing.assert_array_equal(albedo, factors.canon_albedo)
     # Lit 30 degrees off its normal: the light is (0.4, 0.4, 1).
     np.testing.assert_allclose(shape[:, :, 1:], 0.15 + 0.75 / np.sqrt(1.32), rtol=1e-5)

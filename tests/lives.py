@@ -25,7 +25,7 @@ import tiny_task
 
 from unsup3d_jax import cli
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.source import train_source
 from unsup3d_jax.engine import (
     checkpoint,
     hosts,
@@ -160,7 +160,7 @@ def save_weights_slowly(workdir: Path) -> None:
         yield Batch(image=np.zeros((1, 2, 8, 8, 3), np.float32))
 
     perceptual.save_vgg16 = slowly
-    pipeline.train_source = lambda *_, **__: images()
+    rotnet.train_source = lambda *_, **__: images()
     # What is learnt is no matter, and would have to be compiled.
     rotnet.update = lambda state, *_, **__: (state, {"loss": 0.0, "accuracy": 0.0})
     c = config()
@@ -251,7 +251,7 @@ def host(
     )
 
     def make_source(devices):
-        source = pipeline.train_source(data, c, devices=devices, seed=0)
+        source = train_source(data, c, fields=("image",), devices=devices, seed=0)
         read.clear()  # it has looked at one example
         original = type(source).__next__
 

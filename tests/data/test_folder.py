@@ -15,7 +15,8 @@ from PIL import Image
 
 from configs import default
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, images, pipeline, prepare, report, synface
+from unsup3d_jax.data import folder, images, prepare, report, synface
+from unsup3d_jax.data.load import load_split
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import train
 
@@ -285,7 +286,7 @@ def test_broken_files_are_counted_named_and_never_read_again(config, tmp_path, m
     write(root / "1e_float.tiff", np.ones((4, 4), np.float32))
     write(root / "1f_other.jpg", noise, format="PCX")
     os.symlink(root / "nowhere", root / "1g_dangling.png")
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
     assert dataset.is_streamed == (mib == 0)
     assert len(dataset) == 4 and dataset.report.found == 12
     reasons = {os.path.basename(n): r for n, r in dataset.report.broken}
@@ -331,7 +332,7 @@ def test_errors_name_the_key(config, tmp_path):
         for key, value in changes.items():
             changed.data[key] = value
         with pytest.raises(UserError, match=match):
-            pipeline.load_split(changed, split)
+            load_split(changed, split)
 
     root = tmp_path / "photos"
     check("data.path: .* is not a folder")
@@ -355,10 +356,10 @@ def test_errors_name_the_key(config, tmp_path):
     check("data.hash_split_percent", hash_split_percent=(90, 10, 10))
     check("data.workers", workers=-1)
     with pytest.raises(UserError, match="split"):
-        pipeline.load_split(config, "dev")
+        load_split(config, "dev")
     config.data.split = "random"
     with pytest.raises(UserError, match="data.split"):
-        pipeline.load_split(config, "train")
+        load_split(config, "train")
 
 
 @pytest.mark.parametrize("mib", [1, 0], ids=["memory", "streamed"])
@@ -366,19 +367,19 @@ def test_errors_name_the_key(config, tmp_path):
 def test_workers_do_not_change_the_result(config, tmp_path, workers, mib):
     for i in range(6):
         write(tmp_path / "photos" / "train" / f"{i}.png")
-    want = pipeline.load_split(config, "train").arrays["image"]
+    want = load_split(config, "train").arrays["image"]
     config.data.workers, config.data.device_memory_mib = workers, mib
     config.data.cache_dir = str(tmp_path / "another")
-    got = pipeline.load_split(config, "train").take([4, 0, 5])["image"]
+    got = load_split(config, "train").take([4, 0, 5])["image"]
     np.testing.assert_array_equal(got, want[[4, 0, 5]])
 
 
 def test_max_images_keeps_the_first(config, tmp_path):
     for i in range(6):
         write(tmp_path / "photos" / "train" / f"{i}.png")
-    everything = pipeline.load_split(config, "train").arrays["image"]
+    everything = load_split(config, "train").arrays["image"]
     config.data.max_images = 2
-    some = pipeline.load_split(config, "train").arrays["image"]
+    some = load_split(config, "train").arrays["image"]
     np.testing.assert_array_equal(some, everything[:2])
 
 
@@ -394,8 +395,8 @@ def photos(config, tmp_path):
 
 
 def test_second_load_comes_from_the_cache_and_is_equal(config, photos, tmp_path):
-    first = pipeline.load_split(config, "train")
-    second = pipeline.load_split(config, "train")
+    first = load_split(config, "train")
+    second = load_split(config, "train")
     assert (first.report.cached, second.report.cached) == (False, True)
     np.testing.assert_array_equal(first.arrays["image"], second.arrays["image"])
     assert first.report.broken == second.report.broken
@@ -407,22 +408,22 @@ def test_second_load_comes_from_the_cache_and_is_equal(config, photos, tmp_path)
 
 def test_a_changed_folder_is_read_again(config, photos):
     path = write(photos / "3.bmp")
-    before = pipeline.load_split(config, "train")
+    before = load_split(config, "train")
     size = path.stat().st_size
     write(path, np.full((10, 12, 3), 7, np.uint8))
     assert path.stat().st_size == size  # only the time tells
-    after = pipeline.load_split(config, "train")
+    after = load_split(config, "train")
     assert not after.report.cached
     np.testing.assert_array_equal(after.arrays["image"][3], 7)
     (photos / "0.png").unlink()
-    assert len(pipeline.load_split(config, "train")) == len(before) - 1
+    assert len(load_split(config, "train")) == len(before) - 1
     config.data.crop = (4,)
-    assert not pipeline.load_split(config, "train").report.cached
+    assert not load_split(config, "train").report.cached
 
 
 @pytest.mark.parametrize("damage", ["cut", "manifest", "missing", "pickle"])
 def test_a_damaged_cache_is_made_again(config, photos, tmp_path, damage):
-    good = pipeline.load_split(config, "train").arrays["image"].copy()
+    good = load_split(config, "train").arrays["image"].copy()
     (entry,) = (tmp_path / "cache" / "prepared").iterdir()
     stored = entry / "image.npy"
     if damage == "cut":
@@ -434,14 +435,14 @@ def test_a_damaged_cache_is_made_again(config, photos, tmp_path, damage):
     else:
         np.save(stored, np.array([{}], dtype=object), allow_pickle=True)
     for cached in (False, True):
-        dataset = pipeline.load_split(config, "train")
+        dataset = load_split(config, "train")
         assert dataset.report.cached == cached
         np.testing.assert_array_equal(dataset.arrays["image"], good)
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(config, photos, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert len(pipeline.load_split(config, "train")) == 5
+    assert len(load_split(config, "train")) == 5
 
 
 def test_a_refusal_of_the_system_is_not_remembered(config, tmp_path):
@@ -462,12 +463,12 @@ def test_a_refusal_of_the_system_is_not_remembered(config, tmp_path):
 
 
 def test_digest_follows_content_not_place(config, photos, tmp_path):
-    here = pipeline.load_split(config, "train").digest
+    here = load_split(config, "train").digest
     os.rename(tmp_path / "photos", tmp_path / "moved")
     config.data.path = str(tmp_path / "moved")
-    assert pipeline.load_split(config, "train").digest == here
+    assert load_split(config, "train").digest == here
     (tmp_path / "moved" / "train" / "0.png").unlink()
-    assert pipeline.load_split(config, "train").digest != here
+    assert load_split(config, "train").digest != here
 
 
 # --- synface -----------------------------------------------------------------
@@ -488,7 +489,7 @@ def pairs(config, tmp_path):
 
 
 def test_synface_pairs_image_with_depth(config, pairs):
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
     assert len(dataset) == 2
     assert dataset.report.unpaired == ("train/image/p/lonely_image.png",)
     depth, mask = dataset.arrays["depth"], dataset.arrays["mask"]
@@ -500,7 +501,7 @@ def test_synface_pairs_image_with_depth(config, pairs):
 
 def test_synface_crops_image_and_depth_alike(config, pairs):
     config.data.crop = (0, 6, 10, 6)
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
     np.testing.assert_array_equal(dataset.arrays["depth"], np.float32(1.1))
     assert not dataset.arrays["mask"].any()
 
@@ -508,16 +509,16 @@ def test_synface_crops_image_and_depth_alike(config, pairs):
 def test_synface_without_depth_or_folder_is_an_error(config, pairs):
     write(pairs.parent / "val" / "image" / "a.png")
     with pytest.raises(UserError, match="1 images, none with a partner"):
-        pipeline.load_split(config, "val")
+        load_split(config, "val")
     with pytest.raises(UserError, match="test/image"):
-        pipeline.load_split(config, "test")
+        load_split(config, "test")
 
 
 def test_synface_reports_bad_depth_maps(config, pairs):
     (pairs / "depth" / "p" / "0_depth.png").write_bytes(b"")
     write(pairs / "image" / "p" / "2_image.png")
     write(pairs / "depth" / "p" / "2_depth.png", np.zeros((5, 6), np.uint8))
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
     assert len(dataset) == 1
     (_, unreadable), (_, mismatch) = dataset.report.broken
     assert "0_depth.png" in unreadable and "(6, 5)" in mismatch
@@ -618,11 +619,11 @@ def test_too_few_photos_are_said_with_what_was_left_out(config, photos, tmp_path
     (tmp_path / "photos" / "phone.HEIC").write_bytes(b"")
     config.data.min_images = 6
     with pytest.raises(UserError, match=r"left out: \.heic \(1\)"):
-        pipeline.load_split(config, "train")
+        load_split(config, "train")
     (tmp_path / "photos" / "test").mkdir()
     (tmp_path / "photos" / "test" / "phone.HEIC").write_bytes(b"")
     with pytest.raises(UserError, match=r"is empty.*left out: \.heic \(1\)"):
-        pipeline.load_split(config, "test")
+        load_split(config, "test")
 
 
 def test_too_few_for_training_says_which_share_of_all_that_is(config, tmp_path):
@@ -631,20 +632,20 @@ def test_too_few_for_training_says_which_share_of_all_that_is(config, tmp_path):
         write(tmp_path / "photos" / f"{i}.png")
     match = r"fewer than 64 \(data.min_images\); 70 images were found.* takes 80 %"
     with pytest.raises(UserError, match=match):
-        pipeline.load_split(config, "train")
+        load_split(config, "train")
     config.data.split = "folder"
     write(tmp_path / "photos" / "train" / "a.png")
     with pytest.raises(UserError, match="fewer than 64") as caught:
-        pipeline.load_split(config, "train")
+        load_split(config, "train")
     assert "%" not in str(caught.value)
 
 
 def test_a_report_among_the_photos_does_not_join_them(config, photos, tmp_path):
     config.data.split = "hash"
     config.data.hash_split_percent = (100, 0, 0)
-    digest = pipeline.load_split(config, "train").digest
+    digest = load_split(config, "train").digest
     report.data_report(config, tmp_path / "photos" / "check")
-    assert pipeline.load_split(config, "train").digest == digest
+    assert load_split(config, "train").digest == digest
     with pytest.raises(UserError, match="--output: .* is the folder of the photos"):
         report.data_report(config, tmp_path / "photos")
     with pytest.raises(UserError, match="--output: .* is the folder of the photos"):
@@ -689,11 +690,11 @@ def test_a_folder_that_cannot_be_listed_is_said(
     assert words in report.data_report(config, tmp_path / "out")
     config.data.min_images = 6
     with pytest.raises(UserError, match=words):
-        pipeline.load_split(config, "train")
+        load_split(config, "train")
 
 
 def test_reasons_do_not_repeat_the_path(config, photos):
-    ((_, reason),) = pipeline.load_split(config, "train").report.broken
+    ((_, reason),) = load_split(config, "train").report.broken
     assert reason == "cannot identify image file"
     error = ValueError("/p/x.png is\n not '/p/x.png'")
     assert ds.reason_of(error, ["/p/x.png"]) == "file is not file"

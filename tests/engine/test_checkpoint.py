@@ -9,7 +9,7 @@ import pytest
 import tiny_task
 from PIL import Image
 
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.load import load_split
 from unsup3d_jax.engine import checkpoint, train_state
 from unsup3d_jax.errors import UserError
 
@@ -193,6 +193,6 @@ def test_the_fingerprint_of_photos_does_not_depend_on_their_folder(tmp_path):
             pixels = np.full((9 + more, 9, 3), i, np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.png")
         config.data.path = str(folder)
-        return pipeline.load_split(config, "train").digest
+        return load_split(config, "train").digest
 
     assert digest("a", 0) == digest("b", 0) != digest("c", 1)

@@ -87,10 +87,13 @@ class Dataset:
     Attributes:
         arrays: example axis first. image (n, s, s, 3) uint8; where known
             depth (n, s, s) float32 scene units, mask (n, s, s) bool, view
-            (n, 6), light (n, 5) and more. Empty when the set is streamed.
+            (n, 6), light (n, 5), what else `Batch` has, and more. Empty when the
+            set is streamed.
         report: what was found.
         digest: names the content, whatever the machine or folder; a resumed
             run compares it.
+        keypoint_flip: the keypoint that each one becomes in a mirror, where `arrays`
+            has keypoints and that is known; else ().
         items, read: of a streamed set; else (), None.
         workers: decoding threads of a streamed set.
     """
@@ -101,6 +104,7 @@ class Dataset:
     items: tuple[Item, ...] = ()
     read: Reader | None = None
     workers: int = 1
+    keypoint_flip: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items) if self.is_streamed else len(self.arrays["image"])
@@ -166,8 +170,8 @@ def reason_of(error: Exception, paths: Iterable[str]) -> str:
 
 def parallel(
     source: grain.MapDataset, workers: int, *, ahead: int
-) -> grain.DatasetIterator:
-    """Iterates over `source` in order, evaluated by `workers` threads.
+) -> grain.IterDataset:
+    """`source` as a sequence in the same order, evaluated by `workers` threads.
 
     Threads suffice: PIL releases the interpreter lock while it decodes and
     resizes.
@@ -180,7 +184,7 @@ def parallel(
     options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(ahead, workers) if workers else 0
     )
-    return iter(source.to_iter_dataset(options))
+    return source.to_iter_dataset(options)
 
 
 def stack(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.batches import to_batch
 from unsup3d_jax.engine import parallel, train_state
 from unsup3d_jax.engine.log import duration
 from unsup3d_jax.errors import UserError
@@ -36,8 +36,8 @@ def random_batch(config: ConfigDict, devices: int) -> Batch:
         "view": np.zeros((*lead, 6), np.float32),
         "light": np.tile(np.array([0.5, 0.5, 0, 0, 1], np.float32), (*lead, 1)),
     }
-    wanted = pipeline.training_fields(config)
-    return pipeline.to_batch({k: jnp.asarray(arrays[k]) for k in wanted})
+    wanted = train.training_fields(config)
+    return to_batch({k: jnp.asarray(arrays[k]) for k in wanted})
 
 
 def count(tree: Any) -> int:

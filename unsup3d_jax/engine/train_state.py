@@ -26,7 +26,7 @@ class TrainState:
         params: {network name: flax parameters}, float32.
         opt_state: of `make_optimizer`, float32.
         key: of the run. Nothing consumes it: order and flips of the images follow
-            from seed and step (`data.pipeline`), and the model draws nothing. It
+            from seed and step (`data.source`), and the model draws nothing. It
             stays for methods that do, by `fold_in(key, step)`, since checkpoints
             hold it.
     """

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from unsup3d_jax.data import folder, images
+from unsup3d_jax.data import folder, images, tiles
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.evaluation import metrics
 from unsup3d_jax.files import write_atomically
@@ -243,7 +243,6 @@ def contact_sheet(
     files: Sequence[Path], points: Float[np.ndarray, "n k 3"], *, image_size: int = 128
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The first images with their keypoints drawn: red is near, blue is far."""
-    from unsup3d_jax.show import pictures as show_pictures
 
     pictures = []
     for file, table in list(zip(files, points, strict=True))[:12]:
@@ -257,7 +256,7 @@ def contact_sheet(
             window = picture[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
             window[:] = (255 * (1 - f), 0, 255 * f)
         pictures.append(picture)
-    return show_pictures.grid_of_images(pictures)
+    return tiles.grid_of_images(pictures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

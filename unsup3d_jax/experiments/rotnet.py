@@ -23,7 +23,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.batches import eval_batches
+from unsup3d_jax.data.source import train_source
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import MetricsFile, Progress, say
 from unsup3d_jax.errors import UserError
@@ -160,7 +161,7 @@ def rotation_accuracy(
         return right.reshape(TURNS, -1).sum(0)
 
     found, images = 0, 0
-    for batch, real in pipeline.eval_batches(dataset, batch_size):
+    for batch, real in eval_batches(dataset, batch_size):
         found += int(correct(state, batch.image)[:real].sum())
         images += real
     return found / (TURNS * images)
@@ -222,10 +223,12 @@ def pretrain(
     data_config = config.copy_and_resolve_references()
     with data_config.unlocked():
         data_config.train.batch_size = options.batch_size
-        data_config.model.supervision = "none"
-        data_config.model.oracle_view = data_config.model.oracle_light = False
-    source = pipeline.train_source(
-        splits("train"), data_config, devices=jax.local_devices()[:1], seed=config.seed
+    source = train_source(
+        splits("train"),
+        data_config,
+        fields=("image",),
+        devices=jax.local_devices()[:1],
+        seed=config.seed,
     )
     size = config.data.image_size
     variables = jax.jit(functools.partial(network.init, is_training=False))(

@@ -5,13 +5,20 @@ array carries outside the functions written for one example. Frames, axes and
 pixel conventions: `unsup3d_jax.geometry`.
 """
 
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+# For functions that take what came from the device and what is there still.
+AnyArray = Array | np.ndarray
 
 
 @struct.dataclass
 class Batch:
-    """Images and, where a data set knows them, their true factors.
+    """Images and, where a data set knows them, their true factors and labels.
+
+    `data.batches.mirror` says what a mirror image makes of each field. Training
+    batches have an axis of devices before `b`.
 
     Attributes:
         image: (b, h, w, 3) float32 in [0, 1].
@@ -21,13 +28,19 @@ class Batch:
         view: (b, 6) true rotation x, y, z (radians), translation x, y, z.
         light: (b, 5) true ambient, diffuse, unit direction in the *camera*
             frame of the input (`lighting.to_canonical` turns it).
+        keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
+        identity: (b,) int32, equal for images of one object.
+        latent: (b, d) the code that a generator made the image from.
     """
 
-    image: Float[Array, "b h w 3"]
-    depth: Float[Array, "b h w"] | None = None
-    mask: Bool[Array, "b h w"] | None = None
-    view: Float[Array, "b 6"] | None = None
-    light: Float[Array, "b 5"] | None = None
+    image: Float[AnyArray, "*b h w 3"]
+    depth: Float[AnyArray, "*b h w"] | None = None
+    mask: Bool[AnyArray, "*b h w"] | None = None
+    view: Float[AnyArray, "*b 6"] | None = None
+    light: Float[AnyArray, "*b 5"] | None = None
+    keypoints: Float[AnyArray, "*b k 3"] | None = None
+    identity: Int[AnyArray, "*b"] | None = None
+    latent: Float[AnyArray, "*b d"] | None = None
 
 
 @struct.dataclass

@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.batches import eval_batches
 from unsup3d_jax.errors import writing
 from unsup3d_jax.evaluation import metrics
 from unsup3d_jax.evaluation.metrics import AnyArray
@@ -158,7 +158,7 @@ def evaluate(
 
     Args:
         params: of `model.init_params`.
-        dataset: of `data.pipeline.load_split`.
+        dataset: of `data.load.load_split`.
         options: static options; oracle switches take effect here too.
         constants: of `model.load_constants`. Without, perceptual terms are left
             out of the losses.
@@ -206,7 +206,7 @@ def baselines(
     """Scores the rows of Table 2 that need no training.
 
     Args:
-        dataset: of `data.pipeline.load_split`, with true depth.
+        dataset: of `data.load.load_split`, with true depth.
         options: of the model; baselines use its camera.
         names: any of `DESCRIPTIONS`.
         initial_params: parameters before training; needed for "untrained".
@@ -439,7 +439,7 @@ def _without_perceptual(options: model.ModelOptions) -> model.ModelOptions:
 
 
 def _has_depth(dataset: Any) -> bool:
-    for batch, _ in pipeline.eval_batches(dataset, 1):
+    for batch, _ in eval_batches(dataset, 1):
         return batch.depth is not None
     return False
 
@@ -450,7 +450,7 @@ def _batches(
     """Batches of static shape and how many of each one's images count."""
     left = max_images if max_images > 0 else len(dataset)
     first = 0
-    for batch, real in pipeline.eval_batches(dataset, batch_size):
+    for batch, real in eval_batches(dataset, batch_size):
         if left <= 0:
             return
         yield batch, _truth(dataset, first, real, batch_size), min(real, left)

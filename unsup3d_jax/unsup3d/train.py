@@ -1,7 +1,7 @@
 """Trains the model of a config, from its data to its last checkpoint."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, pipeline
+from unsup3d_jax.data import folder, load
+from unsup3d_jax.data.load import Splits
+from unsup3d_jax.data.source import TrainSource, train_source
 from unsup3d_jax.engine import loop, parallel
 from unsup3d_jax.engine.checkpoint import (
     check_workdir,
@@ -91,25 +93,20 @@ def _check_run(config: ConfigDict) -> None:
     need("eval.baselines", not unknown, f"any of {', '.join(BASELINES)}")
 
 
-Splits = Callable[[str], ds.Dataset]
-
-
 def lazy_splits(config: ConfigDict) -> Splits:
-    """split name -> data set, each loaded when first asked for, and once.
+    """`load.lazy_splits`; of several processes the first says what is left out."""
+    return load.lazy_splits(config, say if jax.process_index() == 0 else None)
 
-    What a split leaves out is said when it is loaded: somebody whose photos are
-    mostly of a kind that is not read should not learn it from the result.
-    """
 
-    @functools.cache
-    def load(split: str) -> ds.Dataset:
-        dataset = pipeline.load_split(config, split)
-        remark = ds.remark(dataset.report)
-        if remark and jax.process_index() == 0:
-            say(f"data: {remark}.")
-        return dataset
-
-    return load
+def training_fields(config: ConfigDict) -> tuple[str, ...]:
+    """Names the fields of `Batch` that training needs on the devices."""
+    wanted = {
+        "depth": config.model.supervision == "depth",
+        "mask": config.model.supervision == "depth",
+        "view": config.model.oracle_view,
+        "light": config.model.oracle_light,
+    }
+    return ("image", *(name for name, needed in wanted.items() if needed))
 
 
 def model_task(config: ConfigDict, splits: Splits) -> Task:
@@ -117,9 +114,13 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
     options = check_config(config)
     constants = model.load_constants(config)
 
-    def make_source(devices: Sequence[jax.Device]) -> pipeline.TrainSource:
-        return pipeline.train_source(
-            splits("train"), config, devices=devices, seed=config.seed
+    def make_source(devices: Sequence[jax.Device]) -> TrainSource:
+        return train_source(
+            splits("train"),
+            config,
+            fields=training_fields(config),
+            devices=devices,
+            seed=config.seed,
         )
 
     def validate(params: Any, step: int) -> dict[str, float]:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from rasterizer import rasterize
-from unsup3d_jax.data import open_faces
-from unsup3d_jax.data.open_face import appearance, model, render, scene
-from unsup3d_jax.data.open_face.build import LANDMARK_FLIP, boundary_loops
+from unsup3d_jax.data.open_face import appearance, cache, model, render, scene
+from unsup3d_jax.data.open_face import dataset as open_faces
+from unsup3d_jax.data.open_face.build import boundary_loops
+from unsup3d_jax.data.open_face.model import LANDMARK_FLIP, of_one_number
 
 SIZE = 64
 COUNT = render.chunk_size(SIZE)  # one chunk, one compilation
@@ -219,10 +220,12 @@ def render_views(head, views, lights):
     """The first symmetric test face in given views and lights: float pictures."""
     seeds = np.repeat(open_faces.split_seeds("test", count=1), COUNT)
     mesh = render.make_mesh(head, model.basis(head, asymmetry=0.0))
-    people = model.sample_people(head, seeds, asymmetry=0.0)
+    people = model.sample_people(head, of_one_number(seeds), asymmetry=0.0)
     look = appearance.sample_appearance(head, seeds, people.attributes, asymmetry=0.0)
     heads = render.shape_heads(mesh, people.coefficients, look)
-    where = scene.sample_scenes(seeds, *map(np.asarray, heads[:2]), pose="natural")
+    where = scene.sample_scenes(
+        of_one_number(seeds), *map(np.asarray, heads[:2]), pose="natural"
+    )
     view, light = where.view.copy(), where.light.copy()
     view[:] = 0.0
     view[: len(views), :3], light[: len(lights)] = views, lights
@@ -268,12 +271,12 @@ def test_asymmetry_zero_is_a_mirror_image(head, turned):
     assert (np.abs(depth - depth[:, ::-1]) < 1e-5).mean() > 0.995
     assert np.quantile(np.abs(albedo - albedo[:, ::-1]), 0.995) < 1e-3
     seeds = np.arange(8)
-    still = model.sample_people(head, seeds, asymmetry=0.0).coefficients
+    still = model.sample_people(head, of_one_number(seeds), asymmetry=0.0).coefficients
     points = head.mean + np.einsum(
         "nk,kvc->nvc", still, model.basis(head, asymmetry=0.0)
     )
     np.testing.assert_allclose(points[:, head.mirror] * FLIP, points, atol=1e-7)
-    lively = model.sample_people(head, seeds, asymmetry=1.0).coefficients
+    lively = model.sample_people(head, of_one_number(seeds), asymmetry=1.0).coefficients
     assert np.abs(lively[:, 60:70]).mean() > 0.3
 
 
@@ -281,12 +284,12 @@ def test_back_faces_do_not_show(head):
     """A flipped winding or culling sign would show the inside of the head."""
     seeds = np.arange(COUNT)
     mesh = render.make_mesh(head, model.basis(head, asymmetry=1.0))
-    people = model.sample_people(head, seeds, asymmetry=1.0)
+    people = model.sample_people(head, of_one_number(seeds), asymmetry=1.0)
     look = appearance.sample_appearance(head, seeds, people.attributes, asymmetry=1.0)
     heads = jax.tree.map(
         np.asarray, render.shape_heads(mesh, people.coefficients, look)
     )
-    where = scene.sample_scenes(seeds, *heads[:2], pose="mixed")
+    where = scene.sample_scenes(of_one_number(seeds), *heads[:2], pose="mixed")
     turn = scene.rotation(where.view) * [1, -1, -1]
     camera = where.scale[:, None, None] * heads.vertices @ np.swapaxes(turn, 1, 2)
     camera += where.view[:, None, 3:] + np.float32([0, 0, 1])
@@ -379,7 +382,7 @@ def test_cache_returns_what_was_made(tmp_path, faces, caplog):
 def test_other_options_are_other_files():
     request = {"image_size": 64, "pose": "mixed", "count": 10, "seed": 0}
     names = {
-        open_faces._fingerprint(request | change)
+        cache._fingerprint(request | change)
         for change in ({}, {"pose": "natural"}, {"count": 11}, {"image_size": 32})
     }
     assert len(names) == 4
@@ -388,11 +391,11 @@ def test_other_options_are_other_files():
 def test_racing_writers_never_show_half_a_file(tmp_path, capsys):
     path = tmp_path / "faces.npz"
     arrays = {"image": np.arange(200_000)}
-    open_faces._write_cache(path, arrays)
+    cache._write_cache(path, arrays)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        writes = [pool.submit(open_faces._write_cache, path, arrays) for _ in range(20)]
+        writes = [pool.submit(cache._write_cache, path, arrays) for _ in range(20)]
         while not all(w.done() for w in writes):
-            stored = open_faces._read_cache(path)
+            stored = cache._read_cache(path)
             np.testing.assert_array_equal(stored["image"], arrays["image"])
         for write in writes:
             write.result()

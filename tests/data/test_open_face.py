@@ -3,14 +3,17 @@
 import concurrent.futures
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rasterizer import rasterize
+from unsup3d_jax.data import tiles
 from unsup3d_jax.data.open_face import appearance, cache, model, render, scene
 from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.data.open_face.build import boundary_loops
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP, of_one_number
+from unsup3d_jax.formation import geometry
 
 SIZE = 64
 COUNT = render.chunk_size(SIZE)  # one chunk, one compilation
@@ -423,7 +426,90 @@ def test_bad_arguments_are_named(change, words):
 
 
 def test_contact_sheet_shows_images_and_layers(faces):
-    sheet = open_faces.contact_sheet(faces, columns=8)
-    assert sheet.size == (8 * SIZE, (COUNT // 8 + 4) * SIZE)
-    corner = np.asarray(sheet)[:SIZE, :SIZE]
+    got = sheet.contact_sheet(faces, columns=8)
+    step = SIZE + tiles.GAP
+    assert got.shape == ((COUNT // 8 + 4) * step + 2, 8 * step + 2, 3)
+    corner = got[2:step, 2:step]
     np.testing.assert_array_equal(corner, faces["image"][0])
+    below = got[2 + COUNT // 8 * step :][:SIZE, 2:step]
+    np.testing.assert_array_equal(below, faces["albedo"][0])
+
+
+# The camera, and several views of one person.
+
+
+def test_the_camera_is_that_of_the_project():
+    """numpy and float64 here, JAX and float32 there; one convention."""
+    rng = np.random.default_rng(0)
+    view = rng.uniform(-0.5, 0.5, (4, 6)).astype(np.float32)
+    turns = scene.rotation(view.astype(np.float64))
+    points = rng.uniform(-0.1, 0.1, (5, 3)).astype(np.float32)
+    centre = np.float32([0, 0, scene.CENTRE_DEPTH])
+    for one, turn in zip(view, turns, strict=True):
+        np.testing.assert_allclose(
+            turn, geometry.rotation_matrix(jnp.asarray(one[:3])), atol=1e-6
+        )
+        moved = points @ turn.T + centre + one[3:]
+        np.testing.assert_allclose(
+            moved,
+            geometry.transform(
+                jnp.asarray(points) + centre,
+                jnp.asarray(one),
+                centre_depth=scene.CENTRE_DEPTH,
+            ),
+            atol=1e-6,
+        )
+
+
+@pytest.fixture(scope="module")
+def several():
+    return open_faces.load_views("train", image_size=SIZE, count=3, views=4)
+
+
+def test_views_begin_with_the_picture_of_the_single_set(faces, several):
+    np.testing.assert_array_equal(several["identity"], np.repeat([0, 1, 2], 4))
+    assert several["identity"].dtype == np.int32
+    for name in faces:
+        np.testing.assert_array_equal(several[name][::4], faces[name][:3], name)
+
+
+def test_views_of_a_person_differ_in_all_but_the_person(head, several):
+    for name in ("view", "light"):
+        assert len(np.unique(several[name], axis=0)) == 12
+    people = open_faces.split_seeds("train", count=3)
+    seeds = open_faces.view_seeds(people, views=4)
+    drawn = model.sample_people(head, seeds, asymmetry=1.0).coefficients
+    identity, expression = np.split(drawn.reshape(3, 4, -1), [70], axis=2)
+    np.testing.assert_array_equal(identity, identity[:, :1].repeat(4, 1))
+    assert all(len(np.unique(e, axis=0)) > 1 for e in expression)
+    # No view draws from a number that is another's, in any split.
+    numbers = {n for s in open_faces.SPLITS for n in open_faces.split_seeds(s, count=9)}
+    assert not numbers & set(seeds.pose.reshape(3, 4)[:, 1:].ravel().tolist())
+
+
+def test_fewer_views_are_a_prefix_and_only_what_is_asked_for_varies(several):
+    few = open_faces.load_views(
+        "train", image_size=SIZE, count=2, views=2, fields=("image", "identity")
+    )
+    assert few.keys() == {"image", "identity"}
+    np.testing.assert_array_equal(few["image"], several["image"][[0, 1, 4, 5]])
+    lit = open_faces.load_views(
+        "train", image_size=SIZE, count=2, views=3, vary=("light",)
+    )
+    for name in ("view", "keypoints", "depth", "albedo", "mask"):
+        np.testing.assert_array_equal(lit[name][0], lit[name][2], err_msg=name)
+    assert len(np.unique(lit["light"], axis=0)) == 6
+
+
+def test_views_are_cached_apart_from_single_faces(tmp_path, several):
+    options = {"image_size": SIZE, "count": 1, "cache_dir": tmp_path}
+    made = open_faces.load_views("train", views=2, **options)
+    (path,) = tmp_path.iterdir()
+    stamp = path.stat().st_mtime_ns
+    kept = open_faces.load_views("train", views=2, **options)
+    assert path.stat().st_mtime_ns == stamp
+    for name, array in made.items():
+        np.testing.assert_array_equal(array, kept[name], err_msg=name)
+    for change in ({"views": 0}, {"views": 2, "vary": ("age",)}):
+        with pytest.raises(ValueError, match="views|vary"):
+            open_faces.load_views("train", **options, **change)

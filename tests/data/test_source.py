@@ -310,3 +310,40 @@ def test_ground_truth_stays_with_its_image_and_is_mirrored_with_it(tmp_path, mib
             np.testing.assert_array_equal(batch.light[row] * sign, arrays["light"][i])
             seen.add((i, bool(flip)))
     assert len(seen) > 8
+
+
+@pytest.mark.parametrize("mib", [1, 0])
+def test_keypoints_change_places_where_the_set_knows_how(tmp_path, mib):
+    config = truth_config(tmp_path)
+    config.data.device_memory_mib = mib
+    arrays = faces(6)
+    arrays["keypoints"] = np.zeros((6, 2, 3), np.float32)
+    arrays["keypoints"][:, :, 0] = [1, 2]  # u
+    arrays["identity"] = np.arange(6, dtype=np.int32)
+    report = ds.Report("open_faces", "train", "", 6)
+    fields = ("image", "keypoints", "identity")
+    for flip, mirrored in (((), [6, 5]), ((1, 0), [5, 6])):
+        dataset = ds.Dataset(arrays, report, "", keypoint_flip=flip)
+        source = train_source(dataset, config, fields=fields, devices=ONE, seed=0)
+        found = {
+            tuple(u)
+            for _ in range(9)
+            for u in next(source).keypoints[0, :, :, 0].tolist()
+        }
+        assert found == {(1.0, 2.0), tuple(map(float, mirrored))}
+
+
+@pytest.mark.parametrize("mib", [1, 0])
+def test_latent_codes_are_for_training_without_mirrors(tmp_path, mib):
+    config = truth_config(tmp_path)
+    config.data.device_memory_mib = mib
+    arrays = faces(6)
+    arrays["latent"] = np.arange(6, dtype=np.float32)[:, None]
+    dataset = ds.Dataset(arrays, ds.Report("x", "train", "", 6), "")
+    options = {"fields": ("image", "latent"), "devices": ONE, "seed": 0}
+    with pytest.raises(UserError, match="data.flip: a latent code"):
+        train_source(dataset, config, **options)
+    config.data.flip = False
+    batch = next(train_source(dataset, config, **options))
+    index = np.asarray(batch.latent)[0, :, 0].astype(int)
+    np.testing.assert_array_equal(batch.image[0], unit(arrays["image"][index]))

@@ -75,6 +75,7 @@ def summarize(dataset: ds.Dataset) -> dict:
         "unpaired": list(report.unpaired),
         "other_types": report.others,
         "unreadable_folders": [list(pair) for pair in report.closed],
+        "notes": list(report.notes),
         "streamed": dataset.is_streamed,
         "from_cache": report.cached,
         "seconds": round(report.seconds, 3),
@@ -147,6 +148,7 @@ def _text(summary: dict) -> list[str]:
                 name, **spread
             )
         )
+    lines += [f"  {ds.printable(note)}" for note in summary["notes"]]
     for name, reason in summary["broken"][:_NAMED]:
         lines.append(f"  skipped {ds.printable(name)}: {ds.printable(reason)}")
     if summary["other_types"] and summary["split"] == "train":

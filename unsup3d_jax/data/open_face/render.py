@@ -92,7 +92,7 @@ def vertex_normals(mesh: Mesh, points: Float[Array, "v 3"]) -> Float[Array, "v 3
 
 def to_pixels(points: Float[Numbers, "*v 3"], size: int) -> Float[Array, "*v 3"]:
     """Camera-space points to (u, v, depth), as `geometry.project`."""
-    pixels = geometry.project(points, (size, size), fov_deg=scene.FOV_DEG)
+    pixels = geometry.project(jnp.asarray(points), (size, size), fov_deg=scene.FOV_DEG)
     return jnp.concatenate([pixels, points[..., 2:]], axis=-1)
 
 

@@ -82,7 +82,7 @@ def flip_some(
     """
     batch = to_batch(arrays)
 
-    def choose(mirrored: Array, plain: Array) -> Array:
+    def choose(mirrored: AnyArray, plain: AnyArray) -> Array:
         marks = flip.reshape(flip.shape + (1,) * (plain.ndim - flip.ndim))
         return jnp.where(marks, mirrored, plain)
 

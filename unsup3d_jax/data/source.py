@@ -135,7 +135,8 @@ class TrainSource:
         self._reader: Iterator[dict[str, np.ndarray]] = iter(())
         if self._dataset.is_streamed:
             count = len(self._rows)
-            order, dataset = self._order, self._dataset  # of now: see `reorder`
+            dataset = self._dataset
+            order: Any = self._order  # of now: see `reorder`
             # Places are counted over this process's rows, from `step` on.
             rows = grain.MapDataset.range(step * count, sys.maxsize)
             examples = rows.map(lambda i: dataset.example(order[self._place(i)]))

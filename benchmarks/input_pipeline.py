@@ -27,7 +27,8 @@ from PIL import Image
 from benchmarks import machine
 from configs import default
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.load import load_split
+from unsup3d_jax.data.source import TrainSource, train_source
 from unsup3d_jax.engine import host_memory, parallel
 
 
@@ -50,14 +51,13 @@ def in_memory(config: Any, count: int) -> ds.Dataset:
     return ds.Dataset({"image": images}, ds.Report("noise", "train", "", count), "")
 
 
-def source_of(config: Any, data: ds.Dataset) -> pipeline.TrainSource:
+def source_of(config: Any, data: ds.Dataset) -> TrainSource:
     """The source that a run would have."""
-    return pipeline.train_source(
-        data, config, devices=parallel.local_devices(config), seed=0
-    )
+    devices = parallel.local_devices(config)
+    return train_source(data, config, fields=("image",), devices=devices, seed=0)
 
 
-def measure(source: pipeline.TrainSource, batches: int, rounds: int) -> dict:
+def measure(source: TrainSource, batches: int, rounds: int) -> dict:
     """Seconds a batch, with nothing else to do, and the host's part of them."""
     for _ in range(3):
         jax.block_until_ready(next(source))
@@ -100,7 +100,7 @@ def main() -> int:
         photo_folder(Path(folder), args.files, tuple(args.file_size))
         config.data.path, config.data.cache_dir = folder, f"{folder}/.cache"
         config.data.split, config.data.hash_split_percent = "hash", (100, 0, 0)
-        files = source_of(config, pipeline.load_split(config, "train"))
+        files = source_of(config, load_split(config, "train"))
         rows["files"] = measure(files, args.batches, args.rounds)
     for name, row in rows.items():
         row["images_per_second"] = args.batch / row["seconds_per_batch"]

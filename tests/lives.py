@@ -26,7 +26,6 @@ import two_players
 
 from unsup3d_jax import cli
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
 from unsup3d_jax.engine import checkpoint, hosts, interrupts, loop, parallel
 from unsup3d_jax.engine.log import CLOCK_FIELDS
 from unsup3d_jax.engine.task import Session, initial_state
@@ -234,7 +233,7 @@ def host(
     )
 
     def make_source(devices):
-        source = pipeline.train_source(data, c, devices=devices, seed=0)
+        source = train_source(data, c, fields=("image",), devices=devices, seed=0)
         read.clear()  # it has looked at one example
         original = type(source).__next__
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs import default
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.load import load_split
 from unsup3d_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -57,7 +57,7 @@ def _config(path, cache):
 
 
 def test_records_become_images_without_tensorflow(prepared, tmp_path):
-    dataset = pipeline.load_split(_config(prepared, tmp_path), "train")
+    dataset = load_split(_config(prepared, tmp_path), "train")
     images = dataset.arrays["image"]
     assert images.shape == (8, 32, 32, 3) and images.dtype == np.uint8
     assert sorted(images[:, 0, 0, 0]) == [10 * i for i in range(8)]
@@ -66,19 +66,19 @@ def test_records_become_images_without_tensorflow(prepared, tmp_path):
 
 def test_a_split_that_is_not_there_is_named(prepared, tmp_path):
     with pytest.raises(UserError, match="no split for 'val'.*train"):
-        pipeline.load_split(_config(prepared, tmp_path), "val")
+        load_split(_config(prepared, tmp_path), "val")
 
 
 def test_a_set_that_is_not_prepared_says_how_to(tmp_path):
     config = _config(tmp_path, tmp_path / "cache")
     config.data.tfds_name = "celeb_a"
     with pytest.raises(UserError, match="tfds build"):
-        pipeline.load_split(config, "train")
+        load_split(config, "train")
 
 
 def test_part_of_a_set_is_not_taken_for_the_whole(prepared, tmp_path):
     config = _config(prepared, tmp_path)
     config.data.max_images = 5
-    assert len(pipeline.load_split(config, "train")) == 5
+    assert len(load_split(config, "train")) == 5
     config.data.max_images = 0
-    assert len(pipeline.load_split(config, "train")) == 8
+    assert len(load_split(config, "train")) == 8

@@ -9,7 +9,6 @@ import pytest
 import tiny_task
 from PIL import Image
 
-from unsup3d_jax.data import pipeline
 from unsup3d_jax.engine import checkpoint, gradient_step, packing, workdir
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.task import RunState
@@ -201,6 +200,6 @@ def test_the_fingerprint_of_photos_does_not_depend_on_their_folder(tmp_path):
             pixels = np.full((9 + more, 9, 3), i, np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.png")
         config.data.path = str(folder)
-        return pipeline.load_split(config, "train").digest
+        return load_split(config, "train").digest
 
     assert digest("a", 0) == digest("b", 0) != digest("c", 1)

@@ -11,7 +11,8 @@ import pytest
 import tiny_task
 from PIL import Image
 
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.load import load_split
+from unsup3d_jax.data.source import train_source
 from unsup3d_jax.engine import loop, parallel, recorder
 from unsup3d_jax.engine.checkpoint import Checkpoints, load_parts
 from unsup3d_jax.engine.interrupts import Interrupts
@@ -127,11 +128,11 @@ def test_resuming_is_bit_equal_through_the_real_pipeline(tmp_path):
 
     def fit(workdir, *, resident, stop_at=None):
         config.data.device_memory_mib = 64 if resident else 0
-        data = pipeline.load_split(config, "train")
+        data = load_split(config, "train")
 
         def make_source(devices):
-            source = pipeline.train_source(
-                data, config, devices=devices, seed=config.seed
+            source = train_source(
+                data, config, fields=("image",), devices=devices, seed=config.seed
             )
             assert source.resident == resident
 

@@ -18,7 +18,6 @@ import pytest
 import tiny_task
 
 from unsup3d_jax import cli
-from unsup3d_jax.data import pipeline
 from unsup3d_jax.engine import log, recorder
 from unsup3d_jax.engine.checkpoint import Checkpoints, load_parts
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
@@ -130,7 +129,7 @@ def test_sigterm_while_data_are_prepared_ends_with_0(tmp_path, monkeypatch, caps
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("not reached")
 
-    monkeypatch.setattr(pipeline, "load_split", load)
+    monkeypatch.setattr(data_load, "load_split", load)
     flags = [f"--config={ROOT / 'configs' / 'folder.py'}", f"--workdir={tmp_path}"]
     assert cli.main(["main.py", *flags]) == 0
     assert "stopped" in capsys.readouterr().err
@@ -166,11 +165,11 @@ def test_sigterm_while_an_image_is_read_is_no_broken_image():
     def read(item):
         return {"image": np.zeros((8, 8, 3), np.uint8)}, (8, 8)
 
-    data = pipeline.Dataset(
+    data = ds.Dataset(
         arrays={},
-        report=pipeline.ds.Report("folder", "train", "", 4),
+        report=ds.Report("folder", "train", "", 4),
         digest="",
-        items=tuple(pipeline.ds.Item(str(i), (str(i),)) for i in range(4)),
+        items=tuple(ds.Item(str(i), (str(i),)) for i in range(4)),
         read=_terminated(read),
         workers=0,
     )
@@ -363,7 +362,6 @@ def test_a_reading_thread_that_dies_does_not_hang_the_run(error):
             raise error
         return {"image": np.zeros((8, 8, 3), np.uint8)}, (8, 8)
 
-    ds = pipeline.ds
     data = ds.Dataset(
         arrays={},
         report=ds.Report("folder", "train", "", 9),
@@ -372,7 +370,7 @@ def test_a_reading_thread_that_dies_does_not_hang_the_run(error):
         read=read,
         workers=2,
     )
-    source = pipeline.TrainSource(
+    source = data_source.TrainSource(
         data,
         fields=["image"],
         batch_size=3,
@@ -393,14 +391,12 @@ def test_changed_data_are_refused_when_resuming(tmp_path):
     def made(digest, steps):
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (16, 8, 8, 3), np.uint8)
-        data = pipeline.Dataset(
-            {"image": images}, pipeline.ds.Report("x", "train", "", 16), digest
-        )
+        data = ds.Dataset({"image": images}, ds.Report("x", "train", "", 16), digest)
         config.train.steps = steps
         return tiny_task.task(
             config,
-            make_source=lambda devices: pipeline.train_source(
-                data, config, devices=devices, seed=0
+            make_source=lambda devices: data_source.train_source(
+                data, config, fields=("image",), devices=devices, seed=0
             ),
         )
 
@@ -413,15 +409,15 @@ def test_changed_data_are_refused_when_resuming(tmp_path):
 def test_another_order_is_another_permutation_and_comes_back():
     images = np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1)
     images = np.broadcast_to(images, (12, 8, 8, 3)).copy()
-    data = pipeline.Dataset(
-        {"image": images}, pipeline.ds.Report("x", "train", "", 12), "digest"
-    )
+    data = ds.Dataset({"image": images}, ds.Report("x", "train", "", 12), "digest")
     config = tiny_task.config(batch_size=4)
     config.data.flip = False
 
     def make():
         devices = jax.local_devices()[:1]
-        return pipeline.train_source(data, config, devices=devices, seed=0)
+        return data_source.train_source(
+            data, config, fields=("image",), devices=devices, seed=0
+        )
 
     def epoch(source):
         numbers = [np.rint(255 * next(source).image[0, :, 0, 0, 0]) for _ in range(3)]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs import default
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.source import TrainSource
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.task import Session, StepContext
 from unsup3d_jax.errors import UserError
@@ -177,7 +177,7 @@ def test_a_signal_keeps_what_is_learnt_and_resuming_is_bit_equal(
 ):
     config = _config(photos, tmp_path)
     output, steps = tmp_path / "weights" / "encoder.npz", []
-    make = pipeline.TrainSource.__next__
+    make = TrainSource.__next__
 
     def stopped(self):
         steps.append(1)
@@ -186,7 +186,7 @@ def test_a_signal_keeps_what_is_learnt_and_resuming_is_bit_equal(
         return make(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.TrainSource, "__next__", stopped)
+        patch.setattr(TrainSource, "__next__", stopped)
         record = _pretrain(config, output)
     assert record["steps"] == 10 and record["val_accuracy"] is None
     assert not output.exists()

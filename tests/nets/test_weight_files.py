@@ -1,135 +1,14 @@
-import collections
-import os
-import pickle
-import sys
-import types
-import zipfile
+"""Arrays of .safetensors files, of wrapped dictionaries, and their checks."""
 
+import json
+
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import weight_files
-
-
-class _Runs:
-    """A pickle of this creates the file `path` when it is loaded carelessly."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return (os.mkdir, (self.path,))
-
-
-def test_numpy_pickle_is_read_in_every_protocol(tmp_path):
-    tree = {"a": [np.arange(6.0).reshape(2, 3)], "b": np.float32([1.5])}
-    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        file = tmp_path / f"{protocol}.ckpt"
-        file.write_bytes(pickle.dumps(tree, protocol=protocol))
-        if protocol == 5:  # numpy adds a newer helper there: refused, clearly
-            with pytest.raises(UserError, match="numpy"):
-                weight_files.read_numpy_pickle(file)
-            continue
-        found = weight_files.read_numpy_pickle(file)
-        np.testing.assert_array_equal(found["a"][0], tree["a"][0])
-        np.testing.assert_array_equal(found["b"], tree["b"])
-
-
-@pytest.mark.parametrize("read", ["read_numpy_pickle", "read_torch_file"])
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_malicious_pickle_is_refused_and_not_run(tmp_path, read, protocol):
-    file, trap = tmp_path / "evil.pth", tmp_path / "trap"
-    file.write_bytes(pickle.dumps({"w": _Runs(trap)}, protocol=protocol))
-    with pytest.raises(UserError, match="refused"):
-        getattr(weight_files, read)(file)
-    assert not trap.exists()
-
-
-@pytest.mark.parametrize("foreign", [False, True])
-def test_malicious_zip_is_refused_and_not_run(tmp_path, foreign):
-    file, trap = tmp_path / "evil.pth", tmp_path / "trap"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("x/data.pkl", pickle.dumps({"w": _Runs(trap)}, protocol=2))
-    with pytest.raises(UserError, match="mkdir.*refused"):
-        weight_files.read_torch_file(file, foreign_classes=foreign)
-    assert not trap.exists()
-
-
-def test_object_arrays_and_damaged_files_are_errors(tmp_path):
-    file = tmp_path / "file"
-    file.write_bytes(pickle.dumps(np.array([{}], dtype=object), protocol=2))
-    with pytest.raises(UserError, match="not numbers"):
-        weight_files.read_numpy_pickle(file)
-    for junk in (b"", b"junk", b"PK\x03\x04junk"):
-        file.write_bytes(junk)
-        with pytest.raises(UserError, match=str(file)):
-            weight_files.read_torch_file(file)
-    with pytest.raises(UserError, match="no such file"):
-        weight_files.read_torch_file(tmp_path / "missing.pth")
-
-
-def _foreign_module():
-    module = types.ModuleType("vanished_package")
-
-    class Log:
-        def __init__(self):
-            self.data = {"loss": [1.0, 2.0]}
-
-    Log.__module__, Log.__qualname__ = "vanished_package", "Log"
-    module.Log = Log
-    return module
-
-
-@pytest.mark.parametrize("zipped", [False, True])
-def test_torch_files_are_read_without_torch_or_the_pickled_class(tmp_path, zipped):
-    torch = pytest.importorskip("torch")
-    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    shared = base.t()[1:, ::2]  # a strided view with an offset
-    module = _foreign_module()
-    sys.modules["vanished_package"] = module
-    file = tmp_path / "weights.pth"
-    try:
-        saved = {
-            "net": collections.OrderedDict(
-                base=base, shared=shared, parameter=torch.nn.Parameter(base[:1])
-            ),
-            "half": base.to(torch.bfloat16),
-            "long": torch.tensor(7),
-            "empty": torch.zeros(0, 3),
-            "log": module.Log(),
-            "epoch": 30,
-        }
-        torch.save(saved, file, _use_new_zipfile_serialization=zipped)
-    finally:
-        del sys.modules["vanished_package"]
-
-    with pytest.raises(UserError, match="vanished_package"):
-        weight_files.read_torch_file(file)
-    found = weight_files.read_torch_file(file, foreign_classes=True)
-    assert found["epoch"] == 30
-    assert type(found["log"]).__name__ == "vanished_package.Log"
-    np.testing.assert_array_equal(found["net"]["base"].array(), base.numpy())
-    np.testing.assert_array_equal(found["net"]["shared"].array(), shared.numpy())
-    np.testing.assert_array_equal(found["net"]["parameter"].array(), base[:1].numpy())
-    np.testing.assert_array_equal(found["half"].array(), base.numpy())
-    assert found["long"].array() == 7
-    assert found["empty"].array().shape == (0, 3)
-
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-40])
-    with pytest.raises(UserError, match="weights.pth"):
-        found = weight_files.read_torch_file(file, foreign_classes=True)
-        [t.array() for t in found["net"].values()]
-
-
-def test_tensor_beyond_its_storage_is_an_error(tmp_path):
-    store = weight_files._Storage("<f4", 4, tmp_path, "0", lambda: np.zeros(4, "<f4"))
-    outside = ((2, (3,), (1,)), (0, (2, 2), (9, 1)), (-1, (1,), (1,)))
-    for offset, shape, strides in outside:
-        handle = weight_files.TensorHandle(store, offset, shape, strides)
-        with pytest.raises(UserError, match="does not fit"):
-            handle.array()
 
 
 def test_require_array_names_key_and_shapes():
@@ -140,3 +19,55 @@ def test_require_array_names_key_and_shapes():
         weight_files.require_array(tree, "v", (1,), source="f")
     with pytest.raises(UserError, match="finite"):
         weight_files.require_array(tree, "n", (1,), source="f")
+
+
+def test_safetensors_keep_their_types_but_bfloat16(tmp_path):
+    file = tmp_path / "x.safetensors"
+    rng = np.random.default_rng(0)
+    arrays = {
+        "f4": rng.normal(size=(2, 3)).astype(np.float32),
+        "f2": rng.normal(size=4).astype(np.float16),
+        "i8": np.arange(3),
+        "empty": np.zeros((0, 3), np.float32),
+        "scalar": np.array(2.5),
+        "short": np.array([1.5, -2.0, 3.0e38, 1e-40], ml_dtypes.bfloat16),
+    }
+    save_file(arrays, file)
+    found = weight_files.read_safetensors(file)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        wanted = array.astype(np.float32) if name == "short" else array
+        np.testing.assert_array_equal(found[name], wanted)
+        assert found[name].dtype == wanted.dtype
+
+
+def test_safetensors_that_cannot_be_read_are_named(tmp_path):
+    file = tmp_path / "x.safetensors"
+    save_file({"w": np.zeros(4, np.float32)}, file)
+    whole = file.read_bytes()
+    huge = json.dumps(
+        {"w": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1]}}
+    )
+    for damage in (
+        b"",
+        whole[:-4],
+        whole + b"more",
+        (1 << 40).to_bytes(8, "little") + whole[8:],  # a header of 1 TB
+        len(huge).to_bytes(8, "little") + huge.encode() + b"0",
+        whole.replace(b"F32", b"X32"),
+        b"PK\x03\x04 no such thing",
+    ):
+        file.write_bytes(damage)
+        with pytest.raises(UserError, match="x.safetensors: not a readable"):
+            weight_files.read_safetensors(file)
+    with pytest.raises(UserError, match="no such file"):
+        weight_files.read_safetensors(tmp_path / "gone.safetensors")
+
+
+def test_wrappers_and_prefixes_are_found():
+    state = {"module.a.weight": 1, "module.b.a.weight": 2}
+    for tree in (state, {"model": state}, {"net": {"state_dict": state}, "epoch": 3}):
+        assert weight_files.unwrapped(tree) is state
+    assert weight_files.prefix_of(state, "a.weight") == "module."
+    assert weight_files.prefix_of(state, "weight") == "module.a."
+    assert weight_files.prefix_of(state, "eight") is None

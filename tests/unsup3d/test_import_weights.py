@@ -1,14 +1,21 @@
 """The authors' checkpoints, as PyTorch itself writes and computes them."""
 
+import collections
 import dataclasses
+import errno
+import os
 import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+import torch_zip
 
+from configs import celeba
+from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import import_weights, model
 
@@ -221,35 +228,133 @@ def test_unknown_key_and_other_sizes_are_errors():
         import_weights._network(state, shapes, {"Conv_0": "network.0"}, "file")
 
 
-def test_help_is_about_importing(capsys):
-    assert import_weights.main(["import_weights", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "--config.depth.bump_height=0" in text and "netD" in text
+def made(networks):
+    """Their state dictionaries with random numbers, by our map of their layers."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda k: model.init_params(k, NO_TORCH), jax.random.key(0))
+    nets = {}
+    for name in networks:
+        state = nets[import_weights._NETWORKS[name]] = collections.OrderedDict()
+        for module, leaves in shapes[name].items():
+            for leaf, x in leaves.items():
+                kind = "bias" if leaf == "bias" else "weight"
+                key = f"{import_weights._LAYERS[name][module]}.{kind}"
+                shape = x.shape
+                if len(shape) == 4:
+                    h, w, i, o = shape
+                    front = (i, o) if module.startswith("Deconv") else (o, i)
+                    shape = (*front, h, w)
+                state[key] = rng.normal(0, 0.1, shape).astype(np.float32)
+    return nets
 
 
-def test_command_writes_a_checkpoint_that_loads(theirs, tmp_path, capsys):
-    from unsup3d_jax.engine import checkpoint
+def before(prefix, state):
+    return collections.OrderedDict((prefix + k, v) for k, v in state.items())
 
-    torch, nets = theirs
-    file, workdir = tmp_path / "checkpoint030.pth", tmp_path / "run"
-    _save(torch, nets, file, zipped=True)
-    command = [
-        "import_weights",
-        "--config=configs/celeba.py",
-        f"--input={file}",
-        f"--workdir={workdir}",
-        "--config.model.width=32",
-        "--config.model.encoder_width=16",
-        "--config.model.bottleneck=16",
-        "--config.model.confidence_bottleneck=24",
+
+NO_TORCH = model.ModelOptions(
+    networks=model.NetworkOptions(
+        width=16, encoder_width=16, bottleneck=8, confidence_bottleneck=8
+    )
+)
+
+
+def test_prefixes_and_wrappers_are_seen_through(tmp_path):
+    nets = made(import_weights._NETWORKS)
+    parallel = {k: before("module.", v) for k, v in nets.items()}
+    flat = {f"{n}.{k}": v for n, state in nets.items() for k, v in state.items()}
+    trees = {
+        "plain": nets | {"epoch": 30},
+        "parallel": parallel | {"epoch": 30},
+        "wrapped": {"model": nets | {"epoch": 30}},
+        "flat": {"state_dict": flat},
+        "both": {"model": before("module.", flat)},
+        "inside": {f"{n}.module.{k}": v for n, s in nets.items() for k, v in s.items()},
+    }
+    for name, tree in trees.items():
+        torch_zip.save(tree, tmp_path / f"{name}.pth")
+    read = [
+        import_weights.read_authors_checkpoint(tmp_path / f"{name}.pth", NO_TORCH)
+        for name in trees
     ]
-    assert import_weights.main(command) == 2  # their depth has no bump
-    assert "add --config.depth.bump_height=0" in capsys.readouterr().err
-    command += ["--config.depth.bump_height=0", "--config.depth.output_gain=1"]
-    assert import_weights.main(command) == 0
+    for params in read[1:]:
+        jax.tree.map(np.testing.assert_array_equal, params, read[0])
+    np.testing.assert_array_equal(
+        read[0]["depth"]["Conv_0"]["kernel"],
+        nets["netD"]["network.0.weight"].transpose(2, 3, 1, 0),
+    )
+    del nets["netC"]
+    for tree in (nets, {"model": nets}):
+        torch_zip.save(tree, tmp_path / "no_netC.pth")
+        with pytest.raises(UserError, match="netC.*use_confidence=False"):
+            import_weights.read_authors_checkpoint(tmp_path / "no_netC.pth", NO_TORCH)
+    nets["netD"]["network.99.weight"] = np.zeros(1, np.float32)
+    torch_zip.save(nets | {"netC": made(["conf"])["netC"]}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="unknown key 'network.99.weight'"):
+        import_weights.read_authors_checkpoint(tmp_path / "other.pth", NO_TORCH)
+
+
+def test_encoders_of_8_channels_are_read():
+    """They have no group norm, whose counts want multiples of 16."""
+    rng = np.random.default_rng(0)
+    sizes = [(3, 8), (8, 16), (16, 32), (32, 64), (64, 64), (64, 4)]
+    layers = import_weights._LAYERS["light"]
+    ours, theirs = {}, {}
+    for number, (i, o) in enumerate(sizes):
+        k = 1 if number == 5 else 4
+        weight = rng.normal(size=(o, i, k, k)).astype(np.float32)
+        theirs[f"{layers[f'Conv_{number}']}.weight"] = weight
+        ours[f"Conv_{number}"] = {
+            "kernel": jax.ShapeDtypeStruct((k, k, i, o), jnp.float32)
+        }
+    found = import_weights._network(theirs, ours, layers, "file")
+    np.testing.assert_array_equal(
+        found["Conv_0"]["kernel"], theirs["network.0.weight"].transpose(2, 3, 1, 0)
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A config, a file of theirs that fits it, and a workdir."""
+    torch_zip.save(made(import_weights._NETWORKS), tmp_path / "checkpoint030.pth")
+    config = celeba.get_config()
+    config.model.width = config.model.encoder_width = 16
+    config.model.bottleneck = config.model.confidence_bottleneck = 8
+    config.depth.bump_height, config.depth.output_gain = 0.0, 1.0
+    return config, tmp_path / "checkpoint030.pth", tmp_path / "run"
+
+
+def test_an_imported_checkpoint_is_step_0_of_a_run(run):
+    config, file, workdir = run
+    config.depth.bump_height = 0.5
+    with pytest.raises(UserError, match="add --config.depth.bump_height=0"):
+        import_weights.import_checkpoint(config, file, workdir)
+    config.depth.bump_height = 0.0
+    text = import_weights.import_checkpoint(config, file, workdir)
+    assert "parameters of " in text and "conf" in text and str(file) in text
     params, step = checkpoint.load_params(workdir)
     assert step == 0
-    expected = import_weights.read_authors_checkpoint(file, OPTIONS)
+    expected = import_weights.read_authors_checkpoint(file, NO_TORCH)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
-    assert import_weights.main(command) == 2
-    assert "holds checkpoints already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds checkpoints already"):
+        import_weights.import_checkpoint(config, file, workdir)
+
+
+def test_success_is_said_only_of_what_is_on_disk(run, monkeypatch):
+    config, file, workdir = run
+    finish = ocp.CheckpointManager.wait_until_finished
+    save, saved = checkpoint.Checkpoints.save, []
+
+    def begin(checkpoints, *args):
+        save(checkpoints, *args)  # goes on in the background
+        saved.append(True)
+
+    def full(manager):
+        finish(manager)
+        if saved:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", begin)
+    monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", full)
+    with pytest.raises(checkpoint.NotSaved, match="No space left on device"):
+        import_weights.import_checkpoint(config, file, workdir)

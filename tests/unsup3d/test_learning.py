@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from configs import default
-from unsup3d_jax.data import open_faces
+from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.evaluation.depth import depth_scores
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import Batch, Factors

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from unsup3d_jax.show import pictures
+from unsup3d_jax.data import tiles
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.panel import panel, panel_of_factors
 
@@ -29,7 +29,7 @@ def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
     for row in range(2):
         top = header + 2 + row * (CELL + 2)
         cell = got[top : top + CELL, 2 : 2 + CELL]
-        np.testing.assert_array_equal(cell[::3, ::3], pictures.to_bytes(images[row]))
+        np.testing.assert_array_equal(cell[::3, ::3], tiles.to_bytes(images[row]))
         np.testing.assert_array_equal(cell[1::3, 2::3], cell[::3, ::3])
     assert (got[:header] > 200).any()  # the names of the columns
 

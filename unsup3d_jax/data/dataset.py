@@ -13,6 +13,12 @@ from unsup3d_jax.data.images import CropError
 from unsup3d_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
+# How published sets name them, in lower case; the first that is there is taken.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 _NAMED_KINDS = 5  # extensions named in a line; report.json has all
 
 
@@ -62,6 +68,7 @@ class Report:
         unpaired: names of images without a depth map, skipped.
         others: extension -> number of files that are no images, all splits.
         closed: (name, reason) of each folder that cannot be listed, all splits.
+        notes: clauses about what else its owner should hear of.
         sizes: "widthxheight" -> number of usable files; empty when rendered.
         cached: whether the decoded set came from the cache.
         seconds: spent loading.
@@ -75,6 +82,7 @@ class Report:
     unpaired: tuple[str, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
     closed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     cached: bool = False
     seconds: float = 0.0
@@ -87,10 +95,13 @@ class Dataset:
     Attributes:
         arrays: example axis first. image (n, s, s, 3) uint8; where known
             depth (n, s, s) float32 scene units, mask (n, s, s) bool, view
-            (n, 6), light (n, 5) and more. Empty when the set is streamed.
+            (n, 6), light (n, 5), what else `Batch` has, and more. Empty when the
+            set is streamed.
         report: what was found.
         digest: names the content, whatever the machine or folder; a resumed
             run compares it.
+        keypoint_flip: the keypoint that each one becomes in a mirror, where `arrays`
+            has keypoints and that is known; else ().
         items, read: of a streamed set; else (), None.
         workers: decoding threads of a streamed set.
     """
@@ -101,6 +112,7 @@ class Dataset:
     items: tuple[Item, ...] = ()
     read: Reader | None = None
     workers: int = 1
+    keypoint_flip: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items) if self.is_streamed else len(self.arrays["image"])
@@ -166,8 +178,8 @@ def reason_of(error: Exception, paths: Iterable[str]) -> str:
 
 def parallel(
     source: grain.MapDataset, workers: int, *, ahead: int
-) -> grain.DatasetIterator:
-    """Iterates over `source` in order, evaluated by `workers` threads.
+) -> grain.IterDataset:
+    """`source` as a sequence in the same order, evaluated by `workers` threads.
 
     Threads suffice: PIL releases the interpreter lock while it decodes and
     resizes.
@@ -180,7 +192,7 @@ def parallel(
     options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(ahead, workers) if workers else 0
     )
-    return iter(source.to_iter_dataset(options))
+    return source.to_iter_dataset(options)
 
 
 def stack(
@@ -215,7 +227,7 @@ def kinds_text(others: Mapping[str, int]) -> str:
     return ", ".join(kinds) + (f" and {more} more kinds" if more > 0 else "")
 
 
-def closed_text(closed: Sequence[tuple[str, str]]) -> str:
+def closed_text(closed: Sequence[Sequence[str]]) -> str:
     """Names the first of the folders that cannot be listed; there is one."""
     name, reason = closed[0]
     return (
@@ -225,11 +237,11 @@ def closed_text(closed: Sequence[tuple[str, str]]) -> str:
 
 
 def remark(report: Report) -> str:
-    """One line about the files of a split that are not used; "" if all are.
+    """One line about a split's files that are not used, and its notes; "" if none.
 
     Extensions and folders are those of all splits: the training split alone tells.
     """
-    parts = []
+    parts = [*report.notes]
     if report.broken:
         name, reason = report.broken[0]
         parts.append(

@@ -4,18 +4,16 @@ import collections
 import hashlib
 import os
 import pathlib
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import MappingProxyType
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import images
-from unsup3d_jax.data.prepare import prepare
+from unsup3d_jax.data.file_set import Listing, check_options, from_listing
 from unsup3d_jax.errors import UserError
 
 # What this program writes: a folder that holds all names of a line is no place of
@@ -141,13 +139,60 @@ def check_output(config: ConfigDict, output: pathlib.Path, flag: str) -> None:
         return
     # Whether there are photos is asked later: a finished run needs none.
     root = pathlib.Path(config.data.path).expanduser()
-    if output.resolve() in [
-        p.resolve() for p in (root, *map(root.joinpath, ds.SPLITS))
-    ]:
+    named = [root / name for names in _named(root).values() for name in names]
+    if output.resolve() in [p.resolve() for p in (root, *named)]:
         raise UserError(
             f"{flag}: {output} is the folder of the photos; name another one, which "
             "may lie inside it."
         )
+
+
+def _named(root: pathlib.Path) -> dict[str, list[str]]:
+    """split -> folders in `root` whose names mean it, in any case, best first."""
+    try:
+        folders = sorted(p.name for p in root.iterdir() if p.is_dir())
+    except OSError:  # whoever reads the images says so
+        folders = []
+    named: dict[str, list[str]] = {}
+    for split, names in ds.SPLIT_NAMES.items():
+        found = [f for f in folders if f.lower() in names]
+        if found:
+            found.sort(key=lambda f: (f != split, names.index(f.lower())))
+            named[split] = found
+    return named
+
+
+def split_folder(root: pathlib.Path, split: str) -> str | None:
+    """Name of the folder in `root` that holds a split: val, valid, Validation, ..."""
+    return _named(root).get(split, [None])[0]
+
+
+def unused_folders(config: ConfigDict) -> tuple[str, ...]:
+    """A clause about folders that are named as splits and not taken for such.
+
+    Their owner may have meant their photos to be kept from training. A lone train/
+    is only how somebody named a folder of photos, and no matter.
+    """
+    named = _named(data_root(config))
+    if _split_mode(config) == "folder":
+        more = [f for found in named.values() for f in found[1:]]
+        used = [found[0] for found in named.values() if len(found) > 1]
+        return (
+            (f"{_quoted(more)} not used, as there is {_quoted(used)} already",)
+            if more
+            else ()
+        )
+    if not named.keys() - {"train"}:
+        return ()
+    names = [f for found in named.values() for f in found]
+    return (
+        f"the folders {_quoted(names)} are not taken for splits: a hash of its name "
+        "divides all images (data.split)",
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{ds.printable(name)}'" for name in names)
 
 
 def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
@@ -158,18 +203,21 @@ def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
     """
     root, mode = data_root(config), _split_mode(config)
     percent = tuple(config.data.hash_split_percent)
+    where = root
     if mode == "folder":
-        if not (root / split).is_dir():
+        folder = split_folder(root, split)
+        if folder is None:
+            others = " or ".join(f"'{n}'" for n in ds.SPLIT_NAMES[split][1:])
             raise UserError(
-                f"data.path: '{root}' has no folder '{split}'; make one, or split "
-                "all its images by --config.data.split=hash."
+                f"data.path: '{root}' has no folder '{split}' ({others}); make one, or "
+                "split all its images by --config.data.split=hash."
             )
-        names = [f"{split}/{name}" for name in list_images(root / split)]
+        where = root / folder
+        names = [f"{folder}/{name}" for name in list_images(where)]
     else:
         names = [n for n in list_images(root) if hash_split(n, percent) == split]
     if not names:
         kinds = " ".join(sorted(suffix[1:] for suffix in images.EXTENSIONS))
-        where = root / split if mode == "folder" else root
         share = "" if mode == "folder" else " fall into this share of the hash split"
         others, closed = other_types(where), closed_folders(where)
         left_out = f"; left out: {ds.kinds_text(others)}" if others else ""
@@ -194,7 +242,7 @@ def _split_mode(config: ConfigDict) -> str:
     if mode != "auto":
         return mode
     # A lone train/ is only how somebody named a folder of photos.
-    named = [name for name in ds.SPLITS if (data_root(config) / name).is_dir()]
+    named = _named(data_root(config))
     return "folder" if "train" in named and len(named) > 1 else "hash"
 
 
@@ -210,130 +258,28 @@ def _share(config: ConfigDict, split: str) -> str:
     )
 
 
-def check_options(config: ConfigDict) -> None:
-    """Checks the options that all file data sets share.
-
-    Raises:
-        UserError: naming the key.
-    """
-    crop = tuple(config.data.crop)
-    try:
-        images.crop_box(crop, 1 << 30, 1 << 30)
-    except ValueError as error:
-        raise UserError(f"data.crop: {error}") from None
-    for key, least in (("image_size", 1), ("max_images", 0), ("workers", 0)):
-        if config.data[key] < least:
-            raise UserError(
-                f"data.{key}: must be at least {least}, got {config.data[key]}."
-            )
-
-
 def load(config: ConfigDict, split: str) -> ds.Dataset:
     """Loads a split of a folder of photos; field `image` only.
 
     Raises:
-        UserError: see `split_items` and `from_items`.
+        UserError: see `split_items` and `file_set.from_listing`.
     """
     check_options(config)
-    items = split_items(config, split)
+    listing = Listing(
+        items=split_items(config, split),
+        others=other_types(data_root(config)),
+        closed=closed_folders(data_root(config)),
+        notes=unused_folders(config) if split == "train" else (),
+        share=partial(_share, config, split),
+    )
     size, crop = config.data.image_size, tuple(config.data.crop)
-    return from_items(
+    return from_listing(
         config,
         split,
-        items,
+        listing,
         partial(_read, crop=crop, image_size=size),
         options={"image_size": size, "crop": crop},
         bytes_each=size * size * 3,
-        others=other_types(data_root(config)),
-        closed=closed_folders(data_root(config)),
-        share=partial(_share, config, split),
-    )
-
-
-def from_items(
-    config: ConfigDict,
-    split: str,
-    items: Sequence[ds.Item],
-    read: ds.Reader,
-    *,
-    options: dict,
-    bytes_each: int,
-    unpaired: Sequence[str] = (),
-    others: Mapping[str, int] = MappingProxyType({}),
-    closed: Sequence[tuple[str, str]] = (),
-    share: Callable[[], str] = str,
-) -> ds.Dataset:
-    """Reads or checks the items of a split and describes what was found.
-
-    Decoded sets of at most data.device_memory_mib are kept in arrays; larger
-    ones are only checked here, and read again while training.
-
-    Args:
-        items: all of the split; data.max_images is applied here.
-        read: reads one item.
-        options: all that changes the pixels besides the files.
-        bytes_each: decoded bytes of one example.
-        unpaired: names left out by the caller.
-        others: extension -> number of files that are no images.
-        closed: (name, reason) of folders that cannot be listed.
-        share: for the error: tells which share of what was found this split is.
-
-    Raises:
-        UserError: if no file is usable, or fewer than data.min_images of the
-            training split, or the crop does not fit.
-    """
-    start = time.monotonic()
-    data = config.data
-    items = items[: data.max_images] if data.max_images else items
-    keep = len(items) * bytes_each <= data.device_memory_mib * 2**20
-    prepared = prepare(
-        items,
-        read,
-        options={"name": data.name, **options},
-        keep=keep,
-        workers=data.workers,
-        cache_dir=data.cache_dir,
-        label=f"reading {split}",
-    )
-    bad = dict(prepared.broken)
-    usable = tuple(item for i, item in enumerate(items) if i not in bad)
-    broken = tuple((items[i].name, reason) for i, reason in prepared.broken)
-    least = data.min_images if split == "train" else 1
-    if len(usable) < max(least, 1):
-        skipped = f"; {len(broken)} cannot be read" if broken else ""
-        if broken:
-            name, reason = broken[0]
-            skipped += f", the first is {ds.printable(name)}: {reason}"
-        if others:
-            skipped += f"; left out: {ds.kinds_text(others)}"
-        if closed:
-            skipped += f"; {ds.closed_text(closed)}"
-        raise UserError(
-            f"data.path: '{data.path}' has {len(usable)} usable images in split "
-            f"'{split}', fewer than {max(least, 1)} (data.min_images)"
-            f"{share()}{skipped}."
-        )
-    report = ds.Report(
-        name=data.name,
-        split=split,
-        root=str(data.path),
-        found=len(items),
-        broken=broken,
-        unpaired=tuple(unpaired),
-        others=dict(others),
-        closed=tuple(closed),
-        sizes=prepared.sizes,
-        cached=prepared.cached,
-        seconds=time.monotonic() - start,
-    )
-    content = [[item.name, *map(os.path.getsize, item.paths)] for item in usable]
-    return ds.Dataset(
-        arrays=prepared.arrays,
-        report=report,
-        digest=ds.digest_of(data.name, options, content),
-        items=() if keep else usable,
-        read=None if keep else read,
-        workers=data.workers,
     )
 
 

@@ -24,8 +24,9 @@ from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
-# Part of every cache key: raise it when the decoded pixels change.
-VERSION = 2
+# Part of every cache key: raise it when the decoded pixels change, or which files are
+# read.
+VERSION = 3
 
 
 @dataclass(frozen=True)

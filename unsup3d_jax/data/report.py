@@ -1,21 +1,20 @@
 """`--mode=data`: what a data set holds, what is wrong with it, how it looks."""
 
 import json
-import math
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, pipeline
+from unsup3d_jax.data import folder, tiles
+from unsup3d_jax.data.load import load_split
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.files import write_atomically
 
 SHEET_IMAGES = 64
+_COLUMNS = 8
 _NAMED = 20  # broken files named on the terminal; report.json has all
 _VIEW = (
     ("rotation x (pitch)", "degrees"),
@@ -48,7 +47,7 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
     lines, record = [f"data set '{config.data.name}' {config.data.path}".rstrip()], {}
     for split in ds.SPLITS:
         try:
-            dataset = pipeline.load_split(config, split)
+            dataset = load_split(config, split)
         except UserError as error:
             if split == "train":
                 raise
@@ -76,6 +75,7 @@ def summarize(dataset: ds.Dataset) -> dict:
         "unpaired": list(report.unpaired),
         "other_types": report.others,
         "unreadable_folders": [list(pair) for pair in report.closed],
+        "notes": list(report.notes),
         "streamed": dataset.is_streamed,
         "from_cache": report.cached,
         "seconds": round(report.seconds, 3),
@@ -108,20 +108,6 @@ def summarize(dataset: ds.Dataset) -> dict:
     return summary
 
 
-def contact_sheet(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]], columns: int = 8
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Tiles images of one size in rows, two white pixels apart."""
-    h, w = images[0].shape[:2]
-    columns = min(columns, len(images))
-    rows = math.ceil(len(images) / columns)
-    sheet = np.full((rows * (h + 2) - 2, columns * (w + 2) - 2, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = (i // columns) * (h + 2), (i % columns) * (w + 2)
-        sheet[y : y + h, x : x + w] = image
-    return sheet
-
-
 def _sheets(
     dataset: ds.Dataset, output: pathlib.Path, config: ConfigDict
 ) -> list[pathlib.Path]:
@@ -135,8 +121,9 @@ def _sheets(
         pictures[f"{dataset.report.split}_depth.png"] = np.repeat(grey[..., None], 3, 3)
     paths = []
     for name, stack in pictures.items():
+        sheet = tiles.grid_of_images(stack, columns=min(_COLUMNS, count))
         with writing(output / name):
-            Image.fromarray(contact_sheet(list(stack))).save(output / name)
+            Image.fromarray(sheet).save(output / name)
         paths.append(output / name)
     return paths
 
@@ -161,6 +148,7 @@ def _text(summary: dict) -> list[str]:
                 name, **spread
             )
         )
+    lines += [f"  {ds.printable(note)}" for note in summary["notes"]]
     for name, reason in summary["broken"][:_NAMED]:
         lines.append(f"  skipped {ds.printable(name)}: {ds.printable(reason)}")
     if summary["other_types"] and summary["split"] == "train":

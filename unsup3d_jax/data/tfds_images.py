@@ -13,11 +13,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, images
+from unsup3d_jax.data import images
+from unsup3d_jax.data.file_set import Listing, check_options, from_listing
 from unsup3d_jax.errors import UserError
-
-# Names under which published sets keep our three splits.
-_ALIASES = {"train": ("train",), "val": ("validation", "val"), "test": ("test",)}
 
 
 def load(config: ConfigDict, split: str) -> ds.Dataset:
@@ -27,7 +25,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         UserError: if the set is not prepared under `data.path`, has no such
             split or no feature "image", or too few usable images.
     """
-    folder.check_options(config)
+    check_options(config)
     data = config.data
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow_datasets as tfds  # 2 s; only those who need it wait
@@ -36,7 +34,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         # Its decorators hide the parameters of its methods from type checkers.
         builder: Any = tfds.builder(data.tfds_name, data_dir=data.path or None)
         available = builder.info.splits
-        name = next((s for s in _ALIASES[split] if s in available), None)
+        name = next((s for s in ds.SPLIT_NAMES[split] if s in available), None)
         if name is None:
             raise UserError(
                 f"data.tfds_name: '{data.tfds_name}' has no split for '{split}' under "
@@ -61,10 +59,10 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         )
     items = [ds.Item(name=f"{name}/{i:08d}", paths=()) for i in range(len(source))]
     size, crop = data.image_size, tuple(data.crop)
-    return folder.from_items(
+    return from_listing(
         config,
         split,
-        items,
+        Listing(items),
         partial(_read, source=source, crop=crop, image_size=size),
         options={
             "image_size": size,

@@ -34,7 +34,7 @@ def baseline_row(name: str, dataset: Dataset, scene: Scene, limits: Limits) -> d
     """Scores one of `BASELINES`.
 
     Args:
-        dataset: of `data.pipeline.load_split`, with true depth.
+        dataset: of `data.load.load_split`, with true depth.
         scene: camera; its centre is the depth of the constant one.
 
     Returns:

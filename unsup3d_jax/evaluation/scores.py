@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.batches import eval_batches
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.evaluation import keypoints
 from unsup3d_jax.evaluation.depth import DepthScores, depth_scores
@@ -95,7 +95,7 @@ def collect(
     Args:
         name: of what is scored, for the error.
         score: of one batch, which may be padded: image by image.
-        dataset: of `data.pipeline.load_split`.
+        dataset: of `data.load.load_split`.
 
     Returns:
         numpy arrays over the images that count.
@@ -117,7 +117,7 @@ def batches(dataset: Dataset, limits: Limits) -> Iterator[tuple[Batch, Truth, in
     size = limits.batch_size
     left = limits.max_images if limits.max_images > 0 else len(dataset)
     first = 0
-    for batch, real in pipeline.eval_batches(dataset, size):
+    for batch, real in eval_batches(dataset, size):
         if left <= 0:
             return
         yield batch, _truth(dataset, first, real, size), min(real, left)
@@ -139,7 +139,7 @@ def _truth(dataset: Dataset, first: int, real: int, batch_size: int) -> Truth:
 
 def has_depth(dataset: Dataset) -> bool:
     """Whether a data set knows true depth."""
-    for batch, _ in pipeline.eval_batches(dataset, 1):
+    for batch, _ in eval_batches(dataset, 1):
         return batch.depth is not None
     return False
 

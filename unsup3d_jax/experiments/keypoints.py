@@ -19,11 +19,10 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from unsup3d_jax.data import images, keypoint_files
+from unsup3d_jax.data import images, keypoint_files, tiles
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.evaluation.keypoints import depth_at, keypoint_depth_correlation
 from unsup3d_jax.files import write_atomically
-from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import model
 
 NEAR = ("small", "large")
@@ -190,4 +189,4 @@ def contact_sheet(
             window = picture[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
             window[:] = (255 * (1 - f), 0, 255 * f)
         shown.append(picture)
-    return pictures.grid_of_images(shown)
+    return tiles.grid_of_images(shown)

@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from unsup3d_jax.configuration import changed
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data.batches import eval_batches
+from unsup3d_jax.data.source import train_source
 from unsup3d_jax.engine import run
 from unsup3d_jax.engine.log import MetricsFile, say
 from unsup3d_jax.engine.task import (
@@ -193,7 +194,7 @@ def rotation_accuracy(
         return right.reshape(TURNS, -1).sum(0)
 
     found, images = 0, 0
-    for batch, real in pipeline.eval_batches(dataset, batch_size):
+    for batch, real in eval_batches(dataset, batch_size):
         found += int(correct(state, batch.image)[:real].sum())
         images += real
     return found / (TURNS * images)
@@ -236,10 +237,6 @@ def run_config(config: ConfigDict) -> ConfigDict:
             "log.every": max(1, options.steps // _LOG_LINES),
             "log.picture_every": 0,
             "eval.every": 0,
-            # Images alone are read.
-            "model.supervision": "none",
-            "model.oracle_view": False,
-            "model.oracle_light": False,
         },
     )
 
@@ -261,8 +258,12 @@ def make_task(session: Session) -> Task:
             image_size=config.data.image_size,
         ),
         step=functools.partial(update, network=network, optimizer=optimizer),
-        make_source=lambda devices: pipeline.train_source(
-            session.splits("train"), config, devices=devices, seed=config.seed
+        make_source=lambda devices: train_source(
+            session.splits("train"),
+            config,
+            fields=("image",),
+            devices=devices,
+            seed=config.seed,
         ),
     )
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+# For functions that take what came from the device and what is there still.
+AnyArray = Array | np.ndarray
 
 # For functions that take what came from the device and what is there still.
 AnyArray = Array | np.ndarray
@@ -24,7 +27,10 @@ else:
 
 @struct.dataclass
 class Batch:
-    """Images and, where a data set knows them, their true factors.
+    """Images and, where a data set knows them, their true factors and labels.
+
+    `data.batches.mirror` says what a mirror image makes of each field. Training
+    batches have an axis of devices before `b`.
 
     Attributes:
         image: (b, h, w, 3) float32 in [0, 1].
@@ -34,6 +40,9 @@ class Batch:
         view: (b, 6) true rotation x, y, z (radians), translation x, y, z.
         light: (b, 5) true ambient, diffuse, unit direction in the *camera*
             frame of the input (`lighting.to_canonical` turns it).
+        keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
+        identity: (b,) int32, equal for images of one object.
+        latent: (b, d) the code that a generator made the image from.
     """
 
     image: Float[Leaf, "*b h w 3"]
@@ -41,6 +50,9 @@ class Batch:
     mask: Bool[Leaf, "*b h w"] | None = None
     view: Float[Leaf, "*b 6"] | None = None
     light: Float[Leaf, "*b 5"] | None = None
+    keypoints: Float[Leaf, "*b k 3"] | None = None
+    identity: Int[Leaf, "*b"] | None = None
+    latent: Float[Leaf, "*b d"] | None = None
 
 
 @struct.dataclass

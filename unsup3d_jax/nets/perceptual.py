@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import replacing
-from unsup3d_jax.nets import weight_files
+from unsup3d_jax.nets import torch_files, weight_files
 
 # Output channels of each 3 x 3 convolution; "pool" halves the resolution.
 _PLAN = (64, 64, "pool", 128, 128, "pool", 256, 256, 256)
@@ -35,8 +35,6 @@ _KERAS_NAMES = (
     "block3_conv2",
     "block3_conv3",
 )
-# What training scripts wrap a state dictionary in.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 # Convolutions up to and including each layer.
 LAYERS = {"relu1_2": 2, "relu2_2": 4, "relu3_3": 7}
 
@@ -85,13 +83,13 @@ def load_vgg16(path: str = "", layer: str = "relu3_3") -> list[dict[str, np.ndar
     shapes = kernel_shapes()[:count]
     try:
         if not path:
-            return _from_flax(weight_files.read_numpy_pickle(file), shapes, str(file))
+            return _from_flax(torch_files.read_numpy_pickle(file), shapes, str(file))
         if file.suffix == ".npz":
             state: Mapping[str, Any] = _read_npz(file)
         elif file.suffix == ".safetensors":
             state = weight_files.read_safetensors(file)
         else:
-            state = weight_files.read_torch_file(file)
+            state = torch_files.read_torch_file(file)
         return _from_state(state, shapes, str(file))
     except UserError as error:
         raise UserError(f"loss.perceptual_weights: {error} {_REMEDY}") from error
@@ -215,19 +213,17 @@ def _from_state(
     state: Mapping[str, Any], shapes: Sequence[tuple[int, ...]], source: str
 ) -> list[dict[str, np.ndarray]]:
     """Finds out whose names a state dictionary has, and reads it by them."""
-    for name in _WRAPPERS:
-        if isinstance(state.get(name), Mapping):
-            return _from_state(state[name], shapes, source)
+    state = weight_files.unwrapped(state)
     if any(_KERAS_NAMES[0] in key for key in state):
         return _from_keras(state, shapes, source)
-    prefix = _prefix_of(state, "slice1.0.weight")
+    prefix = weight_files.prefix_of(state, "slice1.0.weight")
     if prefix is not None:
         names = [
             f"{prefix}slice{n}.{index}"
             for n, index in zip(_LPIPS_SLICE, _TORCHVISION_INDEX, strict=True)
         ]
         return _from_torch(state, names, shapes, source)
-    prefix = _prefix_of(state, "features.0.weight") or ""
+    prefix = weight_files.prefix_of(state, "features.0.weight") or ""
     has_norm = f"{prefix}features.1.running_mean" in state
     indices = _BATCH_NORM_INDEX if has_norm else _TORCHVISION_INDEX
     names = [f"{prefix}features.{index}" for index in indices]
@@ -239,12 +235,6 @@ def _from_state(
         fold_batch_norm(layer, *_read_norm(state, norm, shape[-1], source))
         for layer, norm, shape in zip(layers, norms, shapes, strict=False)
     ]
-
-
-def _prefix_of(state: Mapping[str, Any], name: str) -> str | None:
-    """What stands before `name` in the one key that ends in it; None if absent."""
-    found = [key for key in state if key == name or key.endswith(f".{name}")]
-    return min(found, key=len)[: -len(name)] if found else None
 
 
 def _from_torch(

@@ -18,10 +18,10 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 import rasterizer
+from unsup3d_jax.data import tiles
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.formation.types import AnyArray
-from unsup3d_jax.show import pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Texture:
 
     def image(self) -> Image.Image:
         """As it is written."""
-        small = Image.fromarray(pictures.to_bytes(self.picture))
+        small = Image.fromarray(tiles.to_bytes(self.picture))
         size = (self.scale * small.width, self.scale * small.height)
         return small.resize(size, Image.Resampling.BICUBIC)
 
@@ -173,7 +173,7 @@ def _linear_bytes(colours: Float[np.ndarray, "v 3"]) -> np.ndarray:
         colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4
     )
     opaque = np.full((len(colours), 1), 255, np.uint8)
-    return np.concatenate([pictures.to_bytes(linear), opaque], axis=1)
+    return np.concatenate([tiles.to_bytes(linear), opaque], axis=1)
 
 
 def write_obj(

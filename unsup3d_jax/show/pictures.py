@@ -3,7 +3,6 @@
 All but the warp of `turned_views` is numpy and PIL on the host.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -11,22 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from unsup3d_jax.data.tiles import BACKGROUND, GAP, grid_of_images, to_bytes
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import AnyArray
 
 _CELL = 96  # pixels: smaller maps are enlarged by a whole factor to at least this
-_GAP = 2
 _HEADER = 18  # of one line of names
 _LINE = 14  # of each more
-_BACKGROUND = 28  # grey level between the cells
 _INK = 225
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-def to_bytes(picture: Float[AnyArray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Colours in [0, 1] to 8 bits, rounded; clipped; NaN is black."""
-    finite = np.nan_to_num(np.asarray(picture, np.float32), nan=0.0)
-    return np.round(np.clip(finite, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def grey_picture(values: Float[AnyArray, "*b h w"]) -> Float[np.ndarray, "*b h w 3"]:
@@ -111,11 +103,11 @@ def labelled_rows(
     names = [_broken(name, font, scale * width) for name in columns]
     lines = max(name.count("\n") for name in names)
     size = (sheet.shape[1], _HEADER + lines * _LINE)
-    header = Image.new("RGB", size, (_BACKGROUND,) * 3)
+    header = Image.new("RGB", size, (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(header)
-    step = scale * width + _GAP
+    step = scale * width + GAP
     for i, name in enumerate(names):
-        middle = (_GAP + i * step + scale * width / 2, size[1] / 2)
+        middle = (GAP + i * step + scale * width / 2, size[1] / 2)
         draw.multiline_text(
             middle, name, (_INK,) * 3, font, anchor="mm", spacing=2, align="center"
         )
@@ -132,35 +124,3 @@ def _broken(text: str, font: _Font, width: int) -> str:
         else:
             lines.append(word)
     return "\n".join(lines)
-
-
-def grid_of_images(
-    images: Sequence[AnyArray] | AnyArray,
-    *,
-    columns: int | None = None,
-    scale: int = 1,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Tiles pictures of one size, row by row, on a dark ground.
-
-    Args:
-        images: each (h, w, 3), uint8, or floats in [0, 1].
-        columns: pictures in a row; None: about square.
-        scale: whole factor by which pixels are repeated.
-
-    Raises:
-        ValueError: if there are no images.
-    """
-    if len(images) == 0:
-        raise ValueError("grid_of_images needs at least one image.")
-    tiles = [i if i.dtype == np.uint8 else to_bytes(i) for i in map(np.asarray, images)]
-    tiles = [t.repeat(scale, axis=0).repeat(scale, axis=1) for t in tiles]
-    columns = columns or math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    h, w = tiles[0].shape[:2]
-    shape = (rows * (h + _GAP) + _GAP, columns * (w + _GAP) + _GAP, 3)
-    sheet = np.full(shape, _BACKGROUND, np.uint8)
-    for i, tile in enumerate(tiles):
-        top = _GAP + (i // columns) * (h + _GAP)
-        left = _GAP + (i % columns) * (w + _GAP)
-        sheet[top : top + h, left : left + w] = tile
-    return sheet

@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         params: of `model.init_params`.
-        dataset: of `data.pipeline.load_split`.
+        dataset: of `data.load.load_split`.
         options: static options; oracle switches take effect here too.
         limits: how many images.
         constants: of `model.load_constants`. Without, perceptual terms are left
@@ -84,7 +84,7 @@ def baselines(
     """Scores the rows of Table 2 that need no training.
 
     Args:
-        dataset: of `data.pipeline.load_split`, with true depth.
+        dataset: of `data.load.load_split`, with true depth.
         options: of the model; baselines use its camera.
         names: any of `DESCRIPTIONS`.
         limits: how many images.

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
+from unsup3d_jax.data import tiles
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.formation.types import Factors, Reconstruction
@@ -39,7 +40,7 @@ def export(
     arrays = named_arrays(image, factors, reconstruction)
     np.savez_compressed(folder / "factors.npz", **arrays)  # pyright: ignore
     for name, picture in map_pictures(arrays, options.scene).items():
-        Image.fromarray(pictures.to_bytes(picture)).save(folder / f"{name}.png")
+        Image.fromarray(tiles.to_bytes(picture)).save(folder / f"{name}.png")
     one = jax.tree.map(lambda a: jnp.asarray(a)[None], factors)
     panel = panel_of_factors(one, jnp.asarray(image)[None], options)
     Image.fromarray(panel).save(folder / "panel.png")
@@ -188,12 +189,12 @@ def symmetry_picture(
     h, w = arrays["canon_depth"].shape
     scale = max(1, round(_SYMMETRY_SIZE / w))
     size = (scale * w, scale * h)
-    heat = Image.fromarray(pictures.to_bytes(asymmetry(arrays)))
+    heat = Image.fromarray(tiles.to_bytes(asymmetry(arrays)))
     heat = np.asarray(heat.resize(size, Image.Resampling.BILINEAR)) / 255.0
-    picture = Image.fromarray(pictures.to_bytes(arrays["input"]))
+    picture = Image.fromarray(tiles.to_bytes(arrays["input"]))
     picture = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)) / 255.0
     alpha = 0.65 * heat[..., None]
-    picture = pictures.to_bytes((1 - alpha) * picture + alpha * [0.95, 0.1, 0.1])
+    picture = tiles.to_bytes((1 - alpha) * picture + alpha * [0.95, 0.1, 0.1])
 
     # Drawn twice as large, then averaged, for smooth edges.
     canvas = Image.fromarray(picture).resize((2 * size[0], 2 * size[1]))

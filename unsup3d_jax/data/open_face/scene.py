@@ -5,14 +5,21 @@ model (x to the subject's left, y up, z out of the face) enters it as
 (x, -y, -z) * scale + (0, 0, 1), turns about (0, 0, 1) by R = Rz Ry Rx and moves
 by t. Yaw > 0 turns the nose to the image's left, pitch > 0 down, roll > 0
 clockwise.
+
+The camera is `formation.geometry`'s, which says the same in JAX and float32. What
+is drawn here must be the same bits on every machine, since faces are cached and
+scores hang on them: so numpy, float64, and R as a product of three matrices. A
+test holds the two together.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from unsup3d_jax.data.open_face.model import Draws
+from unsup3d_jax.data.open_face.model import Draws, Seeds
 
+FOV_DEG = 10.0
+CENTRE_DEPTH = 1.0  # of the point that heads turn about, on the optical axis
 POSES = ("natural", "mixed")
 DEPTH_RANGE = (0.9, 1.1)
 POSE_ATTEMPTS = 12
@@ -58,12 +65,12 @@ def rotation(view: np.ndarray) -> np.ndarray:
 
 
 def sample_scenes(
-    seeds: np.ndarray, vertices: np.ndarray, normals: np.ndarray, *, pose: str
+    seeds: Seeds, vertices: np.ndarray, normals: np.ndarray, *, pose: str
 ) -> Scene:
     """Draws a scene for each head, with all that the camera sees in DEPTH_RANGE.
 
     Args:
-        seeds: (n,).
+        seeds: of n pictures.
         vertices: (n, v, 3) heads in the model's frame, metres.
         normals: (n, v, 3) outward.
         pose: "natural" or "mixed".
@@ -73,9 +80,10 @@ def sample_scenes(
     """
     if pose not in POSES:
         raise ValueError(f"pose must be one of {POSES}, got {pose!r}.")
-    draws = Draws(seeds, "pose", POSE_ATTEMPTS * POSE_DRAWS)
-    view, scale = np.zeros((len(seeds), 6)), np.full(len(seeds), 0.92)
-    todo = np.arange(len(seeds))
+    draws = Draws(seeds.pose, "pose", POSE_ATTEMPTS * POSE_DRAWS)
+    count = len(seeds.pose)
+    view, scale = np.zeros((count, 6)), np.full(count, 0.92)
+    todo = np.arange(count)
     for _ in range(POSE_ATTEMPTS):
         new_view, new_scale = _sample_pose(draws, pose)
         view[todo], scale[todo] = new_view[todo], new_scale[todo]
@@ -86,8 +94,8 @@ def sample_scenes(
     return Scene(
         view=view.astype(np.float32),
         scale=scale.astype(np.float32),
-        light=_sample_light(seeds),
-        backdrop=_sample_backdrop(seeds),
+        light=_sample_light(seeds.light),
+        backdrop=_sample_backdrop(seeds.backdrop),
     )
 
 
@@ -97,8 +105,8 @@ def _fits(vertices, normals, view, scale) -> np.ndarray:
     turn = np.swapaxes(turn, 1, 2).astype(np.float32)
     camera = (vertices @ turn) * scale[:, None, None].astype(np.float32)
     x, y, z = np.moveaxis(camera + view[:, None, 3:].astype(np.float32), -1, 0)
-    z = z + 1.0
-    half = np.tan(np.radians(5.0)) * 1.03
+    z = z + CENTRE_DEPTH
+    half = np.tan(np.radians(FOV_DEG / 2)) * 1.03
     facing = (normals @ turn[:, :, 2:])[..., 0] < 0.2  # a margin for silhouettes
     seen = facing & (np.maximum(np.abs(x), np.abs(y)) < half * z)
     low, high = DEPTH_RANGE

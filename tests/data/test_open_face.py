@@ -3,13 +3,17 @@
 import concurrent.futures
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rasterizer import rasterize
-from unsup3d_jax.data import open_faces
-from unsup3d_jax.data.open_face import appearance, model, render, scene
-from unsup3d_jax.data.open_face.build import LANDMARK_FLIP, boundary_loops
+from unsup3d_jax.data import tiles
+from unsup3d_jax.data.open_face import appearance, cache, model, render, scene, sheet
+from unsup3d_jax.data.open_face import dataset as open_faces
+from unsup3d_jax.data.open_face.build import boundary_loops
+from unsup3d_jax.data.open_face.model import LANDMARK_FLIP, of_one_number
+from unsup3d_jax.formation import geometry
 
 SIZE = 64
 COUNT = render.chunk_size(SIZE)  # one chunk, one compilation
@@ -219,10 +223,12 @@ def render_views(head, views, lights):
     """The first symmetric test face in given views and lights: float pictures."""
     seeds = np.repeat(open_faces.split_seeds("test", count=1), COUNT)
     mesh = render.make_mesh(head, model.basis(head, asymmetry=0.0))
-    people = model.sample_people(head, seeds, asymmetry=0.0)
+    people = model.sample_people(head, of_one_number(seeds), asymmetry=0.0)
     look = appearance.sample_appearance(head, seeds, people.attributes, asymmetry=0.0)
     heads = render.shape_heads(mesh, people.coefficients, look)
-    where = scene.sample_scenes(seeds, *map(np.asarray, heads[:2]), pose="natural")
+    where = scene.sample_scenes(
+        of_one_number(seeds), *map(np.asarray, heads[:2]), pose="natural"
+    )
     view, light = where.view.copy(), where.light.copy()
     view[:] = 0.0
     view[: len(views), :3], light[: len(lights)] = views, lights
@@ -268,12 +274,12 @@ def test_asymmetry_zero_is_a_mirror_image(head, turned):
     assert (np.abs(depth - depth[:, ::-1]) < 1e-5).mean() > 0.995
     assert np.quantile(np.abs(albedo - albedo[:, ::-1]), 0.995) < 1e-3
     seeds = np.arange(8)
-    still = model.sample_people(head, seeds, asymmetry=0.0).coefficients
+    still = model.sample_people(head, of_one_number(seeds), asymmetry=0.0).coefficients
     points = head.mean + np.einsum(
         "nk,kvc->nvc", still, model.basis(head, asymmetry=0.0)
     )
     np.testing.assert_allclose(points[:, head.mirror] * FLIP, points, atol=1e-7)
-    lively = model.sample_people(head, seeds, asymmetry=1.0).coefficients
+    lively = model.sample_people(head, of_one_number(seeds), asymmetry=1.0).coefficients
     assert np.abs(lively[:, 60:70]).mean() > 0.3
 
 
@@ -281,12 +287,12 @@ def test_back_faces_do_not_show(head):
     """A flipped winding or culling sign would show the inside of the head."""
     seeds = np.arange(COUNT)
     mesh = render.make_mesh(head, model.basis(head, asymmetry=1.0))
-    people = model.sample_people(head, seeds, asymmetry=1.0)
+    people = model.sample_people(head, of_one_number(seeds), asymmetry=1.0)
     look = appearance.sample_appearance(head, seeds, people.attributes, asymmetry=1.0)
     heads = jax.tree.map(
         np.asarray, render.shape_heads(mesh, people.coefficients, look)
     )
-    where = scene.sample_scenes(seeds, *heads[:2], pose="mixed")
+    where = scene.sample_scenes(of_one_number(seeds), *heads[:2], pose="mixed")
     turn = scene.rotation(where.view) * [1, -1, -1]
     camera = where.scale[:, None, None] * heads.vertices @ np.swapaxes(turn, 1, 2)
     camera += where.view[:, None, 3:] + np.float32([0, 0, 1])
@@ -379,7 +385,7 @@ def test_cache_returns_what_was_made(tmp_path, faces, caplog):
 def test_other_options_are_other_files():
     request = {"image_size": 64, "pose": "mixed", "count": 10, "seed": 0}
     names = {
-        open_faces._fingerprint(request | change)
+        cache._fingerprint(request | change)
         for change in ({}, {"pose": "natural"}, {"count": 11}, {"image_size": 32})
     }
     assert len(names) == 4
@@ -388,11 +394,11 @@ def test_other_options_are_other_files():
 def test_racing_writers_never_show_half_a_file(tmp_path, capsys):
     path = tmp_path / "faces.npz"
     arrays = {"image": np.arange(200_000)}
-    open_faces._write_cache(path, arrays)
+    cache._write_cache(path, arrays)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        writes = [pool.submit(open_faces._write_cache, path, arrays) for _ in range(20)]
+        writes = [pool.submit(cache._write_cache, path, arrays) for _ in range(20)]
         while not all(w.done() for w in writes):
-            stored = open_faces._read_cache(path)
+            stored = cache._read_cache(path)
             np.testing.assert_array_equal(stored["image"], arrays["image"])
         for write in writes:
             write.result()
@@ -420,7 +426,90 @@ def test_bad_arguments_are_named(change, words):
 
 
 def test_contact_sheet_shows_images_and_layers(faces):
-    sheet = open_faces.contact_sheet(faces, columns=8)
-    assert sheet.size == (8 * SIZE, (COUNT // 8 + 4) * SIZE)
-    corner = np.asarray(sheet)[:SIZE, :SIZE]
+    got = sheet.contact_sheet(faces, columns=8)
+    step = SIZE + tiles.GAP
+    assert got.shape == ((COUNT // 8 + 4) * step + 2, 8 * step + 2, 3)
+    corner = got[2:step, 2:step]
     np.testing.assert_array_equal(corner, faces["image"][0])
+    below = got[2 + COUNT // 8 * step :][:SIZE, 2:step]
+    np.testing.assert_array_equal(below, faces["albedo"][0])
+
+
+# The camera, and several views of one person.
+
+
+def test_the_camera_is_that_of_the_project():
+    """numpy and float64 here, JAX and float32 there; one convention."""
+    rng = np.random.default_rng(0)
+    view = rng.uniform(-0.5, 0.5, (4, 6)).astype(np.float32)
+    turns = scene.rotation(view.astype(np.float64))
+    points = rng.uniform(-0.1, 0.1, (5, 3)).astype(np.float32)
+    centre = np.float32([0, 0, scene.CENTRE_DEPTH])
+    for one, turn in zip(view, turns, strict=True):
+        np.testing.assert_allclose(
+            turn, geometry.rotation_matrix(jnp.asarray(one[:3])), atol=1e-6
+        )
+        moved = points @ turn.T + centre + one[3:]
+        np.testing.assert_allclose(
+            moved,
+            geometry.transform(
+                jnp.asarray(points) + centre,
+                jnp.asarray(one),
+                centre_depth=scene.CENTRE_DEPTH,
+            ),
+            atol=1e-6,
+        )
+
+
+@pytest.fixture(scope="module")
+def several():
+    return open_faces.load_views("train", image_size=SIZE, count=3, views=4)
+
+
+def test_views_begin_with_the_picture_of_the_single_set(faces, several):
+    np.testing.assert_array_equal(several["identity"], np.repeat([0, 1, 2], 4))
+    assert several["identity"].dtype == np.int32
+    for name in faces:
+        np.testing.assert_array_equal(several[name][::4], faces[name][:3], name)
+
+
+def test_views_of_a_person_differ_in_all_but_the_person(head, several):
+    for name in ("view", "light"):
+        assert len(np.unique(several[name], axis=0)) == 12
+    people = open_faces.split_seeds("train", count=3)
+    seeds = open_faces.view_seeds(people, views=4)
+    drawn = model.sample_people(head, seeds, asymmetry=1.0).coefficients
+    identity, expression = np.split(drawn.reshape(3, 4, -1), [70], axis=2)
+    np.testing.assert_array_equal(identity, identity[:, :1].repeat(4, 1))
+    assert all(len(np.unique(e, axis=0)) > 1 for e in expression)
+    # No view draws from a number that is another's, in any split.
+    numbers = {n for s in open_faces.SPLITS for n in open_faces.split_seeds(s, count=9)}
+    assert not numbers & set(seeds.pose.reshape(3, 4)[:, 1:].ravel().tolist())
+
+
+def test_fewer_views_are_a_prefix_and_only_what_is_asked_for_varies(several):
+    few = open_faces.load_views(
+        "train", image_size=SIZE, count=2, views=2, fields=("image", "identity")
+    )
+    assert few.keys() == {"image", "identity"}
+    np.testing.assert_array_equal(few["image"], several["image"][[0, 1, 4, 5]])
+    lit = open_faces.load_views(
+        "train", image_size=SIZE, count=2, views=3, vary=("light",)
+    )
+    for name in ("view", "keypoints", "depth", "albedo", "mask"):
+        np.testing.assert_array_equal(lit[name][0], lit[name][2], err_msg=name)
+    assert len(np.unique(lit["light"], axis=0)) == 6
+
+
+def test_views_are_cached_apart_from_single_faces(tmp_path, several):
+    options = {"image_size": SIZE, "count": 1, "cache_dir": tmp_path}
+    made = open_faces.load_views("train", views=2, **options)
+    (path,) = tmp_path.iterdir()
+    stamp = path.stat().st_mtime_ns
+    kept = open_faces.load_views("train", views=2, **options)
+    assert path.stat().st_mtime_ns == stamp
+    for name, array in made.items():
+        np.testing.assert_array_equal(array, kept[name], err_msg=name)
+    for change in ({"views": 0}, {"views": 2, "vary": ("age",)}):
+        with pytest.raises(ValueError, match="views|vary"):
+            open_faces.load_views("train", **options, **change)

@@ -1,4 +1,4 @@
-"""Order, flips, resumption and placement of batches."""
+"""Order, flips, resumption and placement of training batches."""
 
 import json
 import os
@@ -7,32 +7,17 @@ import sys
 import textwrap
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from samples import BATCH, COUNT, SIZE, faces, make_config, truth_config, unit
 
-from configs import default
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import images, pipeline
+from unsup3d_jax.data.batches import FACTORS, LABELS
+from unsup3d_jax.data.load import load_split
+from unsup3d_jax.data.source import train_source
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.formation import geometry, lighting
-from unsup3d_jax.formation.types import Batch
 
-COUNT, SIZE, BATCH = 11, 8, 4  # the batch does not divide the set
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Image i is red = i on its left half, green = i on its right half."""
-    root = tmp_path_factory.mktemp("photos") / "train"
-    root.mkdir()
-    for i in range(COUNT):
-        pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
-        pixels[:, : SIZE // 2, 0] = pixels[:, SIZE // 2 :, 1] = i + 1
-        Image.fromarray(pixels).save(root / f"{i:02d}.png")
-    (root / "05_broken.png").write_bytes(b"")
-    return root.parent
+ONE = jax.local_devices()[:1]
 
 
 @pytest.fixture(params=["resident", "host", "streamed"])
@@ -44,12 +29,13 @@ def make_source(request, photos, tmp_path):
         config.data.flip, config.train.batch_size = flip, batch_size
         if request.param == "streamed":
             config.data.device_memory_mib = 0
-        dataset = pipeline.load_split(config, "train")
+        dataset = load_split(config, "train")
         config.data.device_memory_mib = 1 if request.param == "resident" else 0
-        source = pipeline.train_source(
+        source = train_source(
             dataset,
             config,
-            devices=jax.local_devices()[:1],
+            fields=("image",),
+            devices=ONE,
             seed=seed,
             start_step=start_step,
         )
@@ -60,21 +46,8 @@ def make_source(request, photos, tmp_path):
     return make
 
 
-def make_config(photos, tmp_path):
-    config = default.get_config()
-    config.data.path, config.data.split = str(photos), "folder"
-    config.data.cache_dir = str(tmp_path / "cache")
-    config.data.image_size, config.data.min_images = SIZE, 1
-    config.train.batch_size = BATCH
-    return config
-
-
 def take(source, steps):
     return [np.asarray(next(source).image) for _ in range(steps)]
-
-
-def unit(pixels):
-    return pixels.astype(np.float32) * np.float32(1 / 255)
 
 
 def identities(batches):
@@ -108,11 +81,15 @@ def test_the_three_kinds_of_source_give_the_same_batches(photos, tmp_path):
     sources = []
     for load_mib, train_mib in ((1, 1), (1, 0), (0, 0)):
         config.data.device_memory_mib = load_mib
-        dataset = pipeline.load_split(config, "train")
+        dataset = load_split(config, "train")
         config.data.device_memory_mib = train_mib
         sources.append(
-            pipeline.train_source(
-                dataset, config, devices=jax.local_devices()[:1], seed=3
+            train_source(
+                dataset,
+                config,
+                fields=("image",),
+                devices=ONE,
+                seed=3,
             )
         )
     resident, host, streamed = (np.stack(take(s, 7)) for s in sources)
@@ -172,7 +149,7 @@ def test_a_checkpoint_without_a_position_starts_at_the_beginning(make_source):
     source, fresh = make_source(), make_source()
     next(source)
     source.restore({})
-    jax.tree.map(np.testing.assert_array_equal, next(source), next(fresh))
+    np.testing.assert_array_equal(next(source).image, next(fresh).image)
 
 
 def test_resuming_on_another_data_set_is_refused(make_source):
@@ -184,11 +161,11 @@ def test_resuming_on_another_data_set_is_refused(make_source):
 
 def test_resuming_on_other_images_of_the_same_number_is_refused(photos, tmp_path):
     config = make_config(photos, tmp_path)
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
     config.data.crop = (4,)
-    other = pipeline.load_split(config, "train")
+    other = load_split(config, "train")
     one, two = (
-        pipeline.train_source(d, config, devices=jax.local_devices()[:1], seed=0)
+        train_source(d, config, fields=("image",), devices=ONE, seed=0)
         for d in (dataset, other)
     )
     with pytest.raises(UserError, match="digest"):
@@ -202,11 +179,9 @@ def test_a_file_lost_while_training_is_named(photos, tmp_path):
         (root / path.name).write_bytes(path.read_bytes())
     config = make_config(root.parent, tmp_path)
     config.data.device_memory_mib = 0
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
     (root / "07.png").unlink()
-    source = pipeline.train_source(
-        dataset, config, devices=jax.local_devices()[:1], seed=0
-    )
+    source = train_source(dataset, config, fields=("image",), devices=ONE, seed=0)
     with pytest.raises(UserError, match="train/07.png: No such file"):
         take(source, 3)
 
@@ -216,10 +191,8 @@ def test_a_file_lost_while_training_is_named(photos, tmp_path):
 
 def test_a_resident_set_compiles_once(photos, tmp_path):
     config = make_config(photos, tmp_path)
-    dataset = pipeline.load_split(config, "train")
-    source = pipeline.train_source(
-        dataset, config, devices=jax.local_devices()[:1], seed=0
-    )
+    dataset = load_split(config, "train")
+    source = train_source(dataset, config, fields=("image",), devices=ONE, seed=0)
     before = source._gather._cache_size()
     take(source, 9)
     # JAX 0.10.0 counts other sources' too, and may find one of theirs.
@@ -230,7 +203,8 @@ def test_two_devices_share_the_batch_of_one():
     script = """
         import jax, numpy as np
         from configs import default
-        from unsup3d_jax.data import dataset as ds, pipeline
+        from unsup3d_jax.data import dataset as ds
+        from unsup3d_jax.data.source import train_source
         config = default.get_config()
         config.train.batch_size = 4
         image = np.arange(7, dtype=np.uint8)[:, None, None, None]
@@ -239,7 +213,9 @@ def test_two_devices_share_the_batch_of_one():
         for mib in (1, 0):
             config.data.device_memory_mib = mib
             one, two = (
-                pipeline.train_source(dataset, config, devices=devices, seed=1)
+                train_source(
+                    dataset, config, fields=("image",), devices=devices, seed=1
+                )
                 for devices in (jax.devices()[:1], jax.devices())
             )
             mean = jax.pmap(lambda b: jax.lax.pmean(b.image.mean(), "d"), axis_name="d")
@@ -269,11 +245,15 @@ def test_two_devices_share_the_batch_of_one():
 
 def test_errors_name_the_batch_size_and_the_missing_truth(photos, tmp_path):
     config = make_config(photos, tmp_path)
-    dataset = pipeline.load_split(config, "train")
+    dataset = load_split(config, "train")
 
-    def make(devices=1):
-        pipeline.train_source(
-            dataset, config, devices=jax.local_devices()[:1] * devices, seed=0
+    def make(devices=1, fields=("image",)):
+        train_source(
+            dataset,
+            config,
+            fields=fields,
+            devices=ONE * devices,
+            seed=0,
         )
 
     with pytest.raises(UserError, match="batch_size: 4 .* 3 devices"):
@@ -286,130 +266,32 @@ def test_errors_name_the_batch_size_and_the_missing_truth(photos, tmp_path):
         make()
     config.train.batch_size = COUNT
     make()
-    config.model.oracle_view = True
     with pytest.raises(UserError, match="no true view"):
-        make()
+        make(fields=("image", "view"))
 
 
-# --- ground truth -------------------------------------------------------------------
+# --- ground truth ----------------------------------------------------------------
 
 
-def faces(count, *, size=SIZE, **_):
-    """Arrays as a rendered set gives them."""
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
-        "depth": rng.uniform(0.9, 1.1, (count, size, size)).astype(np.float32),
-        "mask": rng.random((count, size, size)) < 0.5,
-        "view": rng.uniform(-0.5, 0.5, (count, 6)).astype(np.float32),
-        "light": rng.uniform(-0.5, 0.5, (count, 5)).astype(np.float32),
-        "normal": rng.random((count, size, size, 3)).astype(np.float32),
-    }
-
-
-def truth_config(tmp_path):
-    config = default.get_config()
-    config.data.name, config.data.image_size = "open_faces", SIZE
-    config.data.cache_dir = str(tmp_path)
-    config.train.batch_size = BATCH
-    return config
-
-
-def test_open_faces_are_loaded_with_the_options_of_the_config(tmp_path, monkeypatch):
-    from unsup3d_jax.data import open_faces
-
-    calls = []
-
-    def load(split, *, count, **options):
-        calls.append((split, count, options))
-        return faces(count)
-
-    monkeypatch.setattr(open_faces, "load", load)
-    config = truth_config(tmp_path)
-    config.data.count_val, config.data.max_images, config.data.seed = 9, 6, 3
-    config.data.pose, config.data.perturb = "natural", True
-    dataset = pipeline.load_split(config, "val")
-    ((split, count, options),) = calls
-    assert (split, count, len(dataset)) == ("val", 6, 6)
-    assert {k: options[k] for k in ("image_size", "seed", "pose", "asymmetry")} == {
-        "image_size": SIZE, "seed": 3, "pose": "natural", "asymmetry": 1.0,
-    }  # fmt: skip
-    assert options["perturb"] is True
-    assert str(options["cache_dir"]) == str(tmp_path)
-
-
-def test_options_that_open_faces_refuses_are_user_errors(tmp_path):
-    config = truth_config(tmp_path)
-    config.data.pose = "sideways"
-    with pytest.raises(UserError, match="config.data, open_faces: pose"):
-        pipeline.load_split(config, "train")
-
-
-@pytest.mark.parametrize(
-    "section, name, value, allowed",
-    [
-        ("view", "fov_deg", 20.0, False),
-        ("view", "rotation_centre_depth", 1.1, False),
-        ("depth", "min", 0.95, False),
-        ("depth", "max", 1.05, False),
-        ("depth", "min", 0.8, True),  # reaches the faces, and more
-    ],
-)
-def test_open_faces_are_refused_through_another_camera(
-    tmp_path, monkeypatch, section, name, value, allowed
-):
-    from unsup3d_jax.data import open_faces
-
-    monkeypatch.setattr(open_faces, "load", lambda split, *, count, **_: faces(3))
-    config = truth_config(tmp_path)
-    config[section][name] = value
-    if allowed:
-        assert len(pipeline.load_split(config, "train")) == 3
-    else:
-        with pytest.raises(UserError, match=rf"{section}\.{name} must be .*{value}"):
-            pipeline.load_split(config, "train")
-
-
-@pytest.mark.slow
-def test_open_faces_render(tmp_path):
-    config = truth_config(tmp_path)
-    config.data.image_size, config.data.count_train = 16, 5
-    dataset = pipeline.load_split(config, "train")
-    assert dataset.arrays["image"].shape == (5, 16, 16, 3)
-    assert set(pipeline.FIELDS) == set(dataset.arrays)
-
-
-def test_only_the_fields_that_training_needs_reach_the_devices(tmp_path):
+def test_only_the_fields_asked_for_reach_the_devices(tmp_path):
     config = truth_config(tmp_path)
     dataset = ds.Dataset(faces(6), ds.Report("open_faces", "train", "", 6), "")
-
-    def present():
-        source = pipeline.train_source(
-            dataset, config, devices=jax.local_devices()[:1], seed=0
-        )
+    for fields in (("image",), ("image", "view"), FACTORS):
+        source = train_source(dataset, config, fields=fields, devices=ONE, seed=0)
         batch = next(source)
-        return {n for n in pipeline.FIELDS if getattr(batch, n) is not None}
-
-    assert present() == {"image"}
-    config.model.oracle_view = True
-    assert present() == {"image", "view"}
-    config.model.oracle_light = True
-    config.model.supervision = "depth"
-    assert present() == set(pipeline.FIELDS)
+        found = [n for n in (*FACTORS, *LABELS) if getattr(batch, n) is not None]
+        assert tuple(found) == fields
 
 
 @pytest.mark.parametrize("mib", [1, 0])
 def test_ground_truth_stays_with_its_image_and_is_mirrored_with_it(tmp_path, mib):
     config = truth_config(tmp_path)
-    config.model.supervision, config.model.oracle_view = "depth", True
-    config.model.oracle_light, config.data.device_memory_mib = True, mib
+    config.data.device_memory_mib = mib
     arrays = faces(6)
     arrays["image"][:] = arrays["image"] // 2
     arrays["image"][:, 0, 0, 0], arrays["image"][:, 0, -1, 0] = np.arange(6), 255
     dataset = ds.Dataset(arrays, ds.Report("open_faces", "train", "", 6), "")
-    source = pipeline.train_source(
-        dataset, config, devices=jax.local_devices()[:1], seed=0
-    )
+    source = train_source(dataset, config, fields=FACTORS, devices=ONE, seed=0)
     seen = set()
     for _ in range(6):
         batch = jax.tree.map(lambda x: np.asarray(x)[0], next(source))
@@ -430,52 +312,38 @@ def test_ground_truth_stays_with_its_image_and_is_mirrored_with_it(tmp_path, mib
     assert len(seen) > 8
 
 
-def test_mirrored_viewpoint_and_light_describe_the_mirrored_scene():
-    view = jnp.array([[0.3, -0.4, 0.2, 0.05, -0.02, 0.03]])
-    light = jnp.array([[0.4, 0.6, 0.48, 0.6, 0.64]])
-    image = jnp.zeros((1, 2, 2, 3))
-    other = pipeline.mirror(Batch(image=image, view=view, light=light))
-    points = jax.random.normal(jax.random.key(0), (20, 3)) * 0.1 + jnp.array([0, 0, 1])
-    reflect = jnp.array([-1.0, 1.0, 1.0])
-    moved = geometry.transform(points, view[0], centre_depth=1.0)
-    mirrored = geometry.transform(points * reflect, other.view[0], centre_depth=1.0)
-    np.testing.assert_allclose(mirrored, moved * reflect, atol=1e-6)
-    canonical = lighting.to_canonical(light[0], view[0])
-    np.testing.assert_allclose(
-        lighting.to_canonical(other.light[0], other.view[0])[2:],
-        canonical[2:] * reflect,
-        atol=1e-6,
-    )
-
-
-# --- evaluation ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mib", [1, 0], ids=["memory", "streamed"])
-def test_eval_batches_cover_the_set_once_in_order(photos, tmp_path, mib):
-    config = make_config(photos, tmp_path)
+@pytest.mark.parametrize("mib", [1, 0])
+def test_keypoints_change_places_where_the_set_knows_how(tmp_path, mib):
+    config = truth_config(tmp_path)
     config.data.device_memory_mib = mib
-    dataset = pipeline.load_split(config, "train")
-    batches = list(pipeline.eval_batches(dataset, 4))
-    assert [count for _, count in batches] == [4, 4, 3]
-    assert all(batch.image.shape == (4, SIZE, SIZE, 3) for batch, _ in batches)
-    got = np.concatenate([np.asarray(b.image)[:n] for b, n in batches])
-    for i in range(COUNT):
-        path = photos / "train" / f"{i:02d}.png"
-        want, _ = images.read_image(path, crop=(), image_size=SIZE)
-        np.testing.assert_array_equal(got[i], unit(want))
-    last = batches[-1][0].image
-    np.testing.assert_array_equal(last[3], last[2])
+    arrays = faces(6)
+    arrays["keypoints"] = np.zeros((6, 2, 3), np.float32)
+    arrays["keypoints"][:, :, 0] = [1, 2]  # u
+    arrays["identity"] = np.arange(6, dtype=np.int32)
+    report = ds.Report("open_faces", "train", "", 6)
+    fields = ("image", "keypoints", "identity")
+    for flip, mirrored in (((), [6, 5]), ((1, 0), [5, 6])):
+        dataset = ds.Dataset(arrays, report, "", keypoint_flip=flip)
+        source = train_source(dataset, config, fields=fields, devices=ONE, seed=0)
+        found = {
+            tuple(u)
+            for _ in range(9)
+            for u in next(source).keypoints[0, :, :, 0].tolist()
+        }
+        assert found == {(1.0, 2.0), tuple(map(float, mirrored))}
 
 
-def test_eval_batches_hold_all_that_is_known():
-    arrays = faces(5)
-    dataset = ds.Dataset(arrays, ds.Report("open_faces", "val", "", 5), "")
-    (first, n), (second, m) = pipeline.eval_batches(dataset, 3)
-    assert (n, m) == (3, 2)
-    for name in pipeline.FIELDS[1:]:
-        got = np.concatenate([getattr(first, name)[:n], getattr(second, name)[:m]])
-        np.testing.assert_array_equal(got, arrays[name])
-    assert first.mask.dtype == jnp.bool_ and isinstance(first.image, jax.Array)
-    with pytest.raises(ValueError, match="batch_size"):
-        next(pipeline.eval_batches(dataset, 0))
+@pytest.mark.parametrize("mib", [1, 0])
+def test_latent_codes_are_for_training_without_mirrors(tmp_path, mib):
+    config = truth_config(tmp_path)
+    config.data.device_memory_mib = mib
+    arrays = faces(6)
+    arrays["latent"] = np.arange(6, dtype=np.float32)[:, None]
+    dataset = ds.Dataset(arrays, ds.Report("x", "train", "", 6), "")
+    options = {"fields": ("image", "latent"), "devices": ONE, "seed": 0}
+    with pytest.raises(UserError, match="data.flip: a latent code"):
+        train_source(dataset, config, **options)
+    config.data.flip = False
+    batch = next(train_source(dataset, config, **options))
+    index = np.asarray(batch.latent)[0, :, 0].astype(int)
+    np.testing.assert_array_equal(batch.image[0], unit(arrays["image"][index]))

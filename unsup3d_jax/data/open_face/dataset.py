@@ -3,11 +3,12 @@
     faces = load("train", image_size=64, count=1000, seed=0, pose="natural",
                  cache_dir="cache")
     faces["image"]  # uint8 (n, h, w, 3)
+    several = load_views("train", image_size=64, count=100, views=4)
+    several["identity"]  # int32 (400,): 0 0 0 0 1 1 1 1 ...
 
-A contact sheet:  python -m unsup3d_jax.data.open_faces --contact_sheet out.png
-
-Each face follows from one number, so splits are disjoint ranges of numbers. The
-arrays of a face:
+Each face follows from one number, so splits are disjoint ranges of numbers; a
+further view of the same person follows from that number and its own. The arrays of
+a picture:
 
     image, albedo      uint8 (h, w, 3)   display colours; albedo is 0 off the face
     depth              float32 (h, w)    metres at the pixel centre; FAR = 1.1 off it
@@ -19,35 +20,32 @@ arrays of a face:
     keypoints_visible  bool (68,)
     seed               int64             the face's number
     perturb            bool (h, w)       where a patch was laid, if asked for
+    identity           int32             whose picture, of `load_views` alone
+
+A contact sheet: `python -m unsup3d_jax.data.open_face.sheet --contact_sheet out.png`.
 """
 
-import argparse
 import functools
-import hashlib
-import json
-import logging
 import os
-import zipfile
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from unsup3d_jax.data.dataset import SPLITS
-from unsup3d_jax.data.open_face import appearance, model, render
+from unsup3d_jax.data.open_face import appearance, cache, model, render
 from unsup3d_jax.data.open_face.appearance import Numbers
-from unsup3d_jax.data.open_face.render import FAR, FOV_DEG
+from unsup3d_jax.data.open_face.model import Seeds, of_one_number
+from unsup3d_jax.data.open_face.render import FAR
 from unsup3d_jax.data.open_face.scene import POSES
-from unsup3d_jax.files import replacing
 
-__all__ = ["FAR", "FOV_DEG", "POSES", "SPLITS", "contact_sheet", "generate", "load"]
-
-logger = logging.getLogger(__name__)
-VERSION = 3  # raise it whenever the same seed would give other arrays
 _MAX_SEED = 1 << 20
 _MAX_COUNT = 1 << 24
+_MAX_VIEWS = 1 << 16
+# Further views draw from numbers above those of all faces: 3 splits < 2^2.
+_VIEW_STEP = 4 * _MAX_SEED * _MAX_COUNT
+# What may differ between the views of one person.
+VARIES = ("expression", "pose", "light", "backdrop")
 _NORMAL_STEPS = 127  # normals are kept as int8: 0.3 degrees
 
 
@@ -88,19 +86,87 @@ def load(
         "asymmetry": asymmetry,
         "perturb": perturb,
     }
-    make = functools.partial(_generate_compact, seeds, **options)
-    if cache_dir is None:
-        return _expand(make(), fields)
+    make = functools.partial(_generate_compact, of_one_number(seeds), **options)
     request = options | {"split": split, "count": count, "seed": seed}
-    path = Path(cache_dir) / f"open_faces-{split}-{_fingerprint(request)}.npz"
-    stored = _read_cache(path, fields)
-    if stored is None:
-        stored = make()
-        try:
-            _write_cache(path, stored)
-        except OSError as error:
-            logger.warning("cannot cache the faces in %s: %s", path, error)
-    return _expand(stored, fields)
+    return _expand(cache.made_once(cache_dir, split, request, make, fields), fields)
+
+
+def load_views(
+    split: str,
+    *,
+    image_size: int,
+    count: int,
+    views: int,
+    seed: int = 0,
+    vary: Collection[str] = VARIES,
+    pose: str = "mixed",
+    asymmetry: float = 1.0,
+    perturb: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    fields: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns several pictures of each of `count` people, from the cache or anew.
+
+    A picture follows from (split, seed, person, number of the view) and the options;
+    view 0 is the person's picture of `load`. Shape, skin and hair stay the same.
+
+    Args:
+        views: pictures of each person; fewer are a prefix of more, person by person.
+        vary: what differs between them, of VARIES; what is left out stays as in view
+            0. GAN2Shape's pseudo samples differ in ("pose", "light").
+        split, image_size, count, seed, pose, asymmetry, perturb, cache_dir, fields: as
+            `load`; count is of people.
+
+    Returns:
+        Arrays of count * views examples, the views of a person side by side, with
+        "identity" (count * views,) int32, 0 to count - 1.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+    people = split_seeds(split, count=count, seed=seed)
+    options = {
+        "image_size": image_size,
+        "pose": pose,
+        "asymmetry": asymmetry,
+        "perturb": perturb,
+    }
+    seeds = view_seeds(people, views=views, vary=vary)
+    make = functools.partial(_generate_compact, seeds, **options)
+    request = options | {
+        "split": split,
+        "count": count,
+        "seed": seed,
+        "views": views,
+        "vary": sorted(vary),
+    }
+    stored = None if fields is None else [f for f in fields if f != "identity"]
+    faces = _expand(
+        cache.made_once(cache_dir, f"{split}-views", request, make, stored), stored
+    )
+    if fields is None or "identity" in fields:
+        faces["identity"] = np.repeat(np.arange(count, dtype=np.int32), views)
+    return faces
+
+
+def view_seeds(
+    people: np.ndarray, *, views: int, vary: Collection[str] = VARIES
+) -> Seeds:
+    """What the pictures of `load_views` are drawn from; see there.
+
+    Raises:
+        ValueError: if there are no views, too many, or `vary` names something else.
+    """
+    if not 0 < views <= _MAX_VIEWS:
+        raise ValueError(f"need 0 < views <= {_MAX_VIEWS}, got {views}.")
+    if unknown := set(vary) - set(VARIES):
+        raise ValueError(
+            f"vary: expected some of {', '.join(VARIES)}, got {sorted(unknown)}."
+        )
+    person = np.repeat(people, views)
+    each = person + _VIEW_STEP * np.tile(np.arange(views, dtype=np.int64), len(people))
+    of_view = {name: each for name in (*vary, "patch")}
+    return of_one_number(person)._replace(**of_view)
 
 
 def generate(
@@ -114,7 +180,7 @@ def generate(
     """Makes the faces of the given numbers; the same number, the same face."""
     return _expand(
         _generate_compact(
-            np.asarray(seeds, np.int64),
+            of_one_number(seeds),
             image_size=image_size,
             pose=pose,
             asymmetry=asymmetry,
@@ -137,7 +203,7 @@ def split_seeds(split: str, *, count: int, seed: int = 0) -> np.ndarray:
 
 
 def _generate_compact(
-    seeds: np.ndarray, *, image_size: int, pose: str, asymmetry: float, perturb: bool
+    seeds: Seeds, *, image_size: int, pose: str, asymmetry: float, perturb: bool
 ) -> dict[str, np.ndarray]:
     """As `generate`, with normals as int8 and without what follows from depth."""
     if image_size < 8:
@@ -146,21 +212,23 @@ def _generate_compact(
         raise ValueError(f"asymmetry must lie in [0, 2], got {asymmetry}.")
     if pose not in POSES:
         raise ValueError(f"pose must be one of {POSES}, got {pose!r}.")
-    if len(seeds) == 0 or seeds.min() < 0:
+    count = len(seeds.person)
+    if count == 0 or min(numbers.min() for numbers in seeds) < 0:
         raise ValueError("need at least one seed, none of them negative.")
     shape = model.load_model()
     mesh = render.make_mesh(shape, model.basis(shape, asymmetry=asymmetry))
     step = render.chunk_size(image_size)
     faces: dict[str, np.ndarray] = {}
     progress = tqdm(
-        total=len(seeds), desc="rendering", unit=" faces", delay=2.0, leave=False,
+        total=count, desc="rendering", unit=" faces", delay=2.0, leave=False,
         disable=None,
     )  # fmt: skip
-    for start in range(0, len(seeds), step):
-        chunk = seeds[start : start + step]
+    for start in range(0, count, step):
+        chunk = Seeds(*(numbers[start : start + step] for numbers in seeds))
+        size = len(chunk.person)
         people = model.sample_people(shape, chunk, asymmetry=asymmetry)
         look = appearance.sample_appearance(
-            shape, chunk, people.attributes, asymmetry=asymmetry
+            shape, chunk.person, people.attributes, asymmetry=asymmetry
         )
         pictures, where = render.render(
             mesh, chunk, people.coefficients, look, size=image_size, pose=pose
@@ -174,15 +242,17 @@ def _generate_compact(
             "view": where.view,
             "keypoints": pictures.keypoints,
             "keypoints_visible": pictures.keypoints_visible,
-            "seed": chunk,
+            "seed": chunk.person,
         }
         if perturb:
-            arrays["image"], arrays["perturb"] = lay_patches(arrays["image"], chunk)
+            arrays["image"], arrays["perturb"] = lay_patches(
+                arrays["image"], chunk.patch
+            )
         for name, part in arrays.items():
             if name not in faces:
-                faces[name] = np.empty((len(seeds), *part.shape[1:]), part.dtype)
-            faces[name][start : start + len(chunk)] = part
-        progress.update(len(chunk))
+                faces[name] = np.empty((count, *part.shape[1:]), part.dtype)
+            faces[name][start : start + size] = part
+        progress.update(size)
     progress.close()
     return faces
 
@@ -234,85 +304,3 @@ def lay_patches(images: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.n
     mixed = np.rint((1 - alpha) * images + alpha * color)
     images = np.where(covered[..., None], mixed, images).astype(np.uint8)
     return images, covered
-
-
-def _fingerprint(request: dict) -> str:
-    digest = hashlib.sha256(model.MODEL_PATH.read_bytes())
-    digest.update(json.dumps([VERSION, request], sort_keys=True).encode())
-    return digest.hexdigest()[:20]
-
-
-def _read_cache(
-    path: Path, fields: Collection[str] | None = None
-) -> dict[str, np.ndarray] | None:
-    """The stored arrays; None if there are none or they cannot be read.
-
-    Depth is always among them, because the mask follows from it.
-    A zip holds a checksum of each member, so a truncated or altered file shows.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            wanted = stored.files if fields is None else {*fields, "depth"}
-            return {k: stored[k] for k in stored.files if k in wanted}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("cache %s is damaged (%s); making it again.", path, error)
-        return None
-
-
-def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Other processes may read or make the same set at this moment."""
-    with replacing(path, shared=True) as file:
-        # The stubs take any array for `allow_pickle`.
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-
-
-def contact_sheet(faces: dict[str, np.ndarray], *, columns: int = 10) -> Image.Image:
-    """Images in rows; below them the layers of the first faces, near = white."""
-
-    def rows(pictures: np.ndarray) -> np.ndarray:
-        n = len(pictures) // columns * columns
-        grid = pictures[:n].reshape(-1, columns, *pictures.shape[1:])
-        return grid.transpose(0, 2, 1, 3, 4).reshape(-1, columns * grid.shape[3], 3)
-
-    first = {k: v[:columns] for k, v in faces.items()}
-    near = (FAR - first["depth"]) / (FAR - 0.9)
-    mask = first["mask"][..., None]
-    shading = first["light"][:, None, None, :1] + first["light"][
-        :, None, None, 1:2
-    ] * np.maximum(
-        np.einsum("nhwc,nc->nhw", first["normal"], first["light"][:, 2:])[..., None], 0
-    )
-    layers = [
-        first["albedo"],
-        _byte(np.repeat(near.clip(0, 1)[..., None], 3, axis=-1)),
-        _byte((first["normal"] / 2 + 0.5) * mask),
-        _byte(np.repeat((shading / 1.2).clip(0, 1) * mask, 3, axis=-1)),
-    ]
-    return Image.fromarray(
-        np.concatenate([rows(x) for x in (faces["image"], *layers)], axis=0)
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--contact_sheet", type=Path, required=True)
-    parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--image_size", type=int, default=64)
-    parser.add_argument("--count", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pose", choices=POSES, default="mixed")
-    parser.add_argument("--asymmetry", type=float, default=1.0)
-    parser.add_argument("--perturb", action="store_true")
-    parser.add_argument("--zoom", type=int, default=2)
-    args = vars(parser.parse_args())
-    path, zoom = args.pop("contact_sheet"), args.pop("zoom")
-    sheet = contact_sheet(load(args.pop("split"), **args))
-    size = (zoom * sheet.width, zoom * sheet.height)
-    sheet.resize(size, Image.Resampling.NEAREST).save(path)
-    print(f"{path}: {args['count']} faces, {args['image_size']} px.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,133 @@
+"""Files of one split -> a data set: read once, checked, kept or streamed."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ml_collections import ConfigDict
+
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import images
+from unsup3d_jax.data.prepare import prepare
+from unsup3d_jax.errors import UserError
+
+
+def check_options(config: ConfigDict) -> None:
+    """Checks the options that all file data sets share.
+
+    Raises:
+        UserError: naming the key.
+    """
+    crop = tuple(config.data.crop)
+    try:
+        images.crop_box(crop, 1 << 30, 1 << 30)
+    except ValueError as error:
+        raise UserError(f"data.crop: {error}") from None
+    for key, least in (("image_size", 1), ("max_images", 0), ("workers", 0)):
+        if config.data[key] < least:
+            raise UserError(
+                f"data.{key}: must be at least {least}, got {config.data[key]}."
+            )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies there for one split, before anything is read.
+
+    Attributes:
+        items: all of the split; data.max_images is applied later.
+        unpaired: names of items left out for want of a partner.
+        others: extension -> number of files that are no images.
+        closed: (name, reason) of folders that cannot be listed.
+        notes: for the report.
+        share: for the error: tells which share of what was found this split is.
+    """
+
+    items: Sequence[ds.Item]
+    unpaired: Sequence[str] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
+    closed: Sequence[tuple[str, str]] = ()
+    notes: tuple[str, ...] = ()
+    share: Callable[[], str] = str
+
+
+def from_listing(
+    config: ConfigDict,
+    split: str,
+    listing: Listing,
+    read: ds.Reader,
+    *,
+    options: dict,
+    bytes_each: int,
+) -> ds.Dataset:
+    """Reads or checks the items of a split and describes what was found.
+
+    Decoded sets of at most data.device_memory_mib are kept in arrays; larger
+    ones are only checked here, and read again while training.
+
+    Args:
+        listing: what lies there.
+        read: reads one item.
+        options: all that changes the pixels besides the files.
+        bytes_each: decoded bytes of one example.
+
+    Raises:
+        UserError: if no file is usable, or fewer than data.min_images of the
+            training split, or the crop does not fit.
+    """
+    start = time.monotonic()
+    data = config.data
+    items = listing.items
+    items = items[: data.max_images] if data.max_images else items
+    keep = len(items) * bytes_each <= data.device_memory_mib * 2**20
+    prepared = prepare(
+        items,
+        read,
+        options={"name": data.name, **options},
+        keep=keep,
+        workers=data.workers,
+        cache_dir=data.cache_dir,
+        label=f"reading {split}",
+    )
+    bad = dict(prepared.broken)
+    usable = tuple(item for i, item in enumerate(items) if i not in bad)
+    broken = tuple((items[i].name, reason) for i, reason in prepared.broken)
+    least = data.min_images if split == "train" else 1
+    if len(usable) < max(least, 1):
+        skipped = f"; {len(broken)} cannot be read" if broken else ""
+        if broken:
+            name, reason = broken[0]
+            skipped += f", the first is {ds.printable(name)}: {reason}"
+        if listing.others:
+            skipped += f"; left out: {ds.kinds_text(listing.others)}"
+        if listing.closed:
+            skipped += f"; {ds.closed_text(listing.closed)}"
+        raise UserError(
+            f"data.path: '{data.path}' has {len(usable)} usable images in split "
+            f"'{split}', fewer than {max(least, 1)} (data.min_images)"
+            f"{listing.share()}{skipped}."
+        )
+    report = ds.Report(
+        name=data.name,
+        split=split,
+        root=str(data.path),
+        found=len(items),
+        broken=broken,
+        unpaired=tuple(listing.unpaired),
+        others=dict(listing.others),
+        closed=tuple(listing.closed),
+        notes=listing.notes,
+        sizes=prepared.sizes,
+        cached=prepared.cached,
+        seconds=time.monotonic() - start,
+    )
+    content = [[item.name, *map(os.path.getsize, item.paths)] for item in usable]
+    return ds.Dataset(
+        arrays=prepared.arrays,
+        report=report,
+        digest=ds.digest_of(data.name, options, content),
+        items=() if keep else usable,
+        read=None if keep else read,
+        workers=data.workers,
+    )

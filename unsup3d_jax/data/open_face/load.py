@@ -1,0 +1,92 @@
+"""The open faces that a config asks for, as a `Dataset`."""
+
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data.batches import FACTORS
+from unsup3d_jax.data.open_face import dataset as open_faces
+from unsup3d_jax.data.open_face import scene
+from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
+from unsup3d_jax.data.prepare import cache_root
+from unsup3d_jax.errors import UserError
+
+
+def load(config: ConfigDict, split: str) -> ds.Dataset:
+    """Renders a split, or takes it from the cache, with all that is known of it.
+
+    Raises:
+        UserError: naming the key of an option that is out of range, or that does not
+            agree with how the faces are rendered.
+    """
+    check_camera(config)
+    data = config.data
+    count = data[f"count_{split}"]
+    options = {
+        "image_size": data.image_size,
+        "count": min(count, data.max_images) if data.max_images else count,
+        "seed": data.seed,
+        "pose": data.pose,
+        "asymmetry": data.asymmetry,
+        "perturb": data.perturb,
+    }
+    start = time.monotonic()
+    try:
+        arrays = open_faces.load(
+            split,
+            cache_dir=cache_root(data.cache_dir),
+            # Nothing reads the normals and albedo of the training set.
+            fields=(*FACTORS, "keypoints") if split == "train" else None,
+            **options,
+        )
+    except ValueError as error:  # names the option, which is the key's name
+        raise UserError(f"config.data, open_faces: {error}") from None
+    size = len(arrays["image"])
+    # A few hundred images stand for all: they tell versions of the renderer
+    # apart, and hashing everything would read the whole cache file.
+    some = np.ascontiguousarray(arrays["image"][:: max(1, size // 256)])
+    return ds.Dataset(
+        arrays=arrays,
+        report=ds.Report(
+            name=data.name,
+            split=split,
+            root="",
+            found=size,
+            seconds=time.monotonic() - start,
+        ),
+        digest=ds.digest_of("open_faces", split, options, some.tobytes().hex()),
+        workers=data.workers,
+        keypoint_flip=LANDMARK_FLIP,
+    )
+
+
+def check_camera(config: ConfigDict) -> None:
+    """Refuses another camera than the open faces are rendered with.
+
+    A model that looks through another one, or whose depth cannot reach the faces,
+    would learn and be scored against a wrong truth without a word.
+
+    Raises:
+        UserError: naming the key.
+    """
+    (near, far), view, depth = scene.DEPTH_RANGE, config.view, config.depth
+    centre, fov = scene.CENTRE_DEPTH, scene.FOV_DEG
+    rules = (
+        ("view.fov_deg", view.fov_deg == fov, f"{fov:g}"),
+        (
+            "view.rotation_centre_depth",
+            view.rotation_centre_depth == centre,
+            f"{centre:g}",
+        ),
+        ("depth.min", depth.min <= near, f"at most {near:g}"),
+        ("depth.max", depth.max >= far, f"at least {far:g}"),
+    )
+    for key, holds, rule in rules:
+        if not holds:
+            section, name = key.split(".")
+            raise UserError(
+                f"{key} must be {rule} for data.name=open_faces, as they are "
+                f"rendered, got {config[section][name]}."
+            )

@@ -2,11 +2,15 @@
 
 All are frozen pytrees. Shapes below omit a leading batch axis `b` that every
 array carries outside the functions written for one example. Frames, axes and
-pixel conventions: `unsup3d_jax.geometry`.
+pixel conventions: `unsup3d_jax.formation.geometry`.
 """
 
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
+
+# For functions that take what came from the device and what is there still.
+AnyArray = Array | np.ndarray
 
 
 @struct.dataclass
@@ -45,6 +49,36 @@ class Truth:
     albedo: Float[Array, "b h w 3"] | None = None
     perturb: Bool[Array, "b h w"] | None = None
     keypoints: Float[Array, "b k 3"] | None = None
+
+
+@struct.dataclass
+class Surface:
+    """What belongs to the object itself, as read off one image: half of `Factors`.
+
+    Attributes:
+        raw_depth, canon_depth, canon_albedo, conf_*: as in `Factors`.
+    """
+
+    raw_depth: Float[Array, "*b h w"]
+    canon_depth: Float[Array, "*b h w"]
+    canon_albedo: Float[Array, "*b h w 3"]
+    conf_sigma: Float[Array, "*b h w"] | None = None
+    conf_sigma_flip: Float[Array, "*b h w"] | None = None
+    conf_sigma_perceptual: Float[Array, "*b hp wp"] | None = None
+    conf_sigma_perceptual_flip: Float[Array, "*b hp wp"] | None = None
+
+
+@struct.dataclass
+class Conditions:
+    """How one image was taken: the other half of `Factors`.
+
+    Attributes:
+        light, view, canon_shading: as in `Factors`.
+    """
+
+    light: Float[Array, "*b 5"]
+    view: Float[Array, "*b 6"]
+    canon_shading: Float[Array, "*b h w"] | None = None
 
 
 @struct.dataclass

@@ -1,14 +1,17 @@
 """The five networks of the paper (Tables 7-9) at any size and width.
 
 Images are channels last. Every map network halves the image down to 4 x 4;
-64 px and width 64 are the paper's networks exactly. Convolutions have no bias.
+64 px and width 64 are the paper's networks exactly. Which widths and groups other
+sizes have is a `Channels`: the paper's, or those of GAN2Shape. Convolutions have no
+bias.
 Strided transposed convolutions and the convolution behind the nearest
 upsampling are computed as one 2 x 2 convolution to four sub-pixel phases: the
 same numbers with no multiplication by inserted or repeated pixels.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -226,54 +229,90 @@ def _leaky(x: Array) -> Array:
     return nn.leaky_relu(x, 0.2)
 
 
-def down_channels(image_size: int, width: int) -> list[int]:
-    """Channels at resolutions image_size/2, /4, ..., 4: width x 1, 2, 4, 8, 8.
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """How many channels each resolution has, and how many groups GroupNorm makes.
 
-    Raises:
-        ValueError: unless image_size is 32, 64, 128 or 256 and width a
-            multiple of 16 (the group counts 16, 32, 64 are constants).
+    Attributes:
+        cap: widest layer over the first one; None: channels double at every level.
+        per_group: channels in a group; None: 16 groups at the first width, 32 at
+            twice, 64 beyond (Tables 8, 9).
     """
-    if image_size not in (32, 64, 128, 256):
-        raise ValueError(f"image_size must be 32, 64, 128 or 256, got {image_size}.")
-    if width < 16 or width % 16:
-        raise ValueError(f"width must be a positive multiple of 16, got {width}.")
-    levels = int(math.log2(image_size)) - 2
-    return [width * min(2**level, 8) for level in range(levels)]
+
+    cap: int | None
+    per_group: int | None
+
+    def of_levels(self, image_size: int, width: int) -> list[int]:
+        """Channels at resolutions image_size/2, /4, ..., 4: width x 1, 2, 4, ...
+
+        Raises:
+            ValueError: unless image_size is 32 times a power of 2, and width at
+                least 1.
+        """
+        levels = image_size.bit_length() - 3
+        if image_size < 32 or image_size != 2 ** (levels + 2):
+            raise ValueError(
+                f"image_size must be 32, 64, 128, 256, ..., got {image_size}."
+            )
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}.")
+        factors = [2**level for level in range(levels)]
+        return [width * min(f, self.cap or f) for f in factors]
+
+    def groups(self, channels: int, width: int) -> int:
+        """Groups of a layer in a network whose first layer has `width` channels.
+
+        Raises:
+            ValueError: if the channels do not divide into them.
+        """
+        unit = 16 if self.per_group is None else self.per_group
+        if width % unit:
+            raise ValueError(
+                f"width must be a positive multiple of {unit}, got {width}."
+            )
+        if self.per_group is None:
+            return 16 * min(channels // width, 4)
+        return channels // self.per_group
 
 
-def _groups(channels: int, width: int) -> int:
-    """16 groups at `width` channels, 32 at twice, 64 beyond (Tables 8, 9)."""
-    return 16 * min(channels // width, 4)
+# At 64 px, where nothing is wider than 8 times 64, they are the same.
+UNSUP3D = Channels(cap=8, per_group=None)
+GAN2SHAPE = Channels(cap=None, per_group=4)  # Pan et al., ICLR 2021 (code)
 
 
 def _encode(
-    x: Array, channels: Sequence[int], width: int, bottleneck: int, dtype: DTYPE
-) -> Array:
-    """The downsampling half shared by Tables 8 and 9: image -> (b, 1, 1, z)."""
-    for features in channels[:-1]:
+    x: Float[Array, "b h w 3"],
+    widths: Sequence[int],
+    groups: Callable[[int], int],
+    bottleneck: int,
+    dtype: DTYPE,
+) -> Float[Array, "b 1 1 z"]:
+    """The downsampling half shared by Tables 8 and 9."""
+    for features in widths[:-1]:
         x = Conv(features, 4, stride=2, padding=1, dtype=dtype)(x)
-        x = _leaky(GroupNorm(_groups(features, width))(x))
-    x = _leaky(Conv(channels[-1], 4, stride=2, padding=1, dtype=dtype)(x))
+        x = _leaky(GroupNorm(groups(features))(x))
+    x = _leaky(Conv(widths[-1], 4, stride=2, padding=1, dtype=dtype)(x))
     return nn.relu(Conv(bottleneck, 4, dtype=dtype)(x))
 
 
 class Encoder(nn.Module):
     """Light and view network, Table 7: image (b, h, w, 3) -> (b, outputs).
 
-    The last activation is tanh.
+    The last activation is tanh. There is no normalisation.
     """
 
     outputs: int
-    width: int = 32
+    width: int
     dtype: DTYPE = jnp.float32
+    channels: Channels = UNSUP3D
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b k"]:
-        channels = down_channels(x.shape[1], self.width)
+        widths = self.channels.of_levels(x.shape[1], self.width)
         x = x.astype(self.dtype)
-        for features in channels:
+        for features in widths:
             x = nn.relu(Conv(features, 4, stride=2, padding=1, dtype=self.dtype)(x))
-        x = nn.relu(Conv(channels[-1], 4, dtype=self.dtype)(x))
+        x = nn.relu(Conv(widths[-1], 4, dtype=self.dtype)(x))
         x = Conv(self.outputs, 1, dtype=self.dtype)(x)
         return jnp.tanh(x[:, 0, 0].astype(jnp.float32))
 
@@ -286,26 +325,26 @@ class EncoderDecoder(nn.Module):
     """
 
     outputs: int
-    width: int = 64
-    bottleneck: int = 256
+    width: int
+    bottleneck: int
     dtype: DTYPE = jnp.float32
+    channels: Channels = UNSUP3D
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h w o"]:
         width, dtype = self.width, self.dtype
-        channels = down_channels(x.shape[1], width)
-        x = _encode(x.astype(dtype), channels, width, self.bottleneck, dtype)
-        x = nn.relu(Deconv(channels[-1], dtype=dtype)(x))
-        x = nn.relu(Conv(channels[-1], 3, padding=1, dtype=dtype)(x))
-        for features in reversed(channels[:-1]):
-            groups = _groups(features, width)
-            x = nn.relu(GroupNorm(groups)(Deconv(features, dtype=dtype)(x)))
+        widths = self.channels.of_levels(x.shape[1], width)
+        groups = partial(self.channels.groups, width=width)
+        x = _encode(x.astype(dtype), widths, groups, self.bottleneck, dtype)
+        x = nn.relu(Deconv(widths[-1], dtype=dtype)(x))
+        x = nn.relu(Conv(widths[-1], 3, padding=1, dtype=dtype)(x))
+        for features in reversed(widths[:-1]):
+            x = nn.relu(GroupNorm(groups(features))(Deconv(features, dtype=dtype)(x)))
             x = Conv(features, 3, padding=1, dtype=dtype)(x)
-            x = nn.relu(GroupNorm(groups)(x))
-        groups = _groups(width, width)
-        x = nn.relu(GroupNorm(groups)(UpsampledConv(width, dtype=dtype)(x)))
+            x = nn.relu(GroupNorm(groups(features))(x))
+        x = nn.relu(GroupNorm(groups(width))(UpsampledConv(width, dtype=dtype)(x)))
         x = Conv(width, 5, padding=2, dtype=dtype)(x)
-        x = nn.relu(GroupNorm(groups)(x))
+        x = nn.relu(GroupNorm(groups(width))(x))
         x = Conv(self.outputs, 5, padding=2, dtype=dtype)(x)
         return x.astype(jnp.float32)
 
@@ -318,25 +357,27 @@ class ConfidenceNet(nn.Module):
     the photometric, the second for the perceptual loss.
     """
 
-    width: int = 64
-    bottleneck: int = 128
+    width: int
+    bottleneck: int
     dtype: DTYPE = jnp.float32
+    channels: Channels = UNSUP3D
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b h w 2"], Float[Array, "b hp wp 2"]]:
         width, dtype = self.width, self.dtype
-        channels = down_channels(x.shape[1], width)
-        x = _encode(x.astype(dtype), channels, width, self.bottleneck, dtype)
-        x = nn.relu(Deconv(channels[-1], dtype=dtype)(x))
-        for features in reversed(channels[1:-1]):
+        widths = self.channels.of_levels(x.shape[1], width)
+        groups = partial(self.channels.groups, width=width)
+        x = _encode(x.astype(dtype), widths, groups, self.bottleneck, dtype)
+        x = nn.relu(Deconv(widths[-1], dtype=dtype)(x))
+        for features in reversed(widths[1:-1]):
             x = Deconv(features, dtype=dtype)(x)
-            x = nn.relu(GroupNorm(_groups(features, width))(x))
+            x = nn.relu(GroupNorm(groups(features))(x))
         fine = x
         for _ in range(2):
             fine = Deconv(width, dtype=dtype)(fine)
-            fine = nn.relu(GroupNorm(_groups(width, width))(fine))
+            fine = nn.relu(GroupNorm(groups(width))(fine))
         fine = Conv(2, 5, padding=2, dtype=dtype)(fine)
         coarse = Conv(2, 3, padding=1, dtype=dtype)(x)
         return (

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from unsup3d_jax.nets import networks, perceptual
+from unsup3d_jax.nets import networks, vgg16
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions
 
 ENCODER, DECODER, FIVE = "encoders", "decoders", "5 x 5 layers"
 
@@ -53,7 +54,7 @@ def _flop(module: nn.Module, inputs: tuple, outputs: tuple) -> int:
     return 2 * outputs[0] * outputs[1] * size**2 * channels * outputs[-1]
 
 
-def layers(options: model.ModelOptions, image_size: int) -> list[Layer]:
+def layers(options: ModelOptions, image_size: int) -> list[Layer]:
     """Every convolution of the method's networks, in the order they run."""
     found: list[Layer] = []
     kinds = (networks.Conv, networks.Deconv, networks.UpsampledConv)
@@ -92,14 +93,14 @@ def layers(options: model.ModelOptions, image_size: int) -> list[Layer]:
 def vgg_flop(image_size: int) -> int:
     """VGG16 to relu3_3 in training: three images forward, two of them backward."""
     pixels = [image_size**2 // 4**pool for pool in (0, 0, 1, 1, 2, 2, 2)]
-    shapes = perceptual.kernel_shapes()
+    shapes = vgg16.kernel_shapes("relu3_3")
     forward = sum(
         2 * n * h * w * i * o for n, (h, w, i, o) in zip(pixels, shapes, strict=True)
     )
     return 5 * forward
 
 
-def training_flop(options: model.ModelOptions, image_size: int, vgg: bool) -> int:
+def training_flop(options: ModelOptions, image_size: int, vgg: bool) -> int:
     """What one image needs, forward and backward: 20.97e9 at 64 px, full width."""
     own = sum(layer.training_flop for layer in layers(options, image_size))
     return own + (vgg_flop(image_size) if vgg else 0)

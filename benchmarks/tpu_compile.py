@@ -36,8 +36,9 @@ from benchmarks import machine
 from configs import default
 from unsup3d_jax.engine import parallel, train_state, train_step
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import perceptual
+from unsup3d_jax.nets import vgg16
 from unsup3d_jax.unsup3d import model, train
+from unsup3d_jax.unsup3d.options import loss_weights
 
 # Asks libtpu for the final program as text, and for nothing else: its default is
 # hundreds of files a fusion.
@@ -75,12 +76,12 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     options = train.check_config(config)
     vgg = [
         {"kernel": jnp.zeros(s, jnp.float32), "bias": jnp.zeros(s[-1], jnp.float32)}
-        for s in perceptual.kernel_shapes()
+        for s in vgg16.kernel_shapes("relu3_3")
     ]
     task = train_step.Task(
         init=lambda key: model.init_params(key, options),
         objective=functools.partial(model.objective, options=options),
-        weights_at=lambda step: model.loss_weights(config, step),
+        weights_at=lambda step: loss_weights(config, step),
         constants={"vgg": vgg} if config.loss.perceptual > 0 else {},
         make_source=lambda devices: None,
     )

@@ -37,8 +37,9 @@ from configs import default
 from unsup3d_jax.engine import host_memory, parallel, train_state, train_step
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import networks, perceptual
+from unsup3d_jax.nets import networks, vgg16
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import loss_weights, options_from_config
 
 Step = Callable[[], None]
 # Seconds until the threads of the other program sleep, not spin.
@@ -80,7 +81,7 @@ def _energy(tree: Any) -> Any:
 def _random_vgg() -> list[dict[str, np.ndarray]]:
     """He-initialised weights: the time of a step does not depend on them."""
     rng = np.random.default_rng(0)
-    shapes = perceptual.kernel_shapes()
+    shapes = vgg16.kernel_shapes("relu3_3")
     return [
         {
             "kernel": rng.normal(0, (2 / (9 * s[2])) ** 0.5, s).astype(np.float32),
@@ -100,7 +101,7 @@ class Ours:
 
     def __init__(self, config, images: np.ndarray):
         self.config = config
-        self.options = model.options_from_config(config)
+        self.options = options_from_config(config)
         self.constants: dict[str, Any] = {}
         if config.loss.perceptual > 0:
             self.constants = {"vgg": jax.tree.map(jnp.asarray, _random_vgg())}
@@ -111,7 +112,7 @@ class Ours:
         self.task = train_step.Task(
             init=lambda key: model.init_params(key, options),
             objective=functools.partial(model.objective, options=options),
-            weights_at=lambda step: model.loss_weights(config, step),
+            weights_at=lambda step: loss_weights(config, step),
             constants=self.constants,
             make_source=lambda devices: None,
         )
@@ -167,8 +168,8 @@ def parts(ours: Ours) -> dict[str, Part]:
     if ours.constants:
 
         def encode(vgg, image, shown):
-            target = perceptual.features(vgg, image)
-            seen = perceptual.features(vgg, shown)
+            target = vgg16.features(vgg, image, layer="relu3_3")
+            seen = vgg16.features(vgg, shown, layer="relu3_3")
             return _energy(
                 seen[: len(image)] - jax.lax.stop_gradient(target)
             ) + _energy(seen[len(image) :] - jax.lax.stop_gradient(target))

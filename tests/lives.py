@@ -38,7 +38,7 @@ from unsup3d_jax.engine.log import CLOCK_FIELDS
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import perceptual
+from unsup3d_jax.nets import vgg16_files
 
 STEPS = 60
 
@@ -148,7 +148,7 @@ def wait_in_vain(workdir: Path) -> None:
 def save_weights_slowly(workdir: Path) -> None:
     """A SIGTERM finds a RotNet that takes longer to save than the grace."""
     interrupts.GRACE = 0.2
-    save = perceptual.save_vgg16
+    save = vgg16_files.save_vgg16
 
     def slowly(*args):
         time.sleep(0.6)
@@ -159,7 +159,7 @@ def save_weights_slowly(workdir: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         yield Batch(image=np.zeros((1, 2, 8, 8, 3), np.float32))
 
-    perceptual.save_vgg16 = slowly
+    vgg16_files.save_vgg16 = slowly
     pipeline.train_source = lambda *_, **__: images()
     # What is learnt is no matter, and would have to be compiled.
     rotnet.update = lambda state, *_, **__: (state, {"loss": 0.0, "accuracy": 0.0})

@@ -14,7 +14,7 @@ from configs import default
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
-from unsup3d_jax.nets import perceptual
+from unsup3d_jax.nets import vgg16, vgg16_files
 from unsup3d_jax.unsup3d import train
 
 SIZE = 8
@@ -78,11 +78,11 @@ def test_it_learns_which_way_is_up(trained):
 
 
 def test_the_weights_serve_the_perceptual_loss(trained):
-    vgg = perceptual.load_vgg16(str(trained[1]), "relu1_2")
+    vgg = vgg16_files.load_vgg16(str(trained[1]), "relu1_2")
     shapes = [layer["kernel"].shape for layer in vgg]
     assert shapes == [(3, 3, 3, 64), (3, 3, 64, 64)]
     with pytest.raises(UserError, match=r"features\.5\.weight.*missing"):
-        perceptual.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
+        vgg16_files.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
 
 
 def _initial(network, image):
@@ -110,7 +110,7 @@ def test_stored_convolutions_contain_the_normalisation():
         return kept["intermediates"]["norm3"]["__call__"][0]
 
     normed = normed_features(variables)
-    features = jax.jit(functools.partial(perceptual.features, layer="relu2_2"))
+    features = jax.jit(functools.partial(vgg16.features, layer="relu2_2"))
     found = features(rotnet.convolutions_of(state), image)
     expected = np.maximum(normed, 0)
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
@@ -138,7 +138,7 @@ def test_a_signal_keeps_what_is_learnt(photos, tmp_path):
         interrupts.requested = True  # as the first signal does
         record = rotnet.pretrain(config, output, splits, interrupts=interrupts)
     assert record["steps"] == 0 and record["val_accuracy"] is None
-    assert len(perceptual.load_vgg16(str(output), "relu1_2")) == 2
+    assert len(vgg16_files.load_vgg16(str(output), "relu1_2")) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from configs import default
 from unsup3d_jax.engine import train_step
 from unsup3d_jax.formation.types import Factors
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions, loss_weights, options_from_config
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units
 
@@ -30,19 +31,19 @@ def config_of(size: int):
 
 def task_of(config) -> train_step.Task:
     """The model's own task, without images to learn from."""
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     return train_step.Task(
         init=lambda key: model.init_params(key, options),
         objective=functools.partial(model.objective, options=options),
-        weights_at=lambda step: model.loss_weights(config, step),
+        weights_at=lambda step: loss_weights(config, step),
         constants={},
         make_source=lambda devices: None,
     )
 
 
-def make(size: int = 32) -> tuple[Factors, model.ModelOptions]:
+def make(size: int = 32) -> tuple[Factors, ModelOptions]:
     """Factors of two images of the head: turned by +25 and by -15 degrees."""
-    options = model.options_from_config(config_of(size))
+    options = options_from_config(config_of(size))
     y, x = np.mgrid[:size, :size] / ((size - 1) / 2) - 1.0
     head = 1.0 - (x / 0.8) ** 2 - (y / 0.95) ** 2
     depth = np.where(head > 0, 1.04 - 0.075 * np.sqrt(np.maximum(head, 0)), 1.04)

@@ -406,12 +406,18 @@ def run_reconstruct(args: Arguments, interrupts: Interrupts) -> None:
         raise UserError("--mode=reconstruct needs --input=FILE_OR_FOLDER --output=DIR.")
     if not args.input.exists():
         raise UserError(f"--input: {args.input} does not exist.")
-    from unsup3d_jax.unsup3d import model, reconstruct_files, train
+    from unsup3d_jax.unsup3d import reconstruct_files, train
+    from unsup3d_jax.unsup3d.options import loss_weights
 
     train.check_config(args.config)
     params, step = _load_params(args)
-    config = model.config_at(args.config, step)
-    reconstruct_files.reconstruct_folder(config, params, args.input, args.output)
+    reconstruct_files.reconstruct_folder(
+        args.config,
+        params,
+        args.input,
+        args.output,
+        view_range=loss_weights(args.config, step).view_range,
+    )
 
 
 def run_tables(args: Arguments, interrupts: Interrupts) -> None:

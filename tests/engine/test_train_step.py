@@ -190,6 +190,7 @@ from configs import quickstart
 from unsup3d_jax.unsup3d import model, train
 from unsup3d_jax.engine import parallel, train_state
 from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.unsup3d.options import options_from_config
 
 config = quickstart.get_config()
 config.train.batch_size, config.raster.supersample = 4, 1
@@ -199,7 +200,7 @@ config.loss.perceptual, config.loss.perceptual_layer = 1.0, "relu1_2"
 config.loss.light_prior, config.loss.light_prior_steps = 0.1, 10
 config.loss.depth_smoothness, config.train.optimizer = 0.01, "adam"
 config.train.warmup_steps = config.train.depth_start = config.train.depth_full = 0
-options = model.options_from_config(config)
+options = options_from_config(config)
 optimizer = train_state.make_optimizer(config)
 # Images of unlike brightness, so that no share is like another.
 images = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype(np.float32)

@@ -9,6 +9,7 @@ import pytest
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
 CELL = 96
@@ -100,7 +101,7 @@ def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
 def test_panel_of_a_model_without_confidence_is_narrower():
     config = bust.config_of(SIZE)
     config.model.use_confidence = False
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     shapes = jax.eval_shape(
         lambda key: model.init_params(key, options), jax.random.key(0)
     )

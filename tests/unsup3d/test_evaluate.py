@@ -16,6 +16,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import metrics
 from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.unsup3d import evaluate, model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
 COUNT = 5
@@ -33,7 +34,7 @@ def options():
     config.loss.perceptual = 0.0
     config.depth.bump_height = 0.8
     config.raster.supersample = 1
-    return model.options_from_config(config)
+    return options_from_config(config)
 
 
 def random_params(options):

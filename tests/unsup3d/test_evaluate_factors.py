@@ -13,7 +13,8 @@ from configs import default
 from unsup3d_jax.evaluation import metrics
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch, Truth
-from unsup3d_jax.unsup3d import evaluate, model
+from unsup3d_jax.unsup3d import evaluate
+from unsup3d_jax.unsup3d.options import LossWeights, options_from_config
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def options():
     config.loss.perceptual = 0.0
     config.depth.bump_height = 0.8
     config.raster.supersample = 1
-    return model.options_from_config(config)
+    return options_from_config(config)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def row(params, arrays, options):
 @pytest.fixture(scope="module")
 def outputs(params, arrays, options):
     """Factors, reconstruction, and the albedo as the camera sees it."""
-    weights = model.LossWeights(flip=jnp.ones(()))
+    weights = LossWeights(flip=jnp.ones(()))
     images, parts = images_of(arrays), []
     for rows in ([0, 1, 2], [3, 4, 4]):  # the program that `row` has compiled
         batch = Batch(image=images[np.array(rows)])

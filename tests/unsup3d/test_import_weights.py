@@ -8,14 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from defaults import options
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import import_weights, model
 
-OPTIONS = model.ModelOptions(
-    networks=model.NetworkOptions(
-        width=32, encoder_width=16, bottleneck=16, confidence_bottleneck=24
-    )
+OPTIONS = options(
+    model__width=32,
+    model__encoder_width=16,
+    model__bottleneck=16,
+    model__confidence_bottleneck=24,
+    depth__bump_height=0.0,
+    depth__output_gain=1.0,
 )
 
 

@@ -38,6 +38,7 @@ from unsup3d_jax.files import write_atomically
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import evaluate, model, score, train, watch
+from unsup3d_jax.unsup3d.options import ModelOptions, loss_weights
 
 ALL_ROWS = ("all",)
 # (key in a row, its name, factor, digits): the measures of Tables 2 to 4. MAD by
@@ -483,7 +484,7 @@ def _trained_row(
         data,
         train.check_config(config),
         constants=model.load_constants(config),
-        weights=model.loss_weights(config, step),
+        weights=loss_weights(config, step),
         batch_size=config.eval.batch_size,
         max_images=config.eval.max_images,
     )
@@ -1011,7 +1012,7 @@ def figure(columns: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
 
 @functools.partial(jax.jit, static_argnames="options")
 def _shape_and_albedo(
-    params: dict, images: Float[Array, "b h w 3"], options: model.ModelOptions
+    params: dict, images: Float[Array, "b h w 3"], options: ModelOptions
 ) -> tuple[Array, Array]:
     """Clay under a light from the upper left, turned aside; and the albedo."""
     factors = model.decompose(params, images, options)

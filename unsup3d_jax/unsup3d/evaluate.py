@@ -27,6 +27,7 @@ from unsup3d_jax.files import write_atomically
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch, Factors, Reconstruction, Truth
 from unsup3d_jax.unsup3d import model, watch
+from unsup3d_jax.unsup3d.options import LossWeights, ModelOptions
 
 # Named in every result, because numbers under other rules do not compare.
 RULES = {
@@ -146,10 +147,10 @@ class ImageScores:
 def evaluate(
     params: dict,
     dataset: Any,
-    options: model.ModelOptions,
+    options: ModelOptions,
     *,
     constants: dict | None = None,
-    weights: model.LossWeights | None = None,
+    weights: LossWeights | None = None,
     batch_size: int = 64,
     max_images: int = 0,
     name: str = "ours",
@@ -186,7 +187,7 @@ def evaluate(
     if "vgg" not in constants:
         options = _without_perceptual(options)
     if weights is None:
-        weights = model.LossWeights(flip=jnp.ones(()))
+        weights = LossWeights(flip=jnp.ones(()))
 
     def score(batch: Batch, truth: Truth) -> ImageScores:
         return _score_model(params, constants, batch, truth, weights, options)
@@ -196,7 +197,7 @@ def evaluate(
 
 def baselines(
     dataset: Any,
-    options: model.ModelOptions,
+    options: ModelOptions,
     *,
     names: Sequence[str] = ("constant", "average", "untrained"),
     initial_params: dict | None = None,
@@ -433,7 +434,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _without_perceptual(options: model.ModelOptions) -> model.ModelOptions:
+def _without_perceptual(options: ModelOptions) -> ModelOptions:
     loss = dataclasses.replace(options.loss, perceptual=0.0)
     return dataclasses.replace(options, loss=loss)
 
@@ -501,8 +502,8 @@ def _score_model(
     constants: dict,
     batch: Batch,
     truth: Truth,
-    weights: model.LossWeights,
-    options: model.ModelOptions,
+    weights: LossWeights,
+    options: ModelOptions,
 ) -> ImageScores:
     # The compiled forward pass is the same whatever else the data set knows.
     seen = Batch(image=batch.image)
@@ -543,7 +544,7 @@ def _factor_scores(
     reconstruction: Reconstruction,
     batch: Batch,
     truth: Truth,
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> dict[str, Array]:
     """Errors of albedo, light and confidence, as far as the truth is known."""
     plain, flip, scene = reconstruction.plain, reconstruction.flip, options.scene
@@ -595,8 +596,8 @@ def _forward(
     params: dict,
     constants: dict,
     batch: Batch,
-    weights: model.LossWeights,
-    options: model.ModelOptions,
+    weights: LossWeights,
+    options: ModelOptions,
 ) -> tuple[Factors, Reconstruction, dict[str, Array], dict[str, Array]]:
     """Factors, reconstruction, loss terms and moments of each image of a batch."""
 

@@ -26,7 +26,7 @@ import rasterizer
 from unsup3d_jax.formation import geometry, sampling
 from unsup3d_jax.formation.types import Factors, Reconstruction
 from unsup3d_jax.show import pictures
-from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions
 
 TURNTABLE_YAW_DEG = 50.0  # farther round there is nothing but the open back
 TURNTABLE_FRAMES = 60
@@ -50,7 +50,7 @@ def export(
     image: Float[np.ndarray, "h w 3"],
     factors: Factors,
     reconstruction: Reconstruction,
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> None:
     """Writes everything about one photo into a folder, which is made.
 
@@ -113,7 +113,7 @@ def named_arrays(
 
 
 def map_pictures(
-    arrays: dict[str, np.ndarray], options: model.ModelOptions
+    arrays: dict[str, np.ndarray], options: ModelOptions
 ) -> dict[str, Float[np.ndarray, "h w 3"]]:
     """A picture of every map among `named_arrays`, of the map's own size."""
     scene = options.scene
@@ -164,7 +164,7 @@ class Surface:
 def surface_of(
     depth: Float[np.ndarray, "h w"],
     normal: Float[np.ndarray, "h w 3"],
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> Surface:
     """The canonical surface, without the border columns that are clamped.
 
@@ -194,7 +194,7 @@ def surface_of(
     return Surface(points, outward, uv, faces.astype(np.int32))
 
 
-def _border(options: model.ModelOptions) -> int:
+def _border(options: ModelOptions) -> int:
     return 0 if options.supervised else options.factors.border_columns
 
 
@@ -265,7 +265,7 @@ def render(
     depth: Float[Array, "h w"],
     view: Float[Array, "6"],
     *,
-    options: model.ModelOptions,
+    options: ModelOptions,
     size: int,
 ) -> tuple[Float[Array, "size size c"], Array]:
     """Draws canonical maps from a viewpoint, at any resolution.
@@ -301,7 +301,7 @@ def render(
 
 
 def turntable_frames(
-    arrays: dict[str, np.ndarray], options: model.ModelOptions
+    arrays: dict[str, np.ndarray], options: ModelOptions
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The canonical object swinging to both sides; beside it the bare shape."""
     for step in range(TURNTABLE_FRAMES):
@@ -320,7 +320,7 @@ def turntable_frames(
 
 @functools.partial(jax.jit, static_argnames="options")
 def _turntable_frame(
-    image: Array, normal: Array, depth: Array, view: Array, options: model.ModelOptions
+    image: Array, normal: Array, depth: Array, view: Array, options: ModelOptions
 ) -> UInt8[Array, "H W 3"]:
     maps = jnp.concatenate([image, normal], axis=-1)
     size = _VIDEO_SIZE * _VIDEO_SAMPLES
@@ -333,7 +333,7 @@ def _turntable_frame(
 
 
 def relight_frames(
-    arrays: dict[str, np.ndarray], options: model.ModelOptions
+    arrays: dict[str, np.ndarray], options: ModelOptions
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The object as the input shows it, under a light that moves in a circle.
 
@@ -436,7 +436,7 @@ def asymmetry(arrays: dict[str, np.ndarray]) -> Float[np.ndarray, "h w"]:
 
 
 def symmetry_line(
-    arrays: dict[str, np.ndarray], options: model.ModelOptions
+    arrays: dict[str, np.ndarray], options: ModelOptions
 ) -> tuple[Float[np.ndarray, "h 2"], np.ndarray]:
     """Where the canonical midline lies in the input.
 
@@ -467,7 +467,7 @@ def symmetry_line(
 
 
 def symmetry_picture(
-    arrays: dict[str, np.ndarray], options: model.ModelOptions
+    arrays: dict[str, np.ndarray], options: ModelOptions
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The input, asymmetric regions in red, the symmetry plane as a line."""
     h, w = arrays["canon_depth"].shape

@@ -25,7 +25,7 @@ import numpy as np
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import weight_files
 from unsup3d_jax.unsup3d import model
-from unsup3d_jax.unsup3d.model import ModelOptions
+from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 
 # Our networks and theirs.
 _NETWORKS = {
@@ -87,11 +87,11 @@ def read_authors_checkpoint(path: str | Path, options: ModelOptions) -> dict[str
             "model.supervision='none'."
         )
     limits = options.factors
-    if (limits.bump_height, limits.output_gain) != (0.0, 1.0):
+    if (limits.bump.height, limits.bump.gain) != (0.0, 1.0):
         raise UserError(
             f"{path}: the authors' depth is the network's alone, got "
-            f"depth.bump_height={limits.bump_height} and depth.output_gain="
-            f"{limits.output_gain}; add --config.depth.bump_height=0 "
+            f"depth.bump_height={limits.bump.height} and depth.output_gain="
+            f"{limits.bump.gain}; add --config.depth.bump_height=0 "
             "--config.depth.output_gain=1, here and wherever the weights are used."
         )
     checkpoint = weight_files.read_torch_file(path, foreign_classes=True)
@@ -183,7 +183,7 @@ def main(argv: list[str]) -> int:
         args = cli.parse(argv, default.get_config())
         if args.input is None:
             raise UserError("--input=FILE is missing: the authors' .pth checkpoint.")
-        options = model.options_from_config(args.config)
+        options = options_from_config(args.config)
         params = read_authors_checkpoint(args.input, options)
         if checkpoint.newest_step(args.workdir) is not None:
             raise UserError(f"--workdir {args.workdir} holds checkpoints already.")

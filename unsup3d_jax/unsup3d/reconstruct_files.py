@@ -17,6 +17,7 @@ from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.formation.types import Factors, Reconstruction
 from unsup3d_jax.unsup3d import export, model
+from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ def reconstruct_folder(
     output: str | Path,
     *,
     batch_size: int = 8,
+    view_range: Float[Array, ""] | None = None,
 ) -> Result:
     """Decomposes a photo, or all photos of a folder, and exports each.
 
@@ -55,6 +57,7 @@ def reconstruct_folder(
         output: gets one folder per photo, named after its stem; photos of the
             same stem get a number behind it.
         batch_size: photos decomposed at a time.
+        view_range: see `model.decompose`.
 
     Raises:
         UserError: if there is no photo, none can be read, or the output is a file.
@@ -70,7 +73,7 @@ def reconstruct_folder(
             f"the largest centred square of each photo is taken; the model was trained "
             f"with data.crop={trained}, which photos below --config.data.path get."
         )
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     written, broken = [], []
     names = _folder_names(files)
     for first in range(0, len(files), batch_size):
@@ -92,7 +95,7 @@ def reconstruct_folder(
         # Filled up with copies of the last, so that one compilation serves all.
         fill = [pixels[-1]] * (min(batch_size, len(files)) - len(pixels))
         factors, reconstruction = jax.device_get(
-            _decompose(params, np.stack(pixels + fill), options)
+            _decompose(params, np.stack(pixels + fill), options, view_range)
         )
         for i, file in enumerate(readable):
             one = functools.partial(jax.tree.map, lambda a, i=i: a[i])
@@ -165,7 +168,10 @@ def _folder_names(files: Sequence[Path]) -> dict[Path, str]:
 
 @functools.partial(jax.jit, static_argnames="options")
 def _decompose(
-    params: dict, images: Float[Array, "b h w 3"], options: model.ModelOptions
+    params: dict,
+    images: Float[Array, "b h w 3"],
+    options: ModelOptions,
+    view_range: Float[Array, ""] | None,
 ) -> tuple[Factors, Reconstruction]:
-    factors = model.decompose(params, images, options)
+    factors = model.decompose(params, images, options, view_range=view_range)
     return factors, model.reconstruct(factors, options)

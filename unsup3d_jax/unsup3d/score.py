@@ -12,6 +12,7 @@ from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import evaluate, model, train
+from unsup3d_jax.unsup3d.options import loss_weights
 
 TRAINED = {
     "supervised": "the depth net trained on true depth",
@@ -117,7 +118,7 @@ def score_run(
         data,
         options,
         constants=model.load_constants(config),
-        weights=model.loss_weights(config, step),
+        weights=loss_weights(config, step),
         **limits,
     )
     untrained = [n for n in ev.baselines if n not in train.TRAINED_BASELINES]

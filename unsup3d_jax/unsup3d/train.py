@@ -29,12 +29,14 @@ from unsup3d_jax.engine.train_step import Task
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import evaluate, model
+from unsup3d_jax.unsup3d.options import ModelOptions, loss_weights, options_from_config
+from unsup3d_jax.unsup3d.options import need as need_of
 
 TRAINED_BASELINES = ("supervised", "oracle")
 BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
 
 
-def check_config(config: ConfigDict) -> model.ModelOptions:
+def check_config(config: ConfigDict) -> ModelOptions:
     """Checks what a run would otherwise trip over late; returns its options.
 
     Raises:
@@ -42,14 +44,14 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
     """
     try:
         _check_run(config)
-        return model.options_from_config(config)
+        return options_from_config(config)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
 def _check_run(config: ConfigDict) -> None:
     """Checks all sections that the model's options do not come from."""
-    need = functools.partial(model.need, config)
+    need = functools.partial(need_of, config)
     c, log, ev = config.train, config.log, config.eval
     need("seed", config.seed >= 0, "0 or more")
     need("train.optimizer", c.optimizer in ("adam", "muon"), "adam or muon")
@@ -128,7 +130,7 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
             splits("val"),
             options,
             constants=constants,
-            weights=model.loss_weights(config, step),
+            weights=loss_weights(config, step),
             batch_size=config.eval.batch_size,
             max_images=config.eval.max_images,
         )
@@ -143,13 +145,14 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
         return pictures.panel(
             params,
             jnp.asarray(images, jnp.float32) / 255.0,
-            model.options_from_config(model.config_at(config, step)),
+            options,
+            view_range=loss_weights(config, step).view_range,
         )
 
     return Task(
         init=functools.partial(model.init_params, options=options),
         objective=functools.partial(model.objective, options=options),
-        weights_at=functools.partial(model.loss_weights, config),
+        weights_at=functools.partial(loss_weights, config),
         constants=constants,
         make_source=make_source,
         validate=validate,
@@ -163,7 +166,7 @@ def model_task(config: ConfigDict, splits: Splits) -> Task:
 def initial_params(config: ConfigDict) -> Any:
     """The parameters `loop.fit` starts from, for the untrained baseline."""
     init_key, _ = jax.random.split(jax.random.key(config.seed))
-    return model.init_params(init_key, model.options_from_config(config))
+    return model.init_params(init_key, options_from_config(config))
 
 
 def train(

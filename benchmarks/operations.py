@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from unsup3d_jax.nets import networks, vgg16
+from unsup3d_jax.nets import vgg16
+from unsup3d_jax.nets.layers import Conv, Deconv, UpsampledConv
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import ModelOptions
 
@@ -48,16 +49,16 @@ class Layer:
 
 def _flop(module: nn.Module, inputs: tuple, outputs: tuple) -> int:
     h, w, channels = inputs
-    if isinstance(module, networks.Deconv):  # each input pixel meets every tap
+    if isinstance(module, Deconv):  # each input pixel meets every tap
         return 2 * h * w * 16 * channels * outputs[-1]
-    size = 3 if isinstance(module, networks.UpsampledConv) else module.size
+    size = 3 if isinstance(module, UpsampledConv) else module.size
     return 2 * outputs[0] * outputs[1] * size**2 * channels * outputs[-1]
 
 
 def layers(options: ModelOptions, image_size: int) -> list[Layer]:
     """Every convolution of the method's networks, in the order they run."""
     found: list[Layer] = []
-    kinds = (networks.Conv, networks.Deconv, networks.UpsampledConv)
+    kinds = (Conv, Deconv, UpsampledConv)
 
     def watch(run: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         outputs = run(*args, **kwargs)
@@ -68,7 +69,7 @@ def layers(options: ModelOptions, image_size: int) -> list[Layer]:
             stage = ENCODER
             if getattr(module, "size", 0) == 5:
                 stage = FIVE
-            elif behind or isinstance(module, networks.Deconv):
+            elif behind or isinstance(module, Deconv):
                 stage = DECODER
             shapes = args[0].shape[1:], outputs.shape[1:]
             found.append(

@@ -31,13 +31,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from benchmarks import authors, input_pipeline, machine, operations
 from configs import default
 from unsup3d_jax.engine import host_memory, parallel, train_state, train_step
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import networks, vgg16
+from unsup3d_jax.nets import vgg16
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import loss_weights, options_from_config
 
@@ -157,7 +158,7 @@ def parts(ours: Ours) -> dict[str, Part]:
     result: dict[str, Part] = {}
     for name, net in model.build_networks(options).items():
 
-        def gradient(p, x, net: networks.nn.Module = net):
+        def gradient(p, x, net: nn.Module = net):
             return jax.grad(lambda p: _energy(net.apply({"params": p}, x)))(p)
 
         flop = sum(layer.training_flop for layer in needed if layer.network == name)

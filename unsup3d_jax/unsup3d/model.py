@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
@@ -53,14 +54,14 @@ def load_constants(config: ConfigDict) -> dict:
     }
 
 
-def build_networks(options: ModelOptions) -> dict[str, networks.nn.Module]:
+def build_networks(options: ModelOptions) -> dict[str, nn.Module]:
     """The networks by the names of their parameters; depth alone if supervised."""
     sizes = options.networks
     dtype = jnp.dtype(sizes.compute_dtype)
     depth_net = networks.EncoderDecoder(1, sizes.width, sizes.bottleneck, dtype)
     if options.supervised:
         return {"depth": depth_net}
-    nets: dict[str, networks.nn.Module] = {
+    nets: dict[str, nn.Module] = {
         "depth": depth_net,
         "albedo": networks.EncoderDecoder(3, sizes.width, sizes.bottleneck, dtype),
         # Under the same name, so that schedules and logs need not know.
@@ -128,7 +129,8 @@ def read_surface(
     raw_depth = heads.depth_from_raw(
         _run("depth", params, image, options)[..., 0],
         limits=(scene.depth_min, scene.depth_max),
-        centre=limits.centre_depth,
+        # The supervised baseline learns depth itself, mean and all.
+        centre=limits.centre_depth and not options.supervised,
         bump=limits.bump,
     )
     if options.supervised:

@@ -114,8 +114,7 @@ def options_from_config(config: ConfigDict) -> ModelOptions:
             ),
             border_columns=depth.border_columns,
             border_depth=depth.border_depth,
-            # The supervised baseline learns depth itself, mean and all.
-            centre_depth=compat.centre_depth and model.supervision != "depth",
+            centre_depth=compat.centre_depth,
             bump=heads.InitialBump(
                 height=depth.bump_height,
                 width=depth.bump_width,

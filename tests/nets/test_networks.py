@@ -86,7 +86,7 @@ def test_bfloat16_stays_near_float32_and_returns_float32():
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), minval=-1)
     exact = networks.EncoderDecoder(3, 16, 16)
     params = jax.jit(exact.init)(jax.random.key(1), image)
-    coarse = networks.EncoderDecoder(3, 16, 16, dtype=jnp.bfloat16)
+    coarse = networks.EncoderDecoder(3, 16, 16, dtype=jnp.dtype(jnp.bfloat16))
     a, b = jax.jit(exact.apply)(params, image), jax.jit(coarse.apply)(params, image)
     assert b.dtype == jnp.float32
     assert float(jnp.abs(a - b).mean()) < 0.05 * float(jnp.abs(a).mean()) + 1e-3

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from unsup3d_jax.nets.convolution import convolve
 
 DTYPE = jnp.dtype
+FLOAT32 = jnp.dtype(jnp.float32)
 
 
 def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
@@ -95,7 +96,7 @@ class Conv(nn.Module):
     size: int
     stride: int = 1
     padding: int = 0
-    dtype: DTYPE = jnp.float32
+    dtype: DTYPE = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
@@ -117,7 +118,7 @@ class Deconv(nn.Module):
     """
 
     features: int
-    dtype: DTYPE = jnp.float32
+    dtype: DTYPE = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
@@ -133,7 +134,7 @@ class UpsampledConv(nn.Module):
     """Nearest upsampling x2, then a 3 x 3 convolution without bias."""
 
     features: int
-    dtype: DTYPE = jnp.float32
+    dtype: DTYPE = FLOAT32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unsup3d_jax.nets.layers import DTYPE, Conv, Deconv, GroupNorm, UpsampledConv
+from unsup3d_jax.nets.layers import (
+    DTYPE,
+    FLOAT32,
+    Conv,
+    Deconv,
+    GroupNorm,
+    UpsampledConv,
+)
 
 
 def _leaky(x: Array) -> Array:
@@ -94,7 +101,7 @@ class Encoder(nn.Module):
 
     outputs: int
     width: int
-    dtype: DTYPE = jnp.float32
+    dtype: DTYPE = FLOAT32
     channels: Channels = UNSUP3D
 
     @nn.compact
@@ -118,7 +125,7 @@ class EncoderDecoder(nn.Module):
     outputs: int
     width: int
     bottleneck: int
-    dtype: DTYPE = jnp.float32
+    dtype: DTYPE = FLOAT32
     channels: Channels = UNSUP3D
 
     @nn.compact
@@ -150,7 +157,7 @@ class ConfidenceNet(nn.Module):
 
     width: int
     bottleneck: int
-    dtype: DTYPE = jnp.float32
+    dtype: DTYPE = FLOAT32
     channels: Channels = UNSUP3D
 
     @nn.compact

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from unsup3d_jax.formation.types import Leaf
+
 # Added to sigma (photometric) or 2 sigma^2 (perceptual) as in the authors'
 # code; softplus underflows to 0 in float32 below about -100.
 SIGMA_EPSILON = 1e-7
@@ -26,8 +28,8 @@ class Weighted:
         weight: how much it counts, 0 or more; no gradient flows through it.
     """
 
-    value: Float[Array, "*n"]
-    weight: Float[Array, "*n"]
+    value: Float[Leaf, "*n"]
+    weight: Float[Leaf, "*n"]
 
 
 # Several maps: the sum of their means.

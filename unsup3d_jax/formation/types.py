@@ -5,12 +5,22 @@ array carries outside the functions written for one example. Frames, axes and
 pixel conventions: `unsup3d_jax.formation.geometry`.
 """
 
+from typing import TYPE_CHECKING
+
+import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
 # For functions that take what came from the device and what is there still.
 AnyArray = Array | np.ndarray
+
+# Leaves of the pytrees below: arrays to all who compute with them, numpy's behind
+# `jax.device_get`, shapes behind `jax.eval_shape`.
+if TYPE_CHECKING:
+    Leaf = Array
+else:
+    Leaf = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 @struct.dataclass
@@ -46,9 +56,9 @@ class Truth:
         keypoints: (b, k, 3) u, v (pixels, centres on integers) and depth.
     """
 
-    albedo: Float[Array, "b h w 3"] | None = None
-    perturb: Bool[Array, "b h w"] | None = None
-    keypoints: Float[Array, "b k 3"] | None = None
+    albedo: Float[Leaf, "b h w 3"] | None = None
+    perturb: Bool[Leaf, "b h w"] | None = None
+    keypoints: Float[Leaf, "b k 3"] | None = None
 
 
 @struct.dataclass
@@ -59,13 +69,13 @@ class Surface:
         raw_depth, canon_depth, canon_albedo, conf_*: as in `Factors`.
     """
 
-    raw_depth: Float[Array, "*b h w"]
-    canon_depth: Float[Array, "*b h w"]
-    canon_albedo: Float[Array, "*b h w 3"]
-    conf_sigma: Float[Array, "*b h w"] | None = None
-    conf_sigma_flip: Float[Array, "*b h w"] | None = None
-    conf_sigma_perceptual: Float[Array, "*b hp wp"] | None = None
-    conf_sigma_perceptual_flip: Float[Array, "*b hp wp"] | None = None
+    raw_depth: Float[Leaf, "*b h w"]
+    canon_depth: Float[Leaf, "*b h w"]
+    canon_albedo: Float[Leaf, "*b h w 3"]
+    conf_sigma: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_flip: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_perceptual: Float[Leaf, "*b hp wp"] | None = None
+    conf_sigma_perceptual_flip: Float[Leaf, "*b hp wp"] | None = None
 
 
 @struct.dataclass
@@ -76,9 +86,9 @@ class Conditions:
         light, view, canon_shading: as in `Factors`.
     """
 
-    light: Float[Array, "*b 5"]
-    view: Float[Array, "*b 6"]
-    canon_shading: Float[Array, "*b h w"] | None = None
+    light: Float[Leaf, "*b 5"]
+    view: Float[Leaf, "*b 6"]
+    canon_shading: Float[Leaf, "*b h w"] | None = None
 
 
 @struct.dataclass
@@ -98,16 +108,16 @@ class Factors:
             where shading follows from depth and light.
     """
 
-    raw_depth: Float[Array, "*b h w"]
-    canon_depth: Float[Array, "*b h w"]
-    canon_albedo: Float[Array, "*b h w 3"]
-    light: Float[Array, "*b 5"]
-    view: Float[Array, "*b 6"]
-    conf_sigma: Float[Array, "*b h w"] | None = None
-    conf_sigma_flip: Float[Array, "*b h w"] | None = None
-    conf_sigma_perceptual: Float[Array, "*b hp wp"] | None = None
-    conf_sigma_perceptual_flip: Float[Array, "*b hp wp"] | None = None
-    canon_shading: Float[Array, "*b h w"] | None = None
+    raw_depth: Float[Leaf, "*b h w"]
+    canon_depth: Float[Leaf, "*b h w"]
+    canon_albedo: Float[Leaf, "*b h w 3"]
+    light: Float[Leaf, "*b 5"]
+    view: Float[Leaf, "*b 6"]
+    conf_sigma: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_flip: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_perceptual: Float[Leaf, "*b hp wp"] | None = None
+    conf_sigma_perceptual_flip: Float[Leaf, "*b hp wp"] | None = None
+    canon_shading: Float[Leaf, "*b h w"] | None = None
 
 
 @struct.dataclass
@@ -120,9 +130,9 @@ class Canonical:
         image: (h, w, 3), (k_s + k_d shading) albedo; may exceed 1.
     """
 
-    normal: Float[Array, "*b h w 3"]
-    shading: Float[Array, "*b h w"]
-    image: Float[Array, "*b h w 3"]
+    normal: Float[Leaf, "*b h w 3"]
+    shading: Float[Leaf, "*b h w"]
+    image: Float[Leaf, "*b h w 3"]
 
 
 @struct.dataclass
@@ -135,9 +145,9 @@ class Warped:
         image: (h, w, 3), nominally in [0, 1], not masked.
     """
 
-    depth: Float[Array, "*b h w"]
-    valid: Bool[Array, "*b h w"]
-    image: Float[Array, "*b h w 3"]
+    depth: Float[Leaf, "*b h w"]
+    valid: Bool[Leaf, "*b h w"]
+    image: Float[Leaf, "*b h w 3"]
 
 
 @struct.dataclass

@@ -20,6 +20,7 @@ from unsup3d_jax.formation.types import (
     Batch,
     Conditions,
     Factors,
+    Leaf,
     Reconstruction,
     Surface,
     Warped,
@@ -40,7 +41,7 @@ class Outputs:
 
     factors: Factors
     reconstruction: Reconstruction
-    terms: dict[str, Float[Array, ""]]
+    terms: dict[str, Float[Leaf, ""]]
 
 
 def load_constants(config: ConfigDict) -> dict:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from unsup3d_jax.formation import heads, reprojection
+from unsup3d_jax.formation.types import Leaf
 
 # Of VGG16's layers those that the confidence map, at a quarter of the size, fits.
 PERCEPTUAL_LAYERS = ("relu1_2", "relu2_2", "relu3_3")
@@ -82,9 +83,9 @@ class LossWeights:
         light_prior: weight of `losses.light_prior`; None: no such term.
     """
 
-    flip: Float[Array, ""]
-    view_range: Float[Array, ""] | None = None
-    light_prior: Float[Array, ""] | None = None
+    flip: Float[Leaf, ""]
+    view_range: Float[Leaf, ""] | None = None
+    light_prior: Float[Leaf, ""] | None = None
 
 
 def options_from_config(config: ConfigDict) -> ModelOptions:

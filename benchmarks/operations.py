@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from unsup3d_jax.nets import networks, perceptual
+from unsup3d_jax.nets import vgg16
+from unsup3d_jax.nets.layers import Conv, Deconv, UpsampledConv
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions
 
 ENCODER, DECODER, FIVE = "encoders", "decoders", "5 x 5 layers"
 
@@ -47,16 +49,16 @@ class Layer:
 
 def _flop(module: nn.Module, inputs: tuple, outputs: tuple) -> int:
     h, w, channels = inputs
-    if isinstance(module, networks.Deconv):  # each input pixel meets every tap
+    if isinstance(module, Deconv):  # each input pixel meets every tap
         return 2 * h * w * 16 * channels * outputs[-1]
-    size = 3 if isinstance(module, networks.UpsampledConv) else module.size
+    size = 3 if isinstance(module, UpsampledConv) else module.size
     return 2 * outputs[0] * outputs[1] * size**2 * channels * outputs[-1]
 
 
-def layers(options: model.ModelOptions, image_size: int) -> list[Layer]:
+def layers(options: ModelOptions, image_size: int) -> list[Layer]:
     """Every convolution of the method's networks, in the order they run."""
     found: list[Layer] = []
-    kinds = (networks.Conv, networks.Deconv, networks.UpsampledConv)
+    kinds = (Conv, Deconv, UpsampledConv)
 
     def watch(run: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         outputs = run(*args, **kwargs)
@@ -67,7 +69,7 @@ def layers(options: model.ModelOptions, image_size: int) -> list[Layer]:
             stage = ENCODER
             if getattr(module, "size", 0) == 5:
                 stage = FIVE
-            elif behind or isinstance(module, networks.Deconv):
+            elif behind or isinstance(module, Deconv):
                 stage = DECODER
             shapes = args[0].shape[1:], outputs.shape[1:]
             found.append(
@@ -92,14 +94,14 @@ def layers(options: model.ModelOptions, image_size: int) -> list[Layer]:
 def vgg_flop(image_size: int) -> int:
     """VGG16 to relu3_3 in training: three images forward, two of them backward."""
     pixels = [image_size**2 // 4**pool for pool in (0, 0, 1, 1, 2, 2, 2)]
-    shapes = perceptual.kernel_shapes()
+    shapes = vgg16.kernel_shapes("relu3_3")
     forward = sum(
         2 * n * h * w * i * o for n, (h, w, i, o) in zip(pixels, shapes, strict=True)
     )
     return 5 * forward
 
 
-def training_flop(options: model.ModelOptions, image_size: int, vgg: bool) -> int:
+def training_flop(options: ModelOptions, image_size: int, vgg: bool) -> int:
     """What one image needs, forward and backward: 20.97e9 at 64 px, full width."""
     own = sum(layer.training_flop for layer in layers(options, image_size))
     return own + (vgg_flop(image_size) if vgg else 0)

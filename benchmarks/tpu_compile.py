@@ -36,7 +36,7 @@ from configs import default
 from unsup3d_jax.engine import parallel
 from unsup3d_jax.engine.task import initial_state
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import perceptual
+from unsup3d_jax.nets import vgg16
 from unsup3d_jax.unsup3d.task import model_task
 
 # Asks libtpu for the final program as text, and for nothing else: its default is
@@ -74,7 +74,7 @@ def abstract_step(config: Any, devices: list[Any]) -> tuple[Any, tuple]:
     """The pmapped step for these devices and its arguments as shapes."""
     vgg = [
         {"kernel": jnp.zeros(s, jnp.float32), "bias": jnp.zeros(s[-1], jnp.float32)}
-        for s in perceptual.kernel_shapes()
+        for s in vgg16.kernel_shapes("relu3_3")
     ]
     constants: Any = {"vgg": vgg} if config.loss.perceptual > 0 else {}
     task = model_task(config, lambda split: None, constants)

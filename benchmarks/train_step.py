@@ -30,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from benchmarks import authors, input_pipeline, machine, operations
 from configs import default
@@ -37,7 +38,7 @@ from unsup3d_jax.engine import host_memory, optimizer, parallel
 from unsup3d_jax.engine.task import initial_state
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import networks, perceptual
+from unsup3d_jax.nets import vgg16
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.task import model_task
 
@@ -81,7 +82,7 @@ def _energy(tree: Any) -> Any:
 def _random_vgg() -> list[dict[str, np.ndarray]]:
     """He-initialised weights: the time of a step does not depend on them."""
     rng = np.random.default_rng(0)
-    shapes = perceptual.kernel_shapes()
+    shapes = vgg16.kernel_shapes("relu3_3")
     return [
         {
             "kernel": rng.normal(0, (2 / (9 * s[2])) ** 0.5, s).astype(np.float32),
@@ -101,7 +102,7 @@ class Ours:
 
     def __init__(self, config, images: np.ndarray):
         self.config = config
-        self.options = model.options_from_config(config)
+        self.options = options_from_config(config)
         self.constants: dict[str, Any] = {}
         if config.loss.perceptual > 0:
             self.constants = {"vgg": jax.tree.map(jnp.asarray, _random_vgg())}
@@ -145,7 +146,7 @@ def parts(ours: Ours) -> dict[str, Part]:
     result: dict[str, Part] = {}
     for name, net in model.build_networks(options).items():
 
-        def gradient(p, x, net: networks.nn.Module = net):
+        def gradient(p, x, net: nn.Module = net):
             return jax.grad(lambda p: _energy(net.apply({"params": p}, x)))(p)
 
         flop = sum(layer.training_flop for layer in needed if layer.network == name)
@@ -156,8 +157,8 @@ def parts(ours: Ours) -> dict[str, Part]:
     if ours.constants:
 
         def encode(vgg, image, shown):
-            target = perceptual.features(vgg, image)
-            seen = perceptual.features(vgg, shown)
+            target = vgg16.features(vgg, image, layer="relu3_3")
+            seen = vgg16.features(vgg, shown, layer="relu3_3")
             return _energy(
                 seen[: len(image)] - jax.lax.stop_gradient(target)
             ) + _energy(seen[len(image) :] - jax.lax.stop_gradient(target))

@@ -10,7 +10,6 @@ import numpy as np
 from configs import default
 from unsup3d_jax.engine.task import Task
 from unsup3d_jax.formation.types import Factors
-from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.task import model_task
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units
@@ -32,9 +31,9 @@ def task_of(config) -> Task:
     return model_task(config, lambda split: None)
 
 
-def make(size: int = 32) -> tuple[Factors, model.ModelOptions]:
+def make(size: int = 32) -> tuple[Factors, ModelOptions]:
     """Factors of two images of the head: turned by +25 and by -15 degrees."""
-    options = model.options_from_config(config_of(size))
+    options = options_from_config(config_of(size))
     y, x = np.mgrid[:size, :size] / ((size - 1) / 2) - 1.0
     head = 1.0 - (x / 0.8) ** 2 - (y / 0.95) ** 2
     depth = np.where(head > 0, 1.04 - 0.075 * np.sqrt(np.maximum(head, 0)), 1.04)

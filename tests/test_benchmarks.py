@@ -16,7 +16,7 @@ from benchmarks import (
 )
 from benchmarks.peers import Calls, Peer, scenes
 from configs import default
-from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 
 @pytest.mark.slow  # every part is a program to compile
@@ -41,7 +41,7 @@ def test_a_small_step_is_measured_with_its_parts():
 
 def test_operations_are_those_of_the_papers_networks():
     """GFLOP an image at 64 px and full width, counted by hand from Tables 7 to 9."""
-    options = model.options_from_config(default.get_config())
+    options = options_from_config(default.get_config())
     layers = operations.layers(options, 64)
 
     def gflop(network, of):

@@ -65,11 +65,10 @@ def objective(params, constants, batch, weights, *, axis_name=None):
     valid = image[..., 0] > image[..., 1].mean((1, 2), keepdims=True)
     mask = valid.astype(jnp.float32)
     error = jnp.abs(albedo * depth[..., None] - constants["target"]).mean(-1)
-    fit = losses.weighted_mean_share(error, mask, axis_name=axis_name)
-    other = losses.weighted_mean_share(
-        jnp.square(view.sum(1) + light.sum(1) - 1.0),
-        jnp.ones(len(image)),
-        axis_name=axis_name,
+    fit = losses.mean_share(losses.Weighted(error, mask), axis_name=axis_name)
+    size = jnp.square(view.sum(1) + light.sum(1) - 1.0)
+    other = losses.mean_share(
+        losses.Weighted(size, jnp.ones(len(image))), axis_name=axis_name
     )
     total = fit + weights * other
     factors = Factors(

@@ -6,6 +6,9 @@ python -m unsup3d_jax.keypoints --config=... --input=FOLDER --layout=csv
 import sys
 
 from unsup3d_jax import cli
+from unsup3d_jax.data.keypoint_files import find, read_csv
+
+__all__ = ["find", "main", "read_csv"]
 
 
 def main(argv: list[str]) -> int:

@@ -190,6 +190,7 @@ from unsup3d_jax.unsup3d.task import model_task
 from unsup3d_jax.engine import parallel
 from unsup3d_jax.engine.task import initial_state
 from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.unsup3d.options import options_from_config
 
 config = quickstart.get_config()
 config.train.batch_size, config.raster.supersample = 4, 1

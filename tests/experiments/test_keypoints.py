@@ -12,7 +12,7 @@ from PIL import Image
 from configs import default
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import keypoints
-from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 COUNT, K = 4, 5
 
@@ -56,7 +56,7 @@ def test_keypoints_follow_the_crop_and_the_resize():
 
 def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
     """With a surface that is known: depth grows with u, in the cropped frame."""
-    options = model.options_from_config(config_of(32))
+    options = options_from_config(config_of(32))
     files = [tmp_path / f"{i}.png" for i in range(COUNT)]
     for i, file in enumerate(files):
         _photo(file, i, size=(80, 64))

@@ -18,7 +18,6 @@ from unsup3d_jax.engine.task import Session, StepContext
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.nets import perceptual
 from unsup3d_jax.unsup3d.task import lazy_splits
 
 SIZE = 8
@@ -84,11 +83,11 @@ def test_it_learns_which_way_is_up(trained):
 
 
 def test_the_weights_serve_the_perceptual_loss(trained):
-    vgg = perceptual.load_vgg16(str(trained[1]), "relu1_2")
+    vgg = vgg16_files.load_vgg16(str(trained[1]), "relu1_2")
     shapes = [layer["kernel"].shape for layer in vgg]
     assert shapes == [(3, 3, 3, 64), (3, 3, 64, 64)]
     with pytest.raises(UserError, match=r"features\.5\.weight.*missing"):
-        perceptual.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
+        vgg16_files.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
 
 
 def _initial(network, image):
@@ -119,7 +118,7 @@ def test_stored_convolutions_contain_the_normalisation():
         return kept["intermediates"]["norm3"]["__call__"][0]
 
     normed = normed_features(variables)
-    features = jax.jit(functools.partial(perceptual.features, layer="relu2_2"))
+    features = jax.jit(functools.partial(vgg16.features, layer="relu2_2"))
     found = features(rotnet.convolutions_of(state), image)
     expected = np.maximum(normed, 0)
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())

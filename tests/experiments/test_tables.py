@@ -204,7 +204,7 @@ def test_an_untrained_row_is_scored_from_its_initial_parameters(tmp_path, machin
     given = []
 
     def baselines(data, options, *, names, initial_params, **_):
-        given.append((names, initial_params, options.factors.bump_height))
+        given.append((names, initial_params, options.factors.bump.height))
         return [{"name": names[0]} | _row(0.01, 20, yaw=0.0)]
 
     config = _config("stability", rows=("untrained_bump",), figure_images=0)

@@ -1,13 +1,16 @@
 """Forward warp and reprojection: laws that break with a sign or half a pixel."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from defaults import options
 
 from unsup3d_jax.formation import geometry, reprojection
 
-SCENE = reprojection.Scene(supersample=1)
+SCENE = options(raster__supersample=1).scene
 SIZE = 32
 
 
@@ -35,7 +38,7 @@ def test_the_identity_view_returns_depth_and_image():
 
 def test_supersampling_keeps_the_identity_inside_the_border():
     depth = _bump()
-    scene = reprojection.Scene(supersample=2)
+    scene = options(raster__supersample=2).scene
     warped, valid = reprojection.warp_depth(depth, _view(), scene)
     # Samples at +-1/4 pixel leave the mesh in the outermost ring only.
     assert valid[0, 1:-1, 1:-1].all() and not valid[0, 0].any()
@@ -44,7 +47,7 @@ def test_supersampling_keeps_the_identity_inside_the_border():
 
 def test_the_authors_half_pixel_shows_the_depth_to_the_right_and_below():
     ramp = jnp.tile(1.0 + 1e-3 * jnp.arange(SIZE, dtype=jnp.float32), (SIZE, 1))[None]
-    scene = reprojection.Scene(supersample=2, half_pixel_depth=True)
+    scene = options(raster__supersample=2, compat__half_pixel_depth=True).scene
     warped, valid = reprojection.warp_depth(ramp, _view(), scene)
     inside = slice(2, -2)
     np.testing.assert_allclose(
@@ -155,7 +158,7 @@ def test_the_soft_warp_tends_to_the_hard_one():
     hard, valid = reprojection.warp_depth(_bump(), view, SCENE)
     errors = []
     for sigma in (0.05, 0.002):
-        soft = reprojection.Scene(supersample=1, sigma=sigma, gamma=1e-4)
+        soft = dataclasses.replace(SCENE, sigma=sigma, gamma=1e-4)
         warped, _ = reprojection.warp_depth(_bump(), view, soft)
         error = np.abs(np.asarray(warped - hard))[0, 4:-4, 4:-4]
         errors.append(np.mean(error[np.asarray(valid[0, 4:-4, 4:-4])]))

@@ -1,4 +1,4 @@
-"""Bilinear sampling against a slow loop, its edges and its gradient."""
+"""Sampling against slow loops, its edges and its gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from unsup3d_jax.formation.sampling import sample_bilinear
+from unsup3d_jax.formation.sampling import sample_bilinear, sample_nearest
 
 
 def _slow(image, u, v):
@@ -62,3 +62,54 @@ def test_gradients_match_finite_differences():
 def test_batches_must_agree(unchecked):
     with pytest.raises(ValueError, match="coordinates"):
         sample_bilinear(jnp.ones((2, 3, 3, 1)), jnp.ones((1, 3, 3, 2)))
+
+
+# --- nearest ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.int32])
+@pytest.mark.parametrize("b, m, n, c", [(1, 1, 9, 1), (3, 6, 7, 2)])
+def test_nearest_agrees_with_the_definition(b, m, n, c, dtype):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2 if dtype is np.bool_ else 9, (b, 4, 5, c)).astype(dtype)
+    grid = rng.uniform(-3, 8, size=(b, m, n, 2)).astype(np.float32)
+    out = jax.jit(sample_nearest)(jnp.asarray(images), jnp.asarray(grid))
+    assert out.dtype == dtype
+    for i, y, x in np.ndindex(b, m, n):
+        u, v = (int(np.rint(a)) for a in grid[i, y, x])
+        inside = 0 <= u < 5 and 0 <= v < 4
+        np.testing.assert_array_equal(out[i, y, x], images[i, v, u] if inside else 0)
+
+
+@pytest.mark.parametrize(
+    "u, pixel",
+    [
+        (-0.51, None), (-0.5, 0), (0.49, 0), (0.5, 0), (0.51, 1), (1.5, 2), (2.5, 2),
+        (4.49, 4), (4.5, 4), (4.51, None), (np.nan, None), (np.inf, None),
+        (-1e30, None),
+    ],
+)  # fmt: skip
+def test_ties_go_to_the_even_pixel_and_the_image_ends_half_a_pixel_out(u, pixel):
+    line = jnp.arange(1.0, 6.0).reshape(1, 1, 5, 1)
+    expected = 0.0 if pixel is None else pixel + 1.0
+    for images, where in ((line, (u, 0.0)), (line.reshape(1, 5, 1, 1), (0.0, u))):
+        grid = jnp.asarray(where, jnp.float32).reshape(1, 1, 1, 2)
+        assert float(sample_nearest(images, grid)[0, 0, 0, 0]) == expected
+
+
+def test_nearest_has_no_gradient_in_positions_and_copies_that_of_images():
+    rng = np.random.default_rng(1)
+    images = jnp.asarray(rng.normal(size=(1, 3, 3, 1)), jnp.float32)
+    grid = jnp.array([[[[0.2, 0.1], [1.9, 2.2], [2.1, 1.9], [np.nan, 0.0]]]])
+    to_images, to_grid = jax.grad(
+        lambda i, g: sample_nearest(i, g).sum(), argnums=(0, 1)
+    )(images, grid)
+    np.testing.assert_array_equal(to_grid, 0.0)
+    expected = np.zeros((1, 3, 3, 1))
+    expected[0, 0, 0], expected[0, 2, 2] = 1.0, 2.0
+    np.testing.assert_array_equal(to_images, expected)
+
+
+def test_batches_of_nearest_must_agree(unchecked):
+    with pytest.raises(ValueError, match="coordinates"):
+        sample_nearest(jnp.ones((2, 3, 3, 1)), jnp.ones((1, 3, 3, 2)))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup3d_jax.nets import networks
+from unsup3d_jax.nets import layers
 
 
 def _plain(x, scale, bias, groups):
@@ -31,7 +31,7 @@ def test_group_norm_and_its_gradient_follow_the_definition(groups):
         grad = jax.grad(total, argnums=(0, 1, 2), has_aux=True)
         return jax.jit(grad)(x, scale, bias)
 
-    found, expected = results(networks.group_normalise), results(_plain)
+    found, expected = results(layers.group_normalise), results(_plain)
     for ours, plain in zip(
         jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
     ):

@@ -12,6 +12,7 @@ from test_evaluate import random_params
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Warped
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
 
@@ -76,7 +77,7 @@ def test_the_light_net_predicts_the_map_in_the_range_of_light():
     config.model.shading = "map"
     config.model.use_confidence = False
     config.light.ambient_min, config.light.diffuse_max = 0.1, 0.7
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     params = random_params(options)
     assert "scale" in str(jax.tree.structure(params["light"]))  # an encoder-decoder
     image = jax.random.uniform(jax.random.key(1), (2, SIZE, SIZE, 3))
@@ -93,7 +94,7 @@ def test_wrong_options_are_named():
     config = config_of(SIZE)
     config.model.shading = "phong"
     with pytest.raises(ValueError, match="model.shading must be"):
-        model.options_from_config(config)
+        options_from_config(config)
     config.model.shading, config.model.oracle_light = "map", True
     with pytest.raises(ValueError, match="oracle_light"):
-        model.options_from_config(config)
+        options_from_config(config)

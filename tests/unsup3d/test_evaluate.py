@@ -16,6 +16,7 @@ from unsup3d_jax.evaluation.depth import depth_scores
 from unsup3d_jax.evaluation.scores import Limits
 from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.unsup3d import evaluate, model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
 COUNT = 5
@@ -36,7 +37,7 @@ def options():
     config.loss.perceptual = 0.0
     config.depth.bump_height = 0.8
     config.raster.supersample = 1
-    return model.options_from_config(config)
+    return options_from_config(config)
 
 
 def random_params(options):

@@ -16,7 +16,8 @@ from unsup3d_jax.evaluation.keypoints import depth_at, keypoint_depth_correlatio
 from unsup3d_jax.evaluation.viewpoint import viewpoint_errors
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch, Truth
-from unsup3d_jax.unsup3d import evaluate, model
+from unsup3d_jax.unsup3d import evaluate
+from unsup3d_jax.unsup3d.options import LossWeights, options_from_config
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def options():
     config.loss.perceptual = 0.0
     config.depth.bump_height = 0.8
     config.raster.supersample = 1
-    return model.options_from_config(config)
+    return options_from_config(config)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def row(params, arrays, options):
 @pytest.fixture(scope="module")
 def outputs(params, arrays, options):
     """Factors, reconstruction, and the albedo as the camera sees it."""
-    weights = model.LossWeights(flip=jnp.ones(()))
+    weights = LossWeights(flip=jnp.ones(()))
     images, parts = images_of(arrays), []
     for rows in ([0, 1, 2], [3, 4, 4]):  # the program that `row` has compiled
         batch = Batch(image=images[np.array(rows)])

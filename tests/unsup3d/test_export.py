@@ -16,6 +16,7 @@ from PIL import Image
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.show import video
 from unsup3d_jax.unsup3d import export, model, reconstruct_files
+from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
 MAPS = {
@@ -279,7 +280,7 @@ def test_asymmetry_without_confidence_compares_the_reconstructions(arrays):
 @pytest.fixture(scope="module")
 def trained():
     config = bust.config_of(SIZE)
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     shapes = jax.eval_shape(
         lambda key: model.init_params(key, options), jax.random.key(0)
     )
@@ -323,7 +324,7 @@ def test_folder_of_photos_skips_and_names_the_broken_one(
     assert factors.canon_depth.shape == reconstruction.plain.depth.shape
     assert factors.canon_depth.shape == (SIZE, SIZE)
     # Each photo has its own factors, whatever else shares its batch.
-    options = model.options_from_config(trained[0])
+    options = options_from_config(trained[0])
     alone, _ = reconstruct_files._decompose(trained[1], image[None], options)
     np.testing.assert_allclose(factors.canon_depth, alone.canon_depth[0], atol=1e-5)
     assert np.abs(exported[1][2].canon_albedo - factors.canon_albedo).max() > 1e-4

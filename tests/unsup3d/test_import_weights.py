@@ -13,16 +13,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import torch_zip
+from defaults import options
 
 from configs import celeba
 from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import import_weights, model
+from unsup3d_jax.unsup3d.options import ModelOptions, NetworkOptions
 
-OPTIONS = model.ModelOptions(
-    networks=model.NetworkOptions(
-        width=32, encoder_width=16, bottleneck=16, confidence_bottleneck=24
-    )
+OPTIONS = options(
+    model__width=32,
+    model__encoder_width=16,
+    model__bottleneck=16,
+    model__confidence_bottleneck=24,
+    depth__bump_height=0.0,
+    depth__output_gain=1.0,
 )
 
 
@@ -252,8 +257,8 @@ def before(prefix, state):
     return collections.OrderedDict((prefix + k, v) for k, v in state.items())
 
 
-NO_TORCH = model.ModelOptions(
-    networks=model.NetworkOptions(
+NO_TORCH = ModelOptions(
+    networks=NetworkOptions(
         width=16, encoder_width=16, bottleneck=8, confidence_bottleneck=8
     )
 )

@@ -21,6 +21,7 @@ from unsup3d_jax.evaluation.depth import depth_scores
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import Batch, Factors
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE, COUNT, STEPS = 32, 8, 80
 DEPTH_GRID, ALBEDO_GRID = 8, 16
@@ -42,7 +43,7 @@ def _options():
     config.data.image_size = SIZE
     config.raster.supersample = 1
     config.model.oracle_view = config.model.oracle_light = True
-    return model.options_from_config(config)
+    return options_from_config(config)
 
 
 def _reconstruct(grids, batch):
@@ -50,12 +51,16 @@ def _reconstruct(grids, batch):
         return jax.image.resize(grid, (len(grid), SIZE, SIZE, *grid.shape[3:]), "cubic")
 
     options = _options()
-    limits = options.factors
-    raw = jnp.repeat(enlarged(grids["depth"]), COUNT, axis=0)
-    raw_depth = model.depth_from_raw(raw, options)
+    limits, scene = options.factors, options.scene
+    raw_depth = heads.depth_from_raw(
+        jnp.repeat(enlarged(grids["depth"]), COUNT, axis=0),
+        limits=(scene.depth_min, scene.depth_max),
+        centre=limits.centre_depth,
+        bump=limits.bump,
+    )
     factors = Factors(
         raw_depth=raw_depth,
-        canon_depth=model.clamp_border(
+        canon_depth=heads.clamp_border(
             raw_depth, columns=limits.border_columns, value=limits.border_depth
         ),
         canon_albedo=jax.nn.sigmoid(enlarged(grids["albedo"])),
@@ -73,8 +78,10 @@ def _fit(batch):
     def loss(grids):
         both = _reconstruct(grids, batch)
         return sum(
-            losses.photometric(
-                part.image, batch.image, part.valid.astype(jnp.float32), None
+            losses.mean_share(
+                losses.photometric(
+                    part.image, batch.image, part.valid.astype(jnp.float32), None
+                )
             )
             for part in (both.plain, both.flip)
         )

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from configs import default
+from unsup3d_jax.formation import heads
 from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import loss_weights, options_from_config
 
 SIZE = 32
 
@@ -39,7 +42,7 @@ def _init(options):
 @pytest.fixture(scope="module")
 def setup():
     config = _config()
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     return config, options, _init(options)
 
 
@@ -50,14 +53,14 @@ def factors(setup, images):
 
 
 def _total(params, batch, config, options):
-    weights = model.loss_weights(config, 0)
+    weights = loss_weights(config, 0)
     return jax.jit(lambda p, b: model.objective(p, {}, b, weights, options))(
         params, batch
     )
 
 
 def _gradient(params, batch, config, options):
-    weights = model.loss_weights(config, 0)
+    weights = loss_weights(config, 0)
     (total, out), gradient = jax.jit(
         lambda p, b: jax.value_and_grad(model.objective, has_aux=True)(
             p, {}, b, weights, options
@@ -78,27 +81,94 @@ def test_factors_lie_in_their_ranges(factors):
     assert (factors.conf_sigma > 0).all()
 
 
-def test_raw_depth_is_centred_before_tanh(setup):
-    _, options, _ = setup
-    raw = jax.random.normal(jax.random.key(0), (2, SIZE, SIZE)) + 7.0
-    depth = model.depth_from_raw(raw, options)
-    t = np.arctanh((np.asarray(depth, float) - 1.0) / 0.1)
-    np.testing.assert_allclose(t.mean((1, 2)), 0.0, atol=1e-2)
+def test_the_heads_get_the_numbers_of_the_config(images):
+    """Raw outputs -> factors by the formulas, with every number changed."""
+    config = _config(
+        view__rotation_max_deg=30.0,
+        view__translation_xy_max=0.2,
+        view__translation_z_max=0.05,
+        depth__min=0.8,
+        depth__max=1.3,
+        depth__border_columns=3,
+        depth__border_depth=1.25,
+        depth__bump_height=0.7,
+        depth__bump_width=0.4,
+        depth__output_gain=0.5,
+        light__ambient_max=0.8,
+        light__diffuse_min=0.3,
+    )
+    options = options_from_config(config)
+    params = _init(options)
+    nets = model.build_networks(options)
+    raw = {
+        name: jax.jit(lambda p, x, net=net: net.apply({"params": p}, 2 * x - 1))(
+            params[name], images
+        )
+        for name, net in nets.items()
+    }
+    found = jax.jit(lambda p, x: model.decompose(p, x, options))(params, images)
+    offset = (np.arange(SIZE) - (SIZE - 1) / 2) / (0.4 * SIZE / 2)
+    bump = np.exp(-0.5 * (offset[None] ** 2 + offset[:, None] ** 2))
+    t = 0.5 * np.asarray(raw["depth"][..., 0], float) - 0.7 * bump
+    t = np.tanh(t - t.mean((1, 2), keepdims=True)) / 2 + 0.5
+    depth = 1.3 * t + 0.8 * (1 - t)
+    np.testing.assert_allclose(found.raw_depth, depth, rtol=1e-5)
+    depth[:, :, :3] = depth[:, :, -3:] = 1.25
+    np.testing.assert_allclose(found.canon_depth, depth, rtol=1e-5)
+    limits = np.array([np.pi / 6] * 3 + [0.2, 0.2, 0.05])
+    np.testing.assert_allclose(found.view, limits * raw["view"], rtol=1e-5)
+    np.testing.assert_allclose(
+        found.light[:, 0], 0.4 + 0.4 * raw["light"][:, 0], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        found.light[:, 1], 0.65 + 0.35 * raw["light"][:, 1], rtol=1e-5
+    )
 
 
-def test_the_initial_bump_is_nearest_in_the_middle():
-    options = model.options_from_config(_config(depth__bump_height=1.5))
-    depth = model.depth_from_raw(jnp.zeros((1, SIZE, SIZE)), options)[0]
-    assert jnp.argmin(depth) // SIZE in (15, 16) and float(depth.min()) < 0.94
-    assert float(depth[0, 0]) > 1.02
+def test_surface_and_conditions_of_different_images(setup, images, factors):
+    """Depth and albedo of the first image, viewpoint and light of both."""
+    _, options, params = setup
+
+    @jax.jit
+    def apart(params, images):
+        surface = model.read_surface(params, images[:1], options)
+        return heads.compose(surface, model.read_conditions(params, images, options))
+
+    found = apart(params, images)
+    for field in ("raw_depth", "canon_depth", "canon_albedo", "conf_sigma_flip"):
+        whole = getattr(factors, field)
+        for row in getattr(found, field):
+            np.testing.assert_allclose(row, whole[0], rtol=1e-5, err_msg=field)
+    for field in ("view", "light"):
+        np.testing.assert_allclose(getattr(found, field), getattr(factors, field))
+        assert not np.array_equal(getattr(found, field)[0], getattr(found, field)[1])
+    assert found.canon_shading is None
 
 
-def test_only_the_outer_columns_are_clamped():
-    depth = jnp.full((1, 6, 8), 0.95)
-    out = model.clamp_border(depth, columns=2, value=1.04)[0]
-    np.testing.assert_array_equal(out[:, 2:-2], depth[0, :, 2:-2])
-    for column in (0, 1, 6, 7):
-        np.testing.assert_allclose(out[:, column], 1.04)
+def test_pictures_of_a_view_warm_up_compile_once(monkeypatch):
+    config = _config(view__warmup_steps=10)
+    options = options_from_config(config)
+    traced, plain = [], model.decompose
+
+    def decompose(params, image, options, *, view_range=None):
+        traced.append(view_range)
+        return plain(params, image, options, view_range=view_range)
+
+    monkeypatch.setattr(model, "decompose", decompose)
+    shapes = jax.eval_shape(lambda k: model.init_params(k, options), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda s: jnp.asarray(rng.normal(0, 0.1, s.shape), jnp.float32), shapes
+    )
+    images = jnp.asarray(rng.uniform(size=(1, SIZE, SIZE, 3)), jnp.float32)
+    shown = [
+        pictures.panel(
+            params, images, options, view_range=loss_weights(config, step).view_range
+        )
+        for step in (3, 6)
+    ]
+    assert len(traced) == 1 and isinstance(traced[0], jax.core.Tracer)
+    assert (shown[0] != shown[1]).any()
 
 
 def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, factors):
@@ -116,7 +186,7 @@ def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, factors):
 
 def test_the_total_is_the_weighted_sum_of_its_terms(images):
     config = _config(loss__depth_smoothness=0.3, loss__flip=0.25)
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     params = _init(options)
     total, out = _total(params, Batch(image=images), config, options)
     t = out.terms
@@ -126,8 +196,8 @@ def test_the_total_is_the_weighted_sum_of_its_terms(images):
 
 def test_the_flip_weight_follows_its_schedule():
     config = _config(loss__flip=0.5, loss__flip_start=10)
-    assert float(model.loss_weights(config, 9).flip) == 1.0
-    assert float(model.loss_weights(config, 10).flip) == 0.5
+    assert float(loss_weights(config, 9).flip) == 1.0
+    assert float(loss_weights(config, 10).flip) == 0.5
 
 
 def test_every_network_receives_a_finite_gradient(setup, images):
@@ -157,7 +227,7 @@ def test_joint_mask_counts_only_pixels_valid_in_both_passes(images):
     for joint in (True, False):
         config = _config(compat__joint_mask=joint, model__oracle_view=True)
         config.depth.bump_height = 1.5
-        options = model.options_from_config(config)
+        options = options_from_config(config)
         params = _init(options)
         totals[joint], out = _total(params, batch, config, options)
     assert (out.reconstruction.plain.valid != out.reconstruction.flip.valid).any()
@@ -179,7 +249,7 @@ def test_oracles_take_view_and_light_from_the_batch(setup, factors, images):
 
 def test_supervision_trains_the_depth_net_alone(images):
     config = _config(model__supervision="depth")
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     params = _init(options)
     assert set(params) == {"depth"}
     truth = jnp.full((2, SIZE, SIZE), 0.95)
@@ -195,7 +265,7 @@ def test_supervision_trains_the_depth_net_alone(images):
 
 def test_without_confidence_there_is_no_network_for_it(images):
     config = _config(model__use_confidence=False)
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     params = _init(options)
     assert "conf" not in params
     _, out = _total(params, Batch(image=images), config, options)
@@ -212,7 +282,7 @@ def test_without_confidence_there_is_no_network_for_it(images):
         ("model__supervision", "keypoints", "model.supervision"),
         ("model__compute_dtype", "float16", "model.compute_dtype"),
         ("model__width", 20, "model.width"),
-        ("model__encoder_width", 8, "model.encoder_width .* of 16, got 8"),
+        ("model__encoder_width", 12, "model.encoder_width .* of 8, got 12"),
         ("model__bottleneck", 0, "model.bottleneck .* at least 1, got 0"),
         ("model__confidence_bottleneck", 0, "model.confidence_bottleneck"),
         ("model__shading", "phong", "model.shading"),
@@ -222,6 +292,7 @@ def test_without_confidence_there_is_no_network_for_it(images):
         ("depth__border_depth", 1.2, "depth.border_depth .* depth.max, 1.1, got 1.2"),
         ("loss__flip_start", -1, "loss.flip_start"),
         ("loss__perceptual_layer", "relu9", "loss.perceptual_layer"),
+        ("loss__perceptual_layer", "relu4_3", "loss.perceptual_layer .*relu3_3"),
         ("view__fov_deg", 0.0, "view.fov_deg"),
         ("depth__max", 0.8, "depth.max .* greater than depth.min"),
         ("depth__border_columns", 16, "depth.border_columns"),
@@ -232,7 +303,7 @@ def test_without_confidence_there_is_no_network_for_it(images):
 )
 def test_impossible_options_are_named(key, value, message):
     with pytest.raises(ValueError, match=message):
-        model.options_from_config(_config(**{key: value}))
+        options_from_config(_config(**{key: value}))
 
 
 def test_images_of_another_size_are_refused(setup):

@@ -18,8 +18,9 @@ from unsup3d_jax.formation.types import (
     Reconstruction,
     Warped,
 )
-from unsup3d_jax.nets import perceptual
+from unsup3d_jax.nets import vgg16
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import loss_weights, options_from_config
 
 SIZE, COUNT = 32, 2
 FLIP, PERCEPTUAL = 0.5, 0.3
@@ -65,7 +66,7 @@ def scene(monkeypatch):
     reconstruction = Reconstruction(canonical, canonical, warped(), warped())
     monkeypatch.setattr(model, "decompose", lambda *_, **__: factors)
     monkeypatch.setattr(model, "reconstruct", lambda *_: reconstruction)
-    monkeypatch.setattr(perceptual, "features", averages)
+    monkeypatch.setattr(vgg16, "features", averages)
     return factors, reconstruction, Batch(image=maps(SIZE, SIZE, 3))
 
 
@@ -75,9 +76,9 @@ def terms_of(batch, **compat):
     config.loss.flip = FLIP
     config.loss.perceptual = PERCEPTUAL
     config.compat.update(compat)
-    options = model.options_from_config(config)
-    weights = model.loss_weights(config, 0)
-    total, outputs = model.objective({}, {"vgg": None}, batch, weights, options)
+    options = options_from_config(config)
+    weights = loss_weights(config, 0)
+    total, outputs = model.objective({}, {"vgg": []}, batch, weights, options)
     return total, outputs.terms
 
 
@@ -89,7 +90,7 @@ def expected(scene, masks):
     ]
     target = averages(None, batch.image, layer="relu3_3")
     masks = [mask.astype(jnp.float32) for mask in masks]
-    return {
+    maps = {
         "photometric": losses.photometric(
             made.plain.image, batch.image, masks[0], factors.conf_sigma
         ),
@@ -109,6 +110,7 @@ def expected(scene, masks):
             factors.conf_sigma_perceptual_flip,
         ),
     }
+    return {name: losses.mean_share(loss) for name, loss in maps.items()}
 
 
 @pytest.mark.parametrize("joint", [True, False])

@@ -7,6 +7,7 @@ import pytest
 
 from unsup3d_jax.data import tiles
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 from unsup3d_jax.unsup3d.panel import panel, panel_of_factors
 
 SIZE = 32
@@ -37,7 +38,7 @@ def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
 def test_panel_of_a_model_without_confidence_is_narrower():
     config = bust.config_of(SIZE)
     config.model.use_confidence = False
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     shapes = jax.eval_shape(
         lambda key: model.init_params(key, options), jax.random.key(0)
     )

@@ -58,14 +58,14 @@ def mirror(batch: Batch, *, keypoint_flip: Sequence[int] = ()) -> Batch:
 
 def to_batch(arrays: dict[str, AnyArray]) -> Batch:
     """Converts stored arrays to a Batch: 8-bit colours to float32 in [0, 1]."""
-    rest = {
+    rest: dict[str, Any] = {
         name: arrays[name].astype(_DTYPES.get(name, jnp.float32))
         for name in (*FACTORS[1:], *LABELS)
         if name in arrays
     }
     # A product, because XLA divides by a constant in some programs and
     # multiplies by its reciprocal in others, which differ in the last bit.
-    image = arrays["image"].astype(jnp.float32) * np.float32(1.0 / 255.0)
+    image: Any = arrays["image"].astype(jnp.float32) * np.float32(1.0 / 255.0)
     return Batch(image=image, **rest)
 
 

@@ -24,6 +24,7 @@ from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.evaluation.keypoints import depth_at, keypoint_depth_correlation
 from unsup3d_jax.files import write_atomically
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions, loss_weights, options_from_config
 
 NEAR = ("small", "large")
 
@@ -76,8 +77,14 @@ def run(
         with writing(job.sheet):
             sheet.save(job.sheet)
     params, step = load()
-    options = model.options_from_config(model.config_at(config, step))
-    result = score(params, options, files, points, crop=config.data.crop)
+    result = score(
+        params,
+        options_from_config(config),
+        files,
+        points,
+        crop=config.data.crop,
+        view_range=loss_weights(config, step).view_range,
+    )
     result |= {"checkpoint_step": step, "input": str(job.input)}
     if job.output:
         with writing(job.output):
@@ -110,12 +117,13 @@ def to_model_pixels(
 
 def score(
     params: dict,
-    options: model.ModelOptions,
+    options: ModelOptions,
     files: Sequence[Path],
     points: Float[np.ndarray, "n k 3"],
     *,
     crop: Sequence[int],
     batch_size: int = 32,
+    view_range: Float[Array, ""] | None = None,
 ) -> dict:
     """Reconstructs images and compares the depth at their keypoints.
 
@@ -125,6 +133,7 @@ def score(
         files, points: of `keypoint_files.find`; larger depth is farther.
         crop: `data.crop`; () is read as the largest centred square.
         batch_size: images at a time.
+        view_range: see `model.decompose`.
 
     Returns:
         What `keypoint_depth_correlation` returns, and "left_out": the number of
@@ -155,7 +164,8 @@ def score(
         rows = np.minimum(np.arange(first, first + batch_size), len(kept) - 1)
         batch = np.stack([read[i] for i in rows]).astype(np.float32) / 255.0
         where = np.stack([kept[i][:, :2] for i in rows]).astype(np.float32)
-        depth.append(_depth_at(params, jnp.asarray(batch), jnp.asarray(where), options))
+        pixels = jnp.asarray(batch), jnp.asarray(where)
+        depth.append(_depth_at(params, *pixels, options, view_range))
     found = np.concatenate(depth)[: len(kept)]
     result = keypoint_depth_correlation(found, np.stack(kept)[..., 2])
     return result | {"left_out": len(files) - len(kept)}
@@ -166,9 +176,10 @@ def _depth_at(
     params: dict,
     image: Float[Array, "b h w 3"],
     where: Float[Array, "b k 2"],
-    options: model.ModelOptions,
+    options: ModelOptions,
+    view_range: Float[Array, ""] | None,
 ) -> Float[Array, "b k"]:
-    factors = model.decompose(params, image, options)
+    factors = model.decompose(params, image, options, view_range=view_range)
     plain = model.reconstruct(factors, options).plain
     return jax.vmap(depth_at)(plain.depth, plain.valid, where)
 

@@ -1,5 +1,6 @@
 """What the command line can ask of the studies; light: no JAX until a mode runs."""
 
+import json
 from typing import Any
 
 from unsup3d_jax.errors import UserError, writing
@@ -10,12 +11,12 @@ def run_tables(args: Arguments, interrupts: Any) -> None:
     """Runs what is missing of a paper's table, and prints it."""
     from unsup3d_jax.engine.log import say
     from unsup3d_jax.engine.task import Session
-    from unsup3d_jax.experiments import tables
+    from unsup3d_jax.experiments.tables import run
     from unsup3d_jax.unsup3d.task import lazy_splits
 
     session = Session(args.config, lazy_splits(args.config), interrupts)
     with writing(args.workdir):
-        table = tables.run(session, args.workdir, given=args.given)
+        table = run.run_table(session, args.workdir, given=args.given)
     print(table, flush=True)
     say(f"table: {args.workdir / 'table.json'}, table.md, figure.png")
 
@@ -38,9 +39,20 @@ def run_keypoints(args: Arguments, interrupts: Any) -> None:
     """Scores the depth at keypoints of a folder of images (Table 5)."""
     from unsup3d_jax.experiments import keypoints
     from unsup3d_jax.unsup3d.modes import load_params
+    from unsup3d_jax.unsup3d.task import check_config
 
-    params, step = load_params(args)
-    keypoints.run(args, params, step)
+    assert args.input is not None  # `flags` has checked
+    check_config(args.config)
+    job = keypoints.KeypointJob(
+        input=args.input,
+        layout=args.layout or "csv",
+        split=args.split or "valid",
+        near=args.near or "small",
+        output=args.output,
+        sheet=args.sheet,
+    )
+    result = keypoints.run(args.config, lambda: load_params(args), job)
+    print(json.dumps(result, indent=2))
 
 
 OF_UNSUP3D = {

@@ -4,7 +4,7 @@ A classifier of the four right-angle rotations has to know what objects look
 like, and needs no labels. Its early layers replace ImageNet's in the perceptual
 loss (Wu et al., CVPR 2020, Table 3, row 6). It is trained with batch
 normalisation, which the stored convolutions contain, so that the file is an
-ordinary VGG16 for `perceptual.load_vgg16`.
+ordinary VGG16 for `vgg16_files.load_vgg16`.
 """
 
 import functools
@@ -36,11 +36,8 @@ from unsup3d_jax.engine.task import (
 )
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import write_atomically
-from unsup3d_jax.nets import perceptual
+from unsup3d_jax.nets import vgg16, vgg16_files
 
-# Output channels of VGG16's convolutions; "pool" halves the resolution.
-PLAN = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool")
-PLAN += (512, 512, 512, "pool", 512, 512, 512)
 # Whole blocks: where the trunk may end.
 CONVOLUTIONS = (2, 4, 7, 10, 13)
 TURNS = 4
@@ -67,12 +64,12 @@ class RotNet(nn.Module):
     def __call__(
         self, image: Float[Array, "b h w 3"], *, is_training: bool
     ) -> Float[Array, "b 4"]:
-        x, done = perceptual.normalise(image), 0
-        for stage in PLAN:
+        x, done = vgg16.normalise(image), 0
+        for stage in vgg16.PLAN:
             if done == self.convolutions:
                 break
             if stage == "pool":
-                x = perceptual.max_pool(x)
+                x = vgg16.max_pool(x)
                 continue
             x = nn.Conv(int(stage), (3, 3), use_bias=False, name=f"conv{done}")(x)
             x = nn.BatchNorm(
@@ -159,7 +156,7 @@ def update(
 
 
 def convolutions_of(state: State) -> list[dict[str, np.ndarray]]:
-    """The trunk as plain convolutions with bias: what `perceptual` computes with.
+    """The trunk as plain convolutions with bias: what `vgg16` computes with.
 
     Returns:
         "kernel" (3, 3, in, out) and "bias" (out,) of each, running statistics
@@ -173,7 +170,7 @@ def convolutions_of(state: State) -> list[dict[str, np.ndarray]]:
         kernel = conv["kernel"]
         layer = {"kernel": kernel, "bias": np.zeros(kernel.shape[-1], np.float32)}
         layers.append(
-            perceptual.fold_batch_norm(
+            vgg16_files.fold_batch_norm(
                 layer, norm["scale"], norm["bias"], running["mean"], running["var"]
             )
         )
@@ -320,7 +317,9 @@ def pretrain(session: Session, output: Path) -> dict:
             f"{workdir}; the same command goes on from there."
         )
         return record
-    perceptual.save_vgg16(output, convolutions_of(state))
+    # No further than the perceptual loss goes.
+    kept = convolutions_of(state)[: vgg16.LAYERS["relu3_3"]]
+    vgg16_files.save_vgg16(output, kept)
     record["val_accuracy"] = _val_accuracy(session, state)
     write_atomically(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     say(f"rotnet: {_sentence(record)}; weights: {output}")

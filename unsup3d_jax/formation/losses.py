@@ -1,35 +1,64 @@
 """Likelihoods of the reconstruction, Eqs. (3) and (7), and regularizers.
 
-Every loss is a weighted mean whose denominator is summed over the devices of
-`axis_name`: what one device returns is its *share*, and the shares of all
-devices add up to the loss of the whole batch, to rounding. Means of per-device
-means would differ, because each device masks another number of pixels.
+Every loss says what it costs where, and how much that place counts: a `Weighted` map,
+or several whose means add up. `mean_share` alone makes a number of it, and alone
+knows that a batch may lie on several devices.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float
+
+from unsup3d_jax.formation.types import Leaf
 
 # Added to sigma (photometric) or 2 sigma^2 (perceptual) as in the authors'
 # code; softplus underflows to 0 in float32 below about -100.
 SIGMA_EPSILON = 1e-7
 
 
-def weighted_mean_share(
-    value: Float[Array, "*n"], weight: Float[Array, "*n"], *, axis_name: str | None
-) -> Float[Array, ""]:
-    """This device's share of sum(weight value) / sum(weight).
+@struct.dataclass
+class Weighted:
+    """A map whose weighted mean is a loss.
 
-    The total weight is floored at a thousandth of a pixel, so an empty mask
-    gives 0 and not NaN. No gradient flows through the weight.
+    Attributes:
+        value: what each place costs.
+        weight: how much it counts, 0 or more; no gradient flows through it.
     """
-    weight = jax.lax.stop_gradient(weight)
+
+    value: Float[Leaf, "*n"]
+    weight: Float[Leaf, "*n"]
+
+
+# Several maps: the sum of their means.
+Loss = Weighted | tuple[Weighted, ...]
+
+
+def mean_share(loss: Loss, *, axis_name: str | None = None) -> Float[Array, ""]:
+    """This device's share of sum(weight value) / sum(weight); the mean on one device.
+
+    The denominator is summed over the devices of `axis_name`, so that the shares of
+    all devices add up to the loss of the whole batch, to rounding. Means of
+    per-device means would differ, because each device masks another number of
+    pixels. The total weight is floored at a thousandth of a pixel, so an empty mask
+    gives 0 and not NaN.
+
+    Args:
+        loss: of this device's images.
+        axis_name: mapped axis over which the batch is split; None: it is not.
+    """
+    if isinstance(loss, tuple):
+        total = jnp.zeros(())
+        for part in loss:
+            total = total + mean_share(part, axis_name=axis_name)
+        return total
+    weight = jax.lax.stop_gradient(loss.weight)
     total = jnp.sum(weight)
     if axis_name is not None:
         total = jax.lax.psum(total, axis_name)
-    return jnp.sum(value * weight) / jnp.maximum(total, 1e-3)
+    return jnp.sum(loss.value * weight) / jnp.maximum(total, 1e-3)
 
 
 def photometric(
@@ -39,8 +68,7 @@ def photometric(
     conf_sigma: Float[Array, "b h w"] | None,
     *,
     drop_constants: bool = True,
-    axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Weighted:
     """Laplacian negative log-likelihood, Eq. (3); plain L1 without confidence.
 
     Args:
@@ -51,7 +79,7 @@ def photometric(
         drop_constants: leave out ln sqrt(2), as the authors' code does.
 
     Returns:
-        This device's share of the mean over valid pixels and channels.
+        Mean over channels, of valid pixels (b, h, w).
     """
     error = 2.0 * jnp.mean(jnp.abs(reconstruction - image), axis=-1)
     if conf_sigma is not None:
@@ -59,7 +87,7 @@ def photometric(
         error = math.sqrt(2.0) * error / sigma + jnp.log(sigma)
         if not drop_constants:
             error = error + 0.5 * math.log(2.0)
-    return weighted_mean_share(error, mask, axis_name=axis_name)
+    return Weighted(error, mask)
 
 
 def perceptual(
@@ -70,8 +98,7 @@ def perceptual(
     *,
     drop_constants: bool = True,
     sigma_squared: bool = False,
-    axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Weighted:
     """Gaussian negative log-likelihood of encoder features, Eq. (7).
 
     Args:
@@ -85,7 +112,7 @@ def perceptual(
             A Gaussian has sigma, and so has the authors' code.
 
     Returns:
-        This device's share of the mean over positions and channels.
+        Mean over channels, of positions (b, hp, wp).
     """
     b, hp, wp, _ = features.shape
     cell = mask.shape[1] // hp
@@ -99,34 +126,50 @@ def perceptual(
         error = error + (2.0 if sigma_squared else 1.0) * log_sigma
         if not drop_constants:
             error = error + 0.5 * math.log(2.0 * math.pi)
-    return weighted_mean_share(error, weight, axis_name=axis_name)
+    return Weighted(error, weight)
 
 
 def depth_smoothness(
-    depth: Float[Array, "b h w"],
-    *,
-    depth_range: float,
-    axis_name: str | None = None,
-) -> Float[Array, ""]:
-    """Mean absolute difference of neighbours along both axes, over the range."""
-    total = jnp.zeros(())
-    for axis in (1, 2):
-        step = jnp.abs(jnp.diff(depth, axis=axis)) / depth_range
-        total = total + weighted_mean_share(
-            step, jnp.ones_like(step), axis_name=axis_name
-        )
-    return total
+    depth: Float[Array, "b h w"], *, depth_range: float
+) -> tuple[Weighted, Weighted]:
+    """Absolute difference of neighbours along both axes, over the range.
+
+    Args:
+        depth: scene units.
+        depth_range: largest minus smallest depth, scene units.
+    """
+    down, right = (jnp.abs(jnp.diff(depth, axis=a)) / depth_range for a in (1, 2))
+    return _alike(down), _alike(right)
+
+
+def second_differences(
+    x: Float[Array, "b h w *c"],
+) -> tuple[Weighted, Weighted, Weighted, Weighted]:
+    """Smoothness of GAN2Shape: |dxx| + |dxy| + |dyx| + |dyy|, each a mean of its own.
+
+    Forward differences of forward differences, without padding, so that the maps
+    are two columns, one row and one column, or two rows smaller than x (code of Pan
+    et al., ICLR 2021, for depth and for diffuse shading). 0 for a plane.
+
+    Args:
+        x: maps, with channels or without; any unit.
+    """
+    right, down = jnp.diff(x, axis=2), jnp.diff(x, axis=1)
+    return (
+        _alike(jnp.abs(jnp.diff(right, axis=2))),
+        _alike(jnp.abs(jnp.diff(right, axis=1))),
+        _alike(jnp.abs(jnp.diff(down, axis=2))),
+        _alike(jnp.abs(jnp.diff(down, axis=1))),
+    )
 
 
 def supervised_depth(
     depth: Float[Array, "b h w"],
     truth: Float[Array, "b h w"],
     mask: Float[Array, "b h w"],
-    *,
-    axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Weighted:
     """L1 on ground-truth depth over the object: the baseline of Table 2."""
-    return weighted_mean_share(jnp.abs(depth - truth), mask, axis_name=axis_name)
+    return Weighted(jnp.abs(depth - truth), mask)
 
 
 def light_prior(
@@ -134,8 +177,7 @@ def light_prior(
     *,
     ambient_range: tuple[float, float],
     diffuse_range: tuple[float, float],
-    axis_name: str | None = None,
-) -> Float[Array, ""]:
+) -> Weighted:
     """Gaussian prior on light: u_s^2 + u_d^2 + l_x^2 + l_y^2. Not of the paper.
 
     u is ambient or diffuse light, scaled so that its range is [-1, 1]; a range of
@@ -148,7 +190,7 @@ def light_prior(
         ambient_range, diffuse_range: (least, largest); static.
 
     Returns:
-        This device's share of the mean over images.
+        One value an image, (b,).
     """
     value = jnp.sum(jnp.square(light[:, 2:4]), axis=1)
     for strength, (low, high) in zip(
@@ -156,4 +198,9 @@ def light_prior(
     ):
         if high > low:
             value += jnp.square((2.0 * strength - high - low) / (high - low))
-    return weighted_mean_share(value, jnp.ones_like(value), axis_name=axis_name)
+    return _alike(value)
+
+
+def _alike(value: Array) -> Weighted:
+    """A map whose places all count the same."""
+    return Weighted(value, jnp.ones_like(value))

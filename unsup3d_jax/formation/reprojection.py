@@ -33,15 +33,15 @@ class Scene:
         normal_epsilon: see `geometry.depth_to_normals`; the authors have 1e-7.
     """
 
-    fov_deg: float = 10.0
-    centre_depth: float = 1.0
-    depth_min: float = 0.9
-    depth_max: float = 1.1
-    supersample: int = 2
-    sigma: float = 0.0
-    gamma: float = 0.0
-    half_pixel_depth: bool = False
-    normal_epsilon: float = 0.0
+    fov_deg: float
+    centre_depth: float
+    depth_min: float
+    depth_max: float
+    supersample: int
+    sigma: float
+    gamma: float
+    half_pixel_depth: bool
+    normal_epsilon: float
 
     @property
     def clamp(self) -> tuple[float, float]:

@@ -1,11 +1,13 @@
-"""Bilinear sampling of images at pixel coordinates."""
+"""Sampling of images at pixel coordinates: bilinear, and nearest for masks."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
+
+from unsup3d_jax.formation.types import AnyArray
 
 
 def sample_bilinear(
-    images: Float[Array, "b h w c"], coordinates: Float[Array, "b m n 2"]
+    images: Float[AnyArray, "b h w c"], coordinates: Float[AnyArray, "b m n 2"]
 ) -> Float[Array, "b m n c"]:
     """Samples each image at its own grid of positions, zero outside.
 
@@ -24,24 +26,14 @@ def sample_bilinear(
     Raises:
         ValueError: if the batch sizes differ.
     """
-    b, h, w, c = images.shape
-    if coordinates.shape[0] != b or coordinates.shape[-1] != 2:
-        raise ValueError(
-            f"need coordinates of shape ({b}, m, n, 2), got {coordinates.shape}."
-        )
-    # Two pixels beyond the border every weight is zero; clipping there keeps
-    # the integer conversion defined for any float.
-    u = jnp.nan_to_num(coordinates[..., 0], nan=-2.0)
-    v = jnp.nan_to_num(coordinates[..., 1], nan=-2.0)
-    u = jnp.clip(u, -2.0, w + 1.0)
-    v = jnp.clip(v, -2.0, h + 1.0)
+    _check(images, coordinates)
+    _, h, w, c = images.shape
+    u, v = _positions(coordinates, h, w)
     u0, v0 = jnp.floor(u), jnp.floor(v)
     fu, fv = u - u0, v - v0
     u0, v0 = u0.astype(jnp.int32), v0.astype(jnp.int32)
 
-    # One flat gather of rows: several times faster on CPU than a batched one.
-    flat = jnp.asarray(images).reshape(b * h * w, c)
-    base = (jnp.arange(b, dtype=jnp.int32) * (h * w)).reshape(b, 1, 1)
+    flat, base = _rows(images)
     total = jnp.zeros((*u.shape, c), images.dtype)
     for dv, weight_v in ((0, 1.0 - fv), (1, fv)):
         for du, weight_u in ((0, 1.0 - fu), (1, fu)):
@@ -52,3 +44,62 @@ def sample_bilinear(
             weight = jnp.where(inside, weight_u * weight_v, 0.0)
             total = total + value * weight[..., None]
     return total
+
+
+def sample_nearest(
+    images: Shaped[AnyArray, "b h w c"], coordinates: Float[AnyArray, "b m n 2"]
+) -> Shaped[Array, "b m n c"]:
+    """Takes the nearest pixel of each image at its own grid of positions, zero outside.
+
+    For masks and labels, which must not be blended. Integers are pixel centres, and
+    half way between two of them the even one is taken (as PyTorch does); the image
+    ends half a pixel beyond its outermost centres. The derivative with respect to
+    the positions is zero.
+
+    Args:
+        images: of any dtype, which the result has too.
+        coordinates: (u, v) in pixels of `images`.
+
+    Returns:
+        Copied values. Positions that are not finite sample zero.
+
+    Raises:
+        ValueError: if the batch sizes differ.
+    """
+    _check(images, coordinates)
+    _, h, w, _ = images.shape
+    u, v = _positions(coordinates, h, w)
+    u, v = jnp.round(u).astype(jnp.int32), jnp.round(v).astype(jnp.int32)
+    flat, base = _rows(images)
+    index = base + jnp.clip(v, 0, h - 1) * w + jnp.clip(u, 0, w - 1)
+    value = flat.at[index].get(mode="promise_in_bounds")
+    inside = (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    return jnp.where(inside[..., None], value, jnp.zeros((), images.dtype))
+
+
+def _check(images: AnyArray, coordinates: AnyArray) -> None:
+    b = images.shape[0]
+    if coordinates.shape[0] != b or coordinates.shape[-1] != 2:
+        raise ValueError(
+            f"need coordinates of shape ({b}, m, n, 2), got {coordinates.shape}."
+        )
+
+
+def _positions(
+    coordinates: Float[AnyArray, "b m n 2"], h: int, w: int
+) -> tuple[Float[Array, "b m n"], Float[Array, "b m n"]]:
+    # Two pixels beyond the border every weight is zero; clipping there keeps
+    # the integer conversion defined for any float.
+    u = jnp.nan_to_num(coordinates[..., 0], nan=-2.0)
+    v = jnp.nan_to_num(coordinates[..., 1], nan=-2.0)
+    return jnp.clip(u, -2.0, w + 1.0), jnp.clip(v, -2.0, h + 1.0)
+
+
+def _rows(
+    images: Shaped[AnyArray, "b h w c"],
+) -> tuple[Shaped[Array, "bhw c"], Int[Array, "b 1 1"]]:
+    """The pixels of all images, and where those of each begin."""
+    # One flat gather of rows: several times faster on CPU than a batched one.
+    b, h, w, c = images.shape
+    base = (jnp.arange(b, dtype=jnp.int32) * (h * w)).reshape(b, 1, 1)
+    return jnp.asarray(images).reshape(b * h * w, c), base

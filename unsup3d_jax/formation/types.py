@@ -2,7 +2,7 @@
 
 All are frozen pytrees. Shapes below omit a leading batch axis `b` that every
 array carries outside the functions written for one example. Frames, axes and
-pixel conventions: `unsup3d_jax.geometry`.
+pixel conventions: `unsup3d_jax.formation.geometry`.
 """
 
 from typing import TYPE_CHECKING
@@ -11,9 +11,6 @@ import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
-
-# For functions that take what came from the device and what is there still.
-AnyArray = Array | np.ndarray
 
 # For functions that take what came from the device and what is there still.
 AnyArray = Array | np.ndarray
@@ -70,6 +67,36 @@ class Truth:
     albedo: Float[Leaf, "*b h w 3"] | None = None
     perturb: Bool[Leaf, "*b h w"] | None = None
     keypoints: Float[Leaf, "*b k 3"] | None = None
+
+
+@struct.dataclass
+class Surface:
+    """What belongs to the object itself, as read off one image: half of `Factors`.
+
+    Attributes:
+        raw_depth, canon_depth, canon_albedo, conf_*: as in `Factors`.
+    """
+
+    raw_depth: Float[Leaf, "*b h w"]
+    canon_depth: Float[Leaf, "*b h w"]
+    canon_albedo: Float[Leaf, "*b h w 3"]
+    conf_sigma: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_flip: Float[Leaf, "*b h w"] | None = None
+    conf_sigma_perceptual: Float[Leaf, "*b hp wp"] | None = None
+    conf_sigma_perceptual_flip: Float[Leaf, "*b hp wp"] | None = None
+
+
+@struct.dataclass
+class Conditions:
+    """How one image was taken: the other half of `Factors`.
+
+    Attributes:
+        light, view, canon_shading: as in `Factors`.
+    """
+
+    light: Float[Leaf, "*b 5"]
+    view: Float[Leaf, "*b 6"]
+    canon_shading: Float[Leaf, "*b h w"] | None = None
 
 
 @struct.dataclass

@@ -1,279 +1,116 @@
 """The five networks of the paper (Tables 7-9) at any size and width.
 
 Images are channels last. Every map network halves the image down to 4 x 4;
-64 px and width 64 are the paper's networks exactly. Convolutions have no bias.
-Strided transposed convolutions and the convolution behind the nearest
-upsampling are computed as one 2 x 2 convolution to four sub-pixel phases: the
-same numbers with no multiplication by inserted or repeated pixels.
+64 px and width 64 are the paper's networks exactly. Which widths and groups other
+sizes have is a `Channels`: the paper's, or those of GAN2Shape.
 """
 
-import math
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unsup3d_jax.nets.convolution import convolve
-
-DTYPE = jnp.dtype
-
-
-def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """U(-b, b) with b = 1/sqrt(fan_in): the authors' framework default."""
-    bound = 1.0 / math.sqrt(fan_in)
-
-    def init(key, shape, dtype=jnp.float32):
-        # Drawn in a few sizes, since each costs seconds to compile on a CPU. What
-        # is drawn depends on the place alone, so that no number changes by it.
-        count, drawn = math.prod(shape), 1024
-        while drawn < count:
-            drawn *= 16
-        values = jax.random.uniform(key, (drawn,), dtype, -bound, bound)
-        return values[:count].reshape(shape)
-
-    return init
-
-
-def _interleave_phases(
-    x: Float[Array, "b h w i"], phases: Float[Array, "2 2 2 2 i o"]
-) -> Float[Array, "b 2*h 2*w o"]:
-    """Doubles the resolution; phases[a, b] makes output pixels (2y+a, 2x+b).
-
-    phases has axes (phase row, phase column, kernel row, kernel column, in,
-    out). A 2 x 2 window at padded position p sees inputs p-1 and p, which is
-    what phase 0 of output row 2p needs, and phase 1 of output row 2(p-1) + 1.
-    """
-    b, h, w, i = x.shape
-    o = phases.shape[-1]
-    kernel = phases.transpose(2, 3, 4, 0, 1, 5).reshape(2, 2, i, 4 * o)
-    y: Array = convolve(x, kernel, 1, 1)
-    y = y.reshape(b, h + 1, w + 1, 2, 2, o)
-    rows = [
-        jnp.stack([y[:, a : a + h, c : c + w, a, c] for c in (0, 1)], axis=3)
-        for a in (0, 1)
-    ]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
-
-
-def transposed_convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]
-) -> Float[Array, "b 2*h 2*w o"]:
-    """Transposed convolution, kernel 4, stride 2, padding 1.
-
-    out[2y - 1 + k] += x[y] kernel[k], the gradient of a strided convolution.
-    """
-    # Phase a of a row takes tap 3 - a from the input above, 1 - a from the one below.
-    # Reversed and reshaped, not indexed: the gradient of indexing is a scatter.
-    i, o = kernel.shape[2:]
-    phases = kernel[::-1, ::-1].reshape(2, 2, 2, 2, i, o)  # (ky, a, kx, c, i, o)
-    return _interleave_phases(x, phases.transpose(1, 3, 0, 2, 4, 5))
-
-
-def upsampled_convolve(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
-) -> Float[Array, "b 2*h 2*w o"]:
-    """3 x 3 convolution (padding 1) of the nearest-neighbour upsampled x.
-
-    Repeated pixels share their taps, so each phase is a 2 x 2 convolution:
-    4/9 of the multiplications.
-    """
-
-    def halves(k: Array) -> Array:  # (3, ...) -> (2 phases, 2 taps, ...)
-        return jnp.stack(
-            [jnp.stack([k[0], k[1] + k[2]]), jnp.stack([k[0] + k[1], k[2]])]
-        )
-
-    rows = halves(kernel)  # (a, ky, 3, i, o)
-    phases = halves(jnp.moveaxis(rows, 2, 0))  # (c, kx, a, ky, i, o)
-    return _interleave_phases(x, phases.transpose(2, 0, 3, 1, 4, 5))
-
-
-class Conv(nn.Module):
-    """Convolution without bias; kernel HWIO."""
-
-    features: int
-    size: int
-    stride: int = 1
-    padding: int = 0
-    dtype: DTYPE = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        init = _uniform_by_fan_in(math.prod(shape[:3]))
-        kernel = self.param("kernel", init, shape).astype(self.dtype)
-        if x.shape[1:3] == (self.size, self.size) and self.padding == 0:
-            # One output pixel: a plain matrix product.
-            return jnp.einsum("bhwi,hwio->bo", x, kernel)[:, None, None]
-        return convolve(x, kernel, self.stride, self.padding)
-
-
-class Deconv(nn.Module):
-    """4 x 4 transposed convolution without bias; kernel (4, 4, in, out).
-
-    From 1 x 1 it gives 4 x 4 (stride 1, padding 0), else it doubles the
-    resolution (stride 2, padding 1). fan_in counts the *output* channels, as
-    the authors' framework does for transposed convolutions.
-    """
-
-    features: int
-    dtype: DTYPE = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
-        shape = (4, 4, x.shape[-1], self.features)
-        init = _uniform_by_fan_in(16 * self.features)
-        kernel = self.param("kernel", init, shape).astype(self.dtype)
-        if x.shape[1:3] == (1, 1):
-            return jnp.einsum("bi,hwio->bhwo", x[:, 0, 0], kernel)
-        return transposed_convolve(x, kernel)
-
-
-class UpsampledConv(nn.Module):
-    """Nearest upsampling x2, then a 3 x 3 convolution without bias."""
-
-    features: int
-    dtype: DTYPE = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
-        shape = (3, 3, x.shape[-1], self.features)
-        init = _uniform_by_fan_in(math.prod(shape[:3]))
-        kernel = self.param("kernel", init, shape).astype(self.dtype)
-        return upsampled_convolve(x, kernel)
-
-
-def _group_mean(per_channel: Array, groups: int, count: int) -> Array:
-    """Sums over pixels (b, c) -> mean over each channel's group, (b, 1, 1, c)."""
-    b, c = per_channel.shape
-    total = per_channel.reshape(b, groups, c // groups).sum(-1, keepdims=True)
-    full = jnp.broadcast_to(total / count, (b, groups, c // groups))
-    return full.reshape(b, 1, 1, c)
-
-
-def _group_statistics(x: Array, groups: int) -> tuple[Array, Array, Array, int]:
-    """float32 x, mean and 1/deviation as (b, 1, 1, c), numbers in a group."""
-    _, h, w, c = x.shape
-    count = h * w * (c // groups)
-    wide = x.astype(jnp.float32)
-    mean = _group_mean(wide.sum((1, 2)), groups, count)
-    # Two passes, not E[x^2] - mean^2, which cancels for large means.
-    variance = _group_mean(jnp.square(wide - mean).sum((1, 2)), groups, count)
-    return wide, mean, jax.lax.rsqrt(variance + 1e-5), count
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def group_normalise(
-    x: Float[Array, "b h w c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    groups: int,
-) -> Float[Array, "b h w c"]:
-    """Group normalisation over contiguous channel blocks, epsilon 1e-5.
-
-    Sums per channel first, then per group: an order of magnitude faster on
-    CPU than a reshape to (..., group, channel). The exact derivative is
-    written out (reverse mode only), because it needs just two sums over
-    pixels and one pass: XLA's takes four times as long on CPU.
-    """
-    wide, mean, inverse, _ = _group_statistics(x, groups)
-    return ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
-
-
-def _group_normalise_forward(x, scale, bias, groups):
-    # The statistics are cheap; keeping x alone saves memory traffic.
-    return group_normalise(x, scale, bias, groups), (x, scale)
-
-
-def _group_normalise_backward(groups, residuals, cotangent):
-    x, scale = residuals
-    wide, mean, inverse, count = _group_statistics(x, groups)
-    g = cotangent.astype(jnp.float32)
-    g_sum = g.sum((1, 2))  # (b, c)
-    g_normal = (g * ((wide - mean) * inverse)).sum((1, 2))
-    mean_g = _group_mean(scale * g_sum, groups, count)
-    mean_g_normal = _group_mean(scale * g_normal, groups, count)
-    slope = inverse * mean_g_normal
-    x_bar = inverse * (scale * g - mean_g - (wide - mean) * slope)
-    return x_bar.astype(x.dtype), g_normal.sum(0), g_sum.sum(0)
-
-
-group_normalise.defvjp(_group_normalise_forward, _group_normalise_backward)
-
-
-class GroupNorm(nn.Module):
-    """`group_normalise` with a learnt scale and shift per channel.
-
-    Statistics are float32 whatever the input.
-    """
-
-    groups: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        c = x.shape[-1]
-        if c % self.groups:
-            raise ValueError(f"{c} channels do not divide into {self.groups} groups.")
-        scale = self.param("scale", nn.initializers.ones, (c,))
-        bias = self.param("bias", nn.initializers.zeros, (c,))
-        return group_normalise(x, scale, bias, self.groups)
+from unsup3d_jax.nets.layers import (
+    DTYPE,
+    FLOAT32,
+    Conv,
+    Deconv,
+    GroupNorm,
+    UpsampledConv,
+)
 
 
 def _leaky(x: Array) -> Array:
     return nn.leaky_relu(x, 0.2)
 
 
-def down_channels(image_size: int, width: int) -> list[int]:
-    """Channels at resolutions image_size/2, /4, ..., 4: width x 1, 2, 4, 8, 8.
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """How many channels each resolution has, and how many groups GroupNorm makes.
 
-    Raises:
-        ValueError: unless image_size is 32, 64, 128 or 256 and width a
-            multiple of 16 (the group counts 16, 32, 64 are constants).
+    Attributes:
+        cap: widest layer over the first one; None: channels double at every level.
+        per_group: channels in a group; None: 16 groups at the first width, 32 at
+            twice, 64 beyond (Tables 8, 9).
     """
-    if image_size not in (32, 64, 128, 256):
-        raise ValueError(f"image_size must be 32, 64, 128 or 256, got {image_size}.")
-    if width < 16 or width % 16:
-        raise ValueError(f"width must be a positive multiple of 16, got {width}.")
-    levels = int(math.log2(image_size)) - 2
-    return [width * min(2**level, 8) for level in range(levels)]
+
+    cap: int | None
+    per_group: int | None
+
+    def of_levels(self, image_size: int, width: int) -> list[int]:
+        """Channels at resolutions image_size/2, /4, ..., 4: width x 1, 2, 4, ...
+
+        Raises:
+            ValueError: unless image_size is 32 times a power of 2, and width at
+                least 1.
+        """
+        levels = image_size.bit_length() - 3
+        if image_size < 32 or image_size != 2 ** (levels + 2):
+            raise ValueError(
+                f"image_size must be 32, 64, 128, 256, ..., got {image_size}."
+            )
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}.")
+        factors = [2**level for level in range(levels)]
+        return [width * min(f, self.cap or f) for f in factors]
+
+    def groups(self, channels: int, width: int) -> int:
+        """Groups of a layer in a network whose first layer has `width` channels.
+
+        Raises:
+            ValueError: if the channels do not divide into them.
+        """
+        unit = 16 if self.per_group is None else self.per_group
+        if width % unit:
+            raise ValueError(
+                f"width must be a positive multiple of {unit}, got {width}."
+            )
+        if self.per_group is None:
+            return 16 * min(channels // width, 4)
+        return channels // self.per_group
 
 
-def _groups(channels: int, width: int) -> int:
-    """16 groups at `width` channels, 32 at twice, 64 beyond (Tables 8, 9)."""
-    return 16 * min(channels // width, 4)
+# At 64 px, where nothing is wider than 8 times 64, they are the same.
+UNSUP3D = Channels(cap=8, per_group=None)
+GAN2SHAPE = Channels(cap=None, per_group=4)  # Pan et al., ICLR 2021 (code)
 
 
 def _encode(
-    x: Array, channels: Sequence[int], width: int, bottleneck: int, dtype: DTYPE
-) -> Array:
-    """The downsampling half shared by Tables 8 and 9: image -> (b, 1, 1, z)."""
-    for features in channels[:-1]:
+    x: Float[Array, "b h w 3"],
+    widths: Sequence[int],
+    groups: Callable[[int], int],
+    bottleneck: int,
+    dtype: DTYPE,
+) -> Float[Array, "b 1 1 z"]:
+    """The downsampling half shared by Tables 8 and 9."""
+    for features in widths[:-1]:
         x = Conv(features, 4, stride=2, padding=1, dtype=dtype)(x)
-        x = _leaky(GroupNorm(_groups(features, width))(x))
-    x = _leaky(Conv(channels[-1], 4, stride=2, padding=1, dtype=dtype)(x))
+        x = _leaky(GroupNorm(groups(features))(x))
+    x = _leaky(Conv(widths[-1], 4, stride=2, padding=1, dtype=dtype)(x))
     return nn.relu(Conv(bottleneck, 4, dtype=dtype)(x))
 
 
 class Encoder(nn.Module):
     """Light and view network, Table 7: image (b, h, w, 3) -> (b, outputs).
 
-    The last activation is tanh.
+    The last activation is tanh. There is no normalisation.
     """
 
     outputs: int
-    width: int = 32
-    dtype: DTYPE = jnp.float32
+    width: int
+    dtype: DTYPE = FLOAT32
+    channels: Channels = UNSUP3D
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b k"]:
-        channels = down_channels(x.shape[1], self.width)
+        widths = self.channels.of_levels(x.shape[1], self.width)
         x = x.astype(self.dtype)
-        for features in channels:
+        for features in widths:
             x = nn.relu(Conv(features, 4, stride=2, padding=1, dtype=self.dtype)(x))
-        x = nn.relu(Conv(channels[-1], 4, dtype=self.dtype)(x))
+        x = nn.relu(Conv(widths[-1], 4, dtype=self.dtype)(x))
         x = Conv(self.outputs, 1, dtype=self.dtype)(x)
         return jnp.tanh(x[:, 0, 0].astype(jnp.float32))
 
@@ -286,26 +123,26 @@ class EncoderDecoder(nn.Module):
     """
 
     outputs: int
-    width: int = 64
-    bottleneck: int = 256
-    dtype: DTYPE = jnp.float32
+    width: int
+    bottleneck: int
+    dtype: DTYPE = FLOAT32
+    channels: Channels = UNSUP3D
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h w o"]:
         width, dtype = self.width, self.dtype
-        channels = down_channels(x.shape[1], width)
-        x = _encode(x.astype(dtype), channels, width, self.bottleneck, dtype)
-        x = nn.relu(Deconv(channels[-1], dtype=dtype)(x))
-        x = nn.relu(Conv(channels[-1], 3, padding=1, dtype=dtype)(x))
-        for features in reversed(channels[:-1]):
-            groups = _groups(features, width)
-            x = nn.relu(GroupNorm(groups)(Deconv(features, dtype=dtype)(x)))
+        widths = self.channels.of_levels(x.shape[1], width)
+        groups = partial(self.channels.groups, width=width)
+        x = _encode(x.astype(dtype), widths, groups, self.bottleneck, dtype)
+        x = nn.relu(Deconv(widths[-1], dtype=dtype)(x))
+        x = nn.relu(Conv(widths[-1], 3, padding=1, dtype=dtype)(x))
+        for features in reversed(widths[:-1]):
+            x = nn.relu(GroupNorm(groups(features))(Deconv(features, dtype=dtype)(x)))
             x = Conv(features, 3, padding=1, dtype=dtype)(x)
-            x = nn.relu(GroupNorm(groups)(x))
-        groups = _groups(width, width)
-        x = nn.relu(GroupNorm(groups)(UpsampledConv(width, dtype=dtype)(x)))
+            x = nn.relu(GroupNorm(groups(features))(x))
+        x = nn.relu(GroupNorm(groups(width))(UpsampledConv(width, dtype=dtype)(x)))
         x = Conv(width, 5, padding=2, dtype=dtype)(x)
-        x = nn.relu(GroupNorm(groups)(x))
+        x = nn.relu(GroupNorm(groups(width))(x))
         x = Conv(self.outputs, 5, padding=2, dtype=dtype)(x)
         return x.astype(jnp.float32)
 
@@ -318,25 +155,27 @@ class ConfidenceNet(nn.Module):
     the photometric, the second for the perceptual loss.
     """
 
-    width: int = 64
-    bottleneck: int = 128
-    dtype: DTYPE = jnp.float32
+    width: int
+    bottleneck: int
+    dtype: DTYPE = FLOAT32
+    channels: Channels = UNSUP3D
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b h w 2"], Float[Array, "b hp wp 2"]]:
         width, dtype = self.width, self.dtype
-        channels = down_channels(x.shape[1], width)
-        x = _encode(x.astype(dtype), channels, width, self.bottleneck, dtype)
-        x = nn.relu(Deconv(channels[-1], dtype=dtype)(x))
-        for features in reversed(channels[1:-1]):
+        widths = self.channels.of_levels(x.shape[1], width)
+        groups = partial(self.channels.groups, width=width)
+        x = _encode(x.astype(dtype), widths, groups, self.bottleneck, dtype)
+        x = nn.relu(Deconv(widths[-1], dtype=dtype)(x))
+        for features in reversed(widths[1:-1]):
             x = Deconv(features, dtype=dtype)(x)
-            x = nn.relu(GroupNorm(_groups(features, width))(x))
+            x = nn.relu(GroupNorm(groups(features))(x))
         fine = x
         for _ in range(2):
             fine = Deconv(width, dtype=dtype)(fine)
-            fine = nn.relu(GroupNorm(_groups(width, width))(fine))
+            fine = nn.relu(GroupNorm(groups(width))(fine))
         fine = Conv(2, 5, padding=2, dtype=dtype)(fine)
         coarse = Conv(2, 3, padding=1, dtype=dtype)(x)
         return (

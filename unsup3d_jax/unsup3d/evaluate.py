@@ -25,6 +25,7 @@ from unsup3d_jax.evaluation.scores import (
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch, Factors, Reconstruction, Truth
 from unsup3d_jax.unsup3d import model, watch
+from unsup3d_jax.unsup3d.options import LossWeights, ModelOptions
 
 # Baselines that need no training.
 DESCRIPTIONS = BASELINES | {
@@ -35,11 +36,11 @@ DESCRIPTIONS = BASELINES | {
 def evaluate(
     params: dict,
     dataset: Dataset,
-    options: model.ModelOptions,
+    options: ModelOptions,
     *,
     limits: Limits,
     constants: dict | None = None,
-    weights: model.LossWeights | None = None,
+    weights: LossWeights | None = None,
     name: str = "ours",
 ) -> dict:
     """Scores a model on a data set.
@@ -64,7 +65,7 @@ def evaluate(
     if "vgg" not in constants:
         options = _without_perceptual(options)
     if weights is None:
-        weights = model.LossWeights(flip=jnp.ones(()))
+        weights = LossWeights(flip=jnp.ones(()))
 
     def score(batch: Batch, truth: Truth) -> ImageScores:
         return _score_model(params, constants, batch, truth, weights, options)
@@ -75,7 +76,7 @@ def evaluate(
 
 def baselines(
     dataset: Dataset,
-    options: model.ModelOptions,
+    options: ModelOptions,
     *,
     names: Sequence[str],
     limits: Limits,
@@ -113,7 +114,7 @@ def baselines(
     return rows
 
 
-def _without_perceptual(options: model.ModelOptions) -> model.ModelOptions:
+def _without_perceptual(options: ModelOptions) -> ModelOptions:
     loss = dataclasses.replace(options.loss, perceptual=0.0)
     return dataclasses.replace(options, loss=loss)
 
@@ -123,8 +124,8 @@ def _score_model(
     constants: dict,
     batch: Batch,
     truth: Truth,
-    weights: model.LossWeights,
-    options: model.ModelOptions,
+    weights: LossWeights,
+    options: ModelOptions,
 ) -> ImageScores:
     # The compiled forward pass is the same whatever else the data set knows.
     seen = Batch(image=batch.image)
@@ -173,7 +174,7 @@ def _factor_scores(
     reconstruction: Reconstruction,
     batch: Batch,
     truth: Truth,
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> dict[str, Array]:
     """Errors of albedo, light and confidence, as far as the truth is known."""
     plain, flip, scene = reconstruction.plain, reconstruction.flip, options.scene
@@ -225,8 +226,8 @@ def _forward(
     params: dict,
     constants: dict,
     batch: Batch,
-    weights: model.LossWeights,
-    options: model.ModelOptions,
+    weights: LossWeights,
+    options: ModelOptions,
 ) -> tuple[Factors, Reconstruction, dict[str, Array], dict[str, Array]]:
     """Factors, reconstruction, loss terms and moments of each image of a batch."""
 

@@ -13,7 +13,7 @@ from unsup3d_jax.formation import geometry
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.formation.types import Factors, Reconstruction
 from unsup3d_jax.show import mesh_files, pictures, video
-from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions
 from unsup3d_jax.unsup3d.panel import panel_of_factors
 
 _TEXTURE_SCALE = 8  # of the mesh's texture over the model's size
@@ -25,7 +25,7 @@ def export(
     image: Float[np.ndarray, "h w 3"],
     factors: Factors,
     reconstruction: Reconstruction,
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> None:
     """Writes everything about one photo into a folder, which is made.
 

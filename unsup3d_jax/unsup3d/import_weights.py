@@ -21,14 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from unsup3d_jax.engine import checkpoint, train_state
+from unsup3d_jax.engine import checkpoint, gradient_step
+from unsup3d_jax.engine.optimizer import make_optimizer
+from unsup3d_jax.engine.task import RunState
+from unsup3d_jax.engine.workdir import claim_workdir, newest_step
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import torch_files, weight_files
 from unsup3d_jax.unsup3d import model
-from unsup3d_jax.unsup3d.model import ModelOptions
+from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
+from unsup3d_jax.unsup3d.task import IDENTITY
 
 # Our networks and theirs.
 _NETWORKS = {
@@ -90,11 +95,11 @@ def read_authors_checkpoint(path: str | Path, options: ModelOptions) -> dict[str
             "model.supervision='none'."
         )
     limits = options.factors
-    if (limits.bump_height, limits.output_gain) != (0.0, 1.0):
+    if (limits.bump.height, limits.bump.gain) != (0.0, 1.0):
         raise UserError(
             f"{path}: the authors' depth is the network's alone, got "
-            f"depth.bump_height={limits.bump_height} and depth.output_gain="
-            f"{limits.output_gain}; add --config.depth.bump_height=0 "
+            f"depth.bump_height={limits.bump.height} and depth.output_gain="
+            f"{limits.bump.gain}; add --config.depth.bump_height=0 "
             "--config.depth.output_gain=1, here and wherever the weights are used."
         )
     tree = torch_files.read_torch_file(path, foreign_classes=True)
@@ -209,15 +214,17 @@ def import_checkpoint(config: ConfigDict, source: Path, workdir: Path) -> str:
             the checkpoint cannot be written (`checkpoint.NotSaved`).
     """
     try:
-        options = model.options_from_config(config)
+        options = options_from_config(config)
     except ValueError as error:
         raise UserError(str(error)) from None
     params = read_authors_checkpoint(source, options)
-    if checkpoint.newest_step(workdir) is not None:
+    if newest_step(workdir) is not None:
         raise UserError(f"--workdir {workdir} holds checkpoints already.")
-    checkpoint.claim_workdir(workdir, config, jax.local_devices())
-    state = train_state.create(
-        jax.random.key(config.seed), params, train_state.make_optimizer(config)
+    claim_workdir(workdir, config, jax.local_devices(), IDENTITY)
+    state = RunState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key(config.seed),
+        parts=gradient_step.init(params, make_optimizer(config)),
     )
     checkpoints = checkpoint.Checkpoints(workdir, keep=1)
     try:

@@ -86,11 +86,17 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     assert args.input is not None and args.output is not None  # `flags` has checked
     if not args.input.exists():
         raise UserError(f"--input: {args.input} does not exist.")
-    from unsup3d_jax.unsup3d import model, reconstruct_files
+    from unsup3d_jax.unsup3d import reconstruct_files
+    from unsup3d_jax.unsup3d.options import loss_weights
 
     params, step = load_params(args)
-    config = model.config_at(args.config, step)
-    reconstruct_files.reconstruct_folder(config, params, args.input, args.output)
+    reconstruct_files.reconstruct_folder(
+        args.config,
+        params,
+        args.input,
+        args.output,
+        view_range=loss_weights(args.config, step).view_range,
+    )
 
 
 def run_data(args: Arguments, interrupts: Any) -> None:

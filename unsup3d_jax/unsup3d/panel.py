@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 from unsup3d_jax.formation.types import AnyArray, Factors, Reconstruction
 from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions
 
 TURNS_DEG = (-40, -20, 20, 40)  # with the unturned image in the middle
 
@@ -17,7 +18,9 @@ TURNS_DEG = (-40, -20, 20, 40)  # with the unturned image in the middle
 def panel(
     params: dict,
     images: Float[AnyArray, "b h w 3"],
-    options: model.ModelOptions,
+    options: ModelOptions,
+    *,
+    view_range: Float[Array, ""] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """One row per image: input, reconstructions, every factor, turned views.
 
@@ -25,18 +28,21 @@ def panel(
         params: of `model.init_params`.
         images: in [0, 1], of the model's size.
         options: static.
+        view_range: see `model.decompose`.
 
     Returns:
         The picture, with a header that names the columns.
     """
-    factors, reconstruction, turned = _maps(params, jnp.asarray(images), options)
+    factors, reconstruction, turned = _maps(
+        params, jnp.asarray(images), options, view_range
+    )
     return _paint(factors, reconstruction, turned, images, options)
 
 
 def panel_of_factors(
     factors: Factors,
     images: Float[AnyArray, "b h w 3"],
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """`panel` for factors that are already known, whatever made them."""
     reconstruction, turned = _maps_of_factors(factors, options)
@@ -44,13 +50,13 @@ def panel_of_factors(
 
 
 @functools.partial(jax.jit, static_argnames="options")
-def _maps(params: dict, images: Array, options: model.ModelOptions):
-    factors = model.decompose(params, images, options)
+def _maps(params: dict, images: Array, options: ModelOptions, view_range: Array | None):
+    factors = model.decompose(params, images, options, view_range=view_range)
     return factors, *_maps_of_factors(factors, options)
 
 
 @functools.partial(jax.jit, static_argnames="options")
-def _maps_of_factors(factors: Factors, options: model.ModelOptions):
+def _maps_of_factors(factors: Factors, options: ModelOptions):
     reconstruction = model.reconstruct(factors, options)
     turned = pictures.turned_views(
         reconstruction.canonical.image,
@@ -66,7 +72,7 @@ def _paint(
     reconstruction: Reconstruction,
     turned: tuple[AnyArray, AnyArray],
     images: AnyArray,
-    options: model.ModelOptions,
+    options: ModelOptions,
 ) -> UInt8[np.ndarray, "H W 3"]:
     scene, canonical = options.scene, reconstruction.canonical
     plain, flip = reconstruction.plain, reconstruction.flip

@@ -18,6 +18,7 @@ from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.formation.types import AnyArray, Factors, Reconstruction
 from unsup3d_jax.unsup3d import export, model
+from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ def reconstruct_folder(
     output: str | Path,
     *,
     batch_size: int = 8,
+    view_range: Float[Array, ""] | None = None,
 ) -> Result:
     """Decomposes a photo, or all photos of a folder, and exports each.
 
@@ -56,6 +58,7 @@ def reconstruct_folder(
         output: gets one folder per photo, named after its stem; photos of the
             same stem get a number behind it.
         batch_size: photos decomposed at a time.
+        view_range: see `model.decompose`.
 
     Raises:
         UserError: if there is no photo, none can be read, or the output is a file.
@@ -71,7 +74,7 @@ def reconstruct_folder(
             f"the largest centred square of each photo is taken; the model was trained "
             f"with data.crop={trained}, which photos below --config.data.path get."
         )
-    options = model.options_from_config(config)
+    options = options_from_config(config)
     written, broken = [], []
     names = _folder_names(files)
     for first in range(0, len(files), batch_size):
@@ -92,7 +95,7 @@ def reconstruct_folder(
             continue
         # Filled up with copies of the last, so that one compilation serves all.
         fill = [pixels[-1]] * (min(batch_size, len(files)) - len(pixels))
-        found = _decompose(params, np.stack(pixels + fill), options)
+        found = _decompose(params, np.stack(pixels + fill), options, view_range)
         for i, file in enumerate(readable):
             target = output / names[file]
             with writing(target):
@@ -162,9 +165,13 @@ def _folder_names(files: Sequence[Path]) -> dict[Path, str]:
 
 @functools.partial(jax.jit, static_argnames="options")
 def _decompose(
-    params: dict, images: Float[AnyArray, "b h w 3"], options: model.ModelOptions
+    params: dict,
+    images: Float[AnyArray, "b h w 3"],
+    options: ModelOptions,
+    view_range: Float[Array, ""] | None,
 ) -> tuple[Factors, Reconstruction]:
-    factors = model.decompose(params, jnp.asarray(images), options)
+    images = jnp.asarray(images)
+    factors = model.decompose(params, images, options, view_range=view_range)
     return factors, model.reconstruct(factors, options)
 
 

@@ -16,6 +16,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.unsup3d import evaluate, model, task
+from unsup3d_jax.unsup3d.options import loss_weights
 
 TRAINED = {
     "supervised": "the depth net trained on true depth",
@@ -134,7 +135,7 @@ def score_run(
         data,
         options,
         constants=model.load_constants(config),
-        weights=model.loss_weights(config, ours.step),
+        weights=loss_weights(config, ours.step),
         limits=limits,
     )
     untrained = [n for n in ev.baselines if n not in task.TRAINED_BASELINES]

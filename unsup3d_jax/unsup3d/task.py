@@ -34,6 +34,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.unsup3d import evaluate, model, panel, watch
+from unsup3d_jax.unsup3d.options import ModelOptions, loss_weights, options_from_config
 
 TRAINED_BASELINES = ("supervised", "oracle")
 BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
@@ -49,7 +50,7 @@ IDENTITY = Identity(
 )
 
 
-def check_config(config: ConfigDict) -> model.ModelOptions:
+def check_config(config: ConfigDict) -> ModelOptions:
     """Checks what a run would otherwise trip over late; returns its options.
 
     Raises:
@@ -59,7 +60,7 @@ def check_config(config: ConfigDict) -> model.ModelOptions:
         settings.check(config)
         settings.check_optimizer(config)
         _check_run(config)
-        return model.options_from_config(config)
+        return options_from_config(config)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -174,7 +175,7 @@ def model_task(config: ConfigDict, splits: Splits, constants: Any = None) -> Tas
             splits("val"),
             options,
             constants=constants,
-            weights=model.loss_weights(config, step),
+            weights=loss_weights(config, step),
             limits=limits_of(config),
         )
         numbers = {
@@ -188,7 +189,8 @@ def model_task(config: ConfigDict, splits: Splits, constants: Any = None) -> Tas
         return panel.panel(
             parts["params"],
             jnp.asarray(images, jnp.float32) / 255.0,
-            model.options_from_config(model.config_at(config, step)),
+            options,
+            view_range=loss_weights(config, step).view_range,
         )
 
     return Task(
@@ -202,7 +204,7 @@ def model_task(config: ConfigDict, splits: Splits, constants: Any = None) -> Tas
         **step_functions(
             config,
             functools.partial(model.objective, options=options),
-            functools.partial(model.loss_weights, config),
+            functools.partial(loss_weights, config),
         ),
     )
 
@@ -225,7 +227,7 @@ def random_batch(config: ConfigDict, devices: int) -> Any:
 def initial_params(config: ConfigDict) -> Any:
     """The parameters `loop.fit` starts from, for the untrained baseline."""
     init_key, _ = run_keys(config.seed)
-    return model.init_params(init_key, model.options_from_config(config))
+    return model.init_params(init_key, options_from_config(config))
 
 
 def plan(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.show import pictures
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import ModelOptions
 
 _CLAY_YAW_DEG = 25.0  # the figure turns shapes, so that flat ones show
 
@@ -31,7 +32,7 @@ class Exhibit:
 
     name: str
     params: dict
-    options: model.ModelOptions
+    options: ModelOptions
     images: UInt8[np.ndarray, "n h w 3"]
     perturbed: bool
     with_albedo: bool
@@ -65,7 +66,7 @@ def sheet(columns: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
 
 @functools.partial(jax.jit, static_argnames="options")
 def shape_and_albedo(
-    params: dict, images: Float[Array, "b h w 3"], options: model.ModelOptions
+    params: dict, images: Float[Array, "b h w 3"], options: ModelOptions
 ) -> tuple[Array, Array]:
     """Clay under a light from the upper left, turned aside; and the albedo."""
     factors = model.decompose(params, images, options)

@@ -1,15 +1,13 @@
 """Which table, which rows, and the config that trains each of them."""
 
-import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import default
 from configs.tables import recipes
-from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.configuration import changed, flatten
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments.paper_tables import TABLES, Row, Table
 from unsup3d_jax.unsup3d import score
@@ -58,24 +56,21 @@ def base_config(config: ConfigDict, given: Collection[str] = ()) -> ConfigDict:
         given: keys set by name, as on the command line ("train.warmup_steps"),
             which are changes whatever their value.
     """
-    result = table_recipe(config)
-    defaults = checkpoint.flatten(default.get_config().to_dict())
-    change(
-        result,
+    defaults = flatten(default.get_config().to_dict())
+    return changed(
+        table_recipe(config),
         {
             key: value
-            for key, value in checkpoint.flatten(config.to_dict()).items()
+            for key, value in flatten(config.to_dict()).items()
             if key in given or value != defaults[key]
         },
     )
-    return result
 
 
 def table_recipe(config: ConfigDict) -> ConfigDict:
     """The scale's recipe with what the table changes of it; nothing of the user's."""
-    result = recipes.recipe(config.tables.scale)
-    change(result, TABLES[config.tables.name].changes)
-    return result
+    recipe = recipes.recipe(config.tables.scale)
+    return changed(recipe, TABLES[config.tables.name].changes)
 
 
 def row_config(
@@ -95,21 +90,11 @@ def row_config(
         result.rotnet = default.get_config().rotnet
     if row.kind == "supervised":
         result = score.baseline_config(result, "supervised")
-    change(result, row.changes)
+    result = changed(result, row.changes)
     steps = result.train.steps
-    change(result, {key: round(share * steps) for key, share in row.shares.items()})
+    changes = {key: round(share * steps) for key, share in row.shares.items()}
     if row.needs_encoder:
-        change(result, {"loss.perceptual_weights": str(encoder)})
-    change(result, {"seed": base.seed + seed})
+        changes["loss.perceptual_weights"] = str(encoder)
+    result = changed(result, changes | {"seed": base.seed + seed})
     result.lock()
     return result
-
-
-def change(config: ConfigDict, changes: Mapping[str, Any]) -> None:
-    """Sets keys of a config in place, locked or not: {"section.key": value}."""
-    with config.unlocked():
-        for key, value in changes.items():
-            *sections, name = key.split(".")
-            place = functools.reduce(lambda c, s: c[s], sections, config)
-            # JSON-like lists back to the tuples that configs hold.
-            place[name] = tuple(value) if isinstance(value, list) else value

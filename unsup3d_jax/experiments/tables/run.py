@@ -13,16 +13,29 @@ import jax
 from ml_collections import ConfigDict
 from PIL import Image
 
-from unsup3d_jax.engine import checkpoint, parallel, recorder, replicas
-from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
+from unsup3d_jax.configuration import changed, flatten
+from unsup3d_jax.data.load import Splits
+from unsup3d_jax.engine import parallel, recorder, replicas
+from unsup3d_jax.engine import run as engine_run
+from unsup3d_jax.engine.checkpoint import load_parts
+from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import say
+from unsup3d_jax.engine.task import Session
+from unsup3d_jax.engine.task import Task as EngineTask
+from unsup3d_jax.engine.workdir import (
+    check_workdir,
+    claim_workdir,
+    is_harmless,
+    newest_step,
+)
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.evaluation import report
+from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.experiments.paper_tables import Row
 from unsup3d_jax.experiments.tables import figure
 from unsup3d_jax.experiments.tables.rows import (
     base_config,
-    change,
     row_config,
     table_of,
     table_recipe,
@@ -30,28 +43,23 @@ from unsup3d_jax.experiments.tables.rows import (
 from unsup3d_jax.experiments.tables.summary import summarise
 from unsup3d_jax.experiments.tables.text import markdown, write_table
 from unsup3d_jax.files import write_atomically
-from unsup3d_jax.unsup3d import evaluate, model, score, train
+from unsup3d_jax.unsup3d import evaluate, model, score, task
+from unsup3d_jax.unsup3d.options import loss_weights
 
 # Of sections that otherwise do not decide what a row is.
 _NUMERIC = ("eval.baseline_steps", "eval.max_images", "tables.encoder")
 
 
-def run_table(
-    config: ConfigDict,
-    workdir: Path,
-    *,
-    interrupts: Interrupts,
-    given: Collection[str] = (),
-) -> str:
+def run_table(session: Session, workdir: Path, *, given: Collection[str] = ()) -> str:
     """Trains and scores what is missing, and writes the table.
 
     Seeds are trained one after the other, each as a run of its own; or, with
     `tables.together`, as one run of stacked parameters (`replicas`).
 
     Args:
-        config: of configs/tables/, resolved.
+        session: its config is of configs/tables/; its splits are not used, because
+            rows may have data of their own.
         workdir: of the table.
-        interrupts: entered already.
         given: see `rows.base_config`.
 
     Returns:
@@ -61,9 +69,10 @@ def run_table(
         UserError: for anything the user can fix.
         Interrupted: after a signal, with everything so far saved.
     """
+    config = session.config
     table, rows = table_of(config)
     base = base_config(config, given)
-    data_of = _DataCache()
+    sessions = _Sessions(session)
     encoder = _encoder_path(base, rows, workdir)
     configs = {
         name: [
@@ -74,14 +83,14 @@ def run_table(
     }
     stacked = {}
     for name in rows:  # what would be refused is refused before hours are spent
-        train.check_config(configs[name][0])
+        task.check_config(configs[name][0])
         if base.tables.together:
             replicas.check_config(configs[name][0])
         # Also without tables.together: an earlier start may have left such a run.
         folder = workdir / "rows" / name / "together"
-        stacked[name] = _Together(configs[name][0], base.tables.seeds, folder, data_of)
+        stacked[name] = _Together(configs[name][0], base.tables.seeds, folder, sessions)
     if encoder is not None and not base.tables.encoder:
-        _train_encoder(base, encoder, data_of, interrupts)
+        _train_encoder(sessions(base), encoder)
     scores: dict[str, list[dict]] = {name: [] for name in rows}
 
     def write(complete: bool) -> dict:
@@ -92,20 +101,18 @@ def run_table(
 
     for name, row in rows.items():
         if row.kind not in ("trained", "supervised"):
-            scores[name] = [_untrained_row(configs[name][0], row, workdir, data_of)]
+            scores[name] = [_untrained_row(sessions(configs[name][0]), row, workdir)]
             write(False)
             continue
         together = stacked[name] if base.tables.together else None
         for seed, row_cfg in enumerate(configs[name]):
             place = workdir / "rows" / name / f"seed{seed}"
             say(f"{base.tables.name}: {row.label}, seed {row_cfg.seed}")
-            scores[name].append(
-                _trained_row(row_cfg, place, data_of(row_cfg), interrupts, together)
-            )
+            scores[name].append(_trained_row(sessions(row_cfg), place, together))
             write(False)
     record = write(True)
     if count := base.tables.figure_images:
-        sheet = figure.draw(_exhibits(rows, configs, workdir, data_of, count))
+        sheet = figure.draw(_exhibits(rows, configs, workdir, sessions, count))
         if sheet is not None:
             Image.fromarray(sheet).save(workdir / "figure.png")
     return markdown(record)
@@ -120,14 +127,14 @@ def made_with(
         "changes": keys that are neither the scale's nor the table's, and their values;
         "commits", "devices" and "versions" of each run's last start, each one once.
     """
-    recipe = checkpoint.flatten(table_recipe(base).to_dict())
+    recipe = flatten(table_recipe(base).to_dict())
     changes = {
         key: value
-        for key, value in checkpoint.flatten(base.to_dict()).items()
+        for key, value in flatten(base.to_dict()).items()
         if value != recipe[key]
         and (
             key in _NUMERIC
-            or not (checkpoint.is_harmless(key) or key.startswith("tables."))
+            or not (is_harmless(key, task.IDENTITY) or key.startswith("tables."))
         )
     }
     found: dict[str, list] = {"git_commit": [], "devices": [], "versions": []}
@@ -137,7 +144,7 @@ def made_with(
                 workdir / "rows" / name / part for part in (f"seed{seed}", "together")
             )
             path = alone / "config.json"
-            if checkpoint.newest_step(alone) is None and _stacked_seeds(together):
+            if newest_step(alone) is None and _stacked_seeds(together):
                 path = together / "config.json"  # the seed's own says who scored it
             if not path.is_file():
                 continue  # not trained yet, or not at all
@@ -153,19 +160,20 @@ def made_with(
     }
 
 
-class _DataCache:
-    """config -> its splits; rows on the same data share what is loaded."""
+class _Sessions:
+    """config -> its session; rows on the same data share what is loaded."""
 
-    def __init__(self):
-        self._splits: dict[str, train.Splits] = {}
+    def __init__(self, session: Session):
+        self._session = session
+        self._splits: dict[str, Splits] = {}
 
-    def __call__(self, config: ConfigDict) -> train.Splits:
+    def __call__(self, config: ConfigDict) -> Session:
         # Depth maps on disk are decoded with section depth.
         sections = {k: config[k].to_dict() for k in ("data", "depth")}
         key = json.dumps(sections, sort_keys=True)
         if key not in self._splits:
-            self._splits[key] = train.lazy_splits(config)
-        return self._splits[key]
+            self._splits[key] = task.lazy_splits(config)
+        return Session(config, self._splits[key], self._session.interrupts)
 
 
 def _encoder_path(
@@ -178,19 +186,13 @@ def _encoder_path(
     return (Path(given).expanduser() if given else workdir / "rotnet.npz").resolve()
 
 
-def _train_encoder(
-    base: ConfigDict,
-    path: Path,
-    data_of: _DataCache,
-    interrupts: Interrupts,
-) -> None:
+def _train_encoder(session: Session, path: Path) -> None:
     """Trains the encoder on the table's images, unless that is done."""
-    record = path.with_suffix(".json")
+    record, steps = path.with_suffix(".json"), session.config.rotnet.steps
     done = record.is_file() and path.is_file()
-    if done and json.loads(record.read_text())["steps"] == base.rotnet.steps:
+    if done and json.loads(record.read_text())["steps"] == steps:
         return
-    reached = rotnet.pretrain(base, path, data_of(base), interrupts=interrupts)
-    if reached["steps"] < base.rotnet.steps:
+    if rotnet.pretrain(session, path)["steps"] < steps:
         raise Interrupted
 
 
@@ -210,19 +212,18 @@ class _Together:
     """
 
     def __init__(
-        self, first: ConfigDict, seeds: int, folder: Path, data_of: _DataCache
+        self, first: ConfigDict, seeds: int, folder: Path, sessions: _Sessions
     ):
-        self._folder, self._data_of = folder, data_of
-        self._config = first.copy_and_resolve_references()
-        with self._config.unlocked():
-            self._config.tables.seeds = _stacked_seeds(folder) or seeds
-        checkpoint.check_workdir(folder, self._config)
+        self._folder, self._sessions = folder, sessions
+        seeds = _stacked_seeds(folder) or seeds
+        self._config = changed(first, {"tables.seeds": seeds})
+        check_workdir(folder, self._config, task.IDENTITY)
         self._found: tuple[Any, int] | None = None
         self._failed = folder / "diverged.json"
         self._fits = True
 
-    def params(self, seed: int, interrupts: Interrupts) -> tuple[Any, int] | None:
-        """Parameters of one seed, and the step reached; see `train.train`.
+    def params(self, seed: int) -> tuple[Any, int] | None:
+        """Parameters of one seed, and the step reached; see `task.train`.
 
         None if the seed has to be trained alone: it is none of the stacked ones,
         the common run diverged (one seed cannot stop by itself), or memory has no
@@ -237,7 +238,7 @@ class _Together:
             return None
         if self._found is None or self._found[1] < steps:
             try:
-                self._found = self._trained(interrupts)
+                self._found = self._trained()
             except recorder.Diverged as error:
                 write_atomically(
                     self._failed, json.dumps({"diverged": str(error)}) + "\n"
@@ -251,30 +252,31 @@ class _Together:
                 say("No memory for all seeds at once: training them one by one.")
                 return None
         params, step = self._found
-        return replicas.params_of(params, index), step
+        return replicas.of_seed(params, index), step
 
-    def _trained(self, interrupts: Interrupts) -> tuple[Any, int]:
+    def _trained(self) -> tuple[Any, int]:
         """Stacked parameters and the step reached, of this run or one before."""
-        config, folder = self._config, self._folder
-        with checkpoint.lock_workdir(folder):
-            if (checkpoint.newest_step(folder) or 0) >= config.train.steps:
-                params, step = checkpoint.load_params(folder)
-                if step >= config.train.steps:  # else the newest one is damaged
-                    return params, step
-            devices, splits = parallel.local_devices(config), self._data_of(config)
-            seeds = range(config.seed, config.seed + config.tables.seeds)
-            tasks = [train.model_task(_seeded(config, seed), splits) for seed in seeds]
-            checkpoint.claim_workdir(folder, config, devices)
-            say(f"training {len(tasks)} seeds together in {folder}")
-            state = replicas.fit(
-                config, tasks, folder, devices=devices, interrupts=interrupts
-            )
-        return parallel.one_copy(state.params), int(state.step)
+        session = self._sessions(self._config)
+        seeds = range(session.config.seed, session.config.seed + self._count)
+
+        def stacked() -> EngineTask:
+            configs = [changed(session.config, {"seed": seed}) for seed in seeds]
+            tasks = [task.model_task(config, session.splits) for config in configs]
+            return replicas.stacked_task(tasks, seeds)
+
+        note = f", {self._count} seeds together"
+        plan = task.plan(session, stacked, note)
+        found, step = engine_run.train(session, self._folder, plan)
+        return found["params"], step
+
+    @property
+    def _count(self) -> int:
+        return self._config.tables.seeds
 
 
 def _stacked_seeds(folder: Path) -> int | None:
     """How many seeds the common run of a folder trains; None if it has none."""
-    if checkpoint.newest_step(folder) is None:
+    if newest_step(folder) is None:
         return None
     try:
         content = json.loads((folder / "config.json").read_text())
@@ -283,35 +285,23 @@ def _stacked_seeds(folder: Path) -> int | None:
         return None  # `check_workdir` says what is wrong
 
 
-def _seeded(config: ConfigDict, seed: int) -> ConfigDict:
-    result = config.copy_and_resolve_references()
-    change(result, {"seed": seed})
-    return result
-
-
-def _trained_row(
-    config: ConfigDict,
-    place: Path,
-    splits: train.Splits,
-    interrupts: Interrupts,
-    together: _Together | None,
-) -> dict:
+def _trained_row(session: Session, place: Path, together: _Together | None) -> dict:
     """Scores of one seed, trained if need be; {"diverged": message} if it failed."""
+    config = session.config
     split, steps = config.eval.split, config.train.steps
-    checkpoint.check_workdir(place, config)
+    check_workdir(place, config, task.IDENTITY)
     failed = place / "diverged.json"
     if failed.is_file():
         return json.loads(failed.read_text())
-    recorded = score.recorded_row(config, place, steps, split, splits)
+    recorded = score.recorded_row(session, place, steps, split)
     if recorded is not None:
         return recorded
     try:
-        found = together.params(config.seed, interrupts) if together else None
+        found = together.params(config.seed) if together else None
         if found is not None:  # the place has no checkpoints of its own
-            checkpoint.claim_workdir(place, config, parallel.local_devices(config))
-        params, step = found or train.train(
-            config, place, splits, interrupts=interrupts
-        )
+            devices = parallel.local_devices(config)
+            claim_workdir(place, config, devices, task.IDENTITY)
+        params, step = found or task.train(session, place)
     except recorder.Diverged as error:
         result = {"diverged": str(error)}
         write_atomically(failed, json.dumps(result) + "\n")
@@ -319,41 +309,30 @@ def _trained_row(
         return result
     if step < steps:
         raise Interrupted
-    data = splits(split)
+    data = session.splits(split)
     row = evaluate.evaluate(
         params,
         data,
-        train.check_config(config),
+        task.check_config(config),
         constants=model.load_constants(config),
-        weights=model.loss_weights(config, step),
-        batch_size=config.eval.batch_size,
-        max_images=config.eval.max_images,
+        weights=loss_weights(config, step),
+        limits=limits_of(config),
     )
-    evaluate.write_scores(
-        place,
-        split,
-        row,
-        step=step,
-        crop=config.data.crop,
-        data_name=config.data.name,
-        scored=score.scored_with(config, data),
-    )
-    return score.recorded_row(config, place, step, split, splits) or row
+    report.write_scores(place, row, score.provenance(config, data, step, split))
+    return score.recorded_row(session, place, step, split) or row
 
 
-def _untrained_row(
-    config: ConfigDict, row: Row, workdir: Path, data_of: _DataCache
-) -> dict:
-    options = train.check_config(config)
+def _untrained_row(session: Session, row: Row, workdir: Path) -> dict:
+    config = session.config
+    options = task.check_config(config)
     found = evaluate.baselines(
-        data_of(config)(config.eval.split),
+        session.splits(config.eval.split),
         options,
         names=(row.kind,),
         initial_params=(
-            train.initial_params(config) if row.kind == "untrained" else None
+            task.initial_params(config) if row.kind == "untrained" else None
         ),
-        batch_size=config.eval.batch_size,
-        max_images=config.eval.max_images,
+        limits=limits_of(config),
     )
     if not found:
         raise UserError(
@@ -369,7 +348,7 @@ def _exhibits(
     rows: Mapping[str, Row],
     configs: Mapping[str, Sequence[ConfigDict]],
     workdir: Path,
-    data_of: _DataCache,
+    sessions: _Sessions,
     count: int,
 ) -> Iterator[figure.Exhibit]:
     """The trained rows with the first seed's parameters, on `count` images."""
@@ -380,11 +359,11 @@ def _exhibits(
         params = _first_params(workdir / "rows" / name)
         if params is None:
             continue
-        dataset = data_of(config)(config.eval.split)
+        dataset = sessions(config).splits(config.eval.split)
         yield figure.Exhibit(
             name=name,
             params=params,
-            options=train.check_config(config),
+            options=task.check_config(config),
             images=dataset.take(range(min(count, len(dataset))), ["image"])["image"],
             perturbed=config.data.perturb,
             with_albedo=row.kind == "trained",
@@ -394,8 +373,8 @@ def _exhibits(
 def _first_params(row_folder: Path) -> Any | None:
     """Parameters of a row's first seed; None if it diverged at once."""
     alone, together = row_folder / "seed0", row_folder / "together"
-    if checkpoint.newest_step(alone) is not None:
-        return checkpoint.load_params(alone)[0]
+    if newest_step(alone) is not None:
+        return load_parts(alone)[0]["params"]
     if _stacked_seeds(together) and not (together / "diverged.json").is_file():
-        return replicas.params_of(checkpoint.load_params(together)[0], 0)
+        return replicas.of_seed(load_parts(together)[0]["params"], 0)
     return None

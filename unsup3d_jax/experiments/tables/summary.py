@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
+from unsup3d_jax.evaluation import report
 from unsup3d_jax.experiments.paper_tables import Row, Table
-from unsup3d_jax.unsup3d import evaluate, watch
+from unsup3d_jax.unsup3d import watch
 
 # (key in a row, its name, factor, digits): the measures of Tables 2 to 4. MAD by
 # the authors' formula is what compares with the paper's.
@@ -162,8 +163,8 @@ def summarise(
         "seeds": base.tables.seeds,
         "seeds_trained": "together" if base.tables.together else "one by one",
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
-        "rules": evaluate.RULES
-        | {"crop": evaluate.crop_rule(base.data.crop), "collapses": COLLAPSES},
+        "rules": report.RULES
+        | {"crop": report.crop_rule(base.data.crop), "collapses": COLLAPSES},
         "rows": lines,
         "stability": _rates(
             [
@@ -294,15 +295,3 @@ def _recovered(lines: Mapping[str, Mapping[str, Any]]) -> dict | None:
         span = constant - supervised
         result[key] = (constant - mean) / span if span > 0 else None
     return result
-
-
-# Twin of `_finite` in unsup3d/evaluate.py; one of them is to go.
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN: such numbers become null."""
-    if isinstance(value, Mapping):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

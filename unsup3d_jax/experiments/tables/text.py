@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from unsup3d_jax.experiments.tables.summary import COLLAPSES, MEASURES, without_nan
-from unsup3d_jax.files import write_atomically
+from unsup3d_jax.experiments.tables.summary import COLLAPSES, MEASURES
+from unsup3d_jax.files import finite, write_atomically
 
 
 def write_table(workdir: Path, record: Mapping[str, Any]) -> None:
     """Writes table.json, and table.md from it."""
-    finite = without_nan(record)
-    text = json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(workdir / "table.json", text + "\n")
     write_atomically(workdir / "table.md", markdown(json.loads(text)) + "\n")
 

@@ -10,6 +10,7 @@ import numpy as np
 from configs import default
 from unsup3d_jax.engine.task import Task
 from unsup3d_jax.formation.types import Factors
+from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 from unsup3d_jax.unsup3d.task import model_task
 
 NEAREST = 0.925  # depth of the tip of the nose, scene units

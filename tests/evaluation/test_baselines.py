@@ -4,15 +4,15 @@ import balls
 import numpy as np
 import pytest
 from balls import dataset_of
+from defaults import options
 
 from unsup3d_jax.evaluation import masks, summary
 from unsup3d_jax.evaluation.baselines import average_depth, baseline_row
 from unsup3d_jax.evaluation.scores import Limits, collect, score_depth
-from unsup3d_jax.formation.reprojection import Scene
 
 SIZE, COUNT = 32, 5
 LIMITS = Limits(batch_size=3, max_images=0)
-SCENE = Scene()
+SCENE = options().scene
 
 
 @pytest.fixture(scope="module")

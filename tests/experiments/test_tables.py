@@ -22,15 +22,17 @@ from configs.tables import (
     table4,
     table5,
 )
-from unsup3d_jax import cli
-from unsup3d_jax.engine import checkpoint, parallel, recorder, replicas
+from unsup3d_jax import cli, flags
+from unsup3d_jax.configuration import flatten
+from unsup3d_jax.engine import recorder, replicas, workdir
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
+from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import paper_tables
 from unsup3d_jax.experiments.tables import figure, run, summary
 from unsup3d_jax.experiments.tables.rows import base_config, row_config, table_of
 from unsup3d_jax.experiments.tables.text import markdown, write_table
-from unsup3d_jax.unsup3d import evaluate, model, train
+from unsup3d_jax.unsup3d import evaluate, model, task
 
 FILES = {
     "table2": table2, "table3": table3, "table4": table4, "table5": table5,
@@ -81,7 +83,7 @@ def test_every_row_of_every_table_is_a_valid_config(name, scale):
     assert set(rows) == set(table.rows)
     for row in rows.values():
         made = row_config(base, row, seed=1, encoder=Path("/x.npz"))
-        train.check_config(made)
+        task.check_config(made)
         assert made.seed == 1 and made.data.name == config.data.name
         assert made.model.supervision == (
             "depth" if row.kind == "supervised" else "none"
@@ -89,7 +91,7 @@ def test_every_row_of_every_table_is_a_valid_config(name, scale):
         steps = made.train.steps
         shares = {key: round(share * steps) for key, share in row.shares.items()}
         expected = {**table.changes, **row.changes, **shares}
-        flat = checkpoint.flatten(made.to_dict())
+        flat = flatten(made.to_dict())
         assert {key: flat[key] for key in expected} == expected
         assert (made.loss.perceptual_weights == "/x.npz") == row.needs_encoder
     if scale == "paper":
@@ -108,11 +110,10 @@ def test_what_the_user_sets_wins_over_the_recipe():
 
 
 def test_a_default_that_the_command_line_names_wins_over_the_recipe(monkeypatch):
-    config = str(cli.CONFIG_FOLDER / "tables" / "table3.py")
-    flags = ["--config.tables.scale=small", "--config.train.warmup_steps=0"]
-    args = cli.parse(
-        ["main.py", "--mode=tables", f"--config={config}", *flags], default.get_config()
-    )
+    config = str(flags.CONFIG_FOLDER / "tables" / "table3.py")
+    given = ["--config.tables.scale=small", "--config.train.warmup_steps=0"]
+    given = ["main.py", "--mode=tables", f"--config={config}", *given]
+    args = flags.parse(given, cli.METHODS)
     assert args.given == {"tables.scale", "train.warmup_steps"}
     assert base_config(args.config).train.warmup_steps == 100
     base = base_config(args.config, args.given)
@@ -180,20 +181,20 @@ def test_recipes_against_collapse_add_one_thing_each_to_the_papers_start(scale):
     table, rows = table_of(config)
     base = base_config(config)
     made = {
-        name: checkpoint.flatten(row_config(base, row, seed=0).to_dict())
+        name: flatten(row_config(base, row, seed=0).to_dict())
         for name, row in rows.items()
     }
     start = made["paper_start"]
     papers = default.get_config()
     default.use_papers_start(papers)
-    paper = checkpoint.flatten(papers.to_dict())
+    paper = flatten(papers.to_dict())
     for key in table.changes:
         assert start[key] == paper[key], key
     for name, found in made.items():
         changed = {key for key in found if found[key] != start[key]}
         assert changed == {*rows[name].changes, *rows[name].shares}, name
     steps = base.train.steps
-    usual = checkpoint.flatten(default.get_config().to_dict())
+    usual = flatten(default.get_config().to_dict())
     for key in table.changes:  # what is shipped as the default is a row
         assert made["bump"][key] == usual[key], key
     assert made["robust"]["train.depth_full"] == round(0.2 * steps)
@@ -210,7 +211,7 @@ def test_an_untrained_row_is_scored_from_its_initial_parameters(tmp_path, machin
     config = _config("stability", rows=("untrained_bump",), figure_images=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "baselines", baselines)
-        patch.setattr(train, "initial_params", lambda config: {"seed": config.seed})
+        patch.setattr(task, "initial_params", lambda config: {"seed": config.seed})
         _run(config, tmp_path)
     assert given == [(("untrained",), {"seed": 0}, 0.5)]
     content = json.loads((tmp_path / "table.json").read_text())
@@ -379,7 +380,8 @@ def machine(monkeypatch):
     """Training and scoring that take no time; counts what was trained."""
     trained = []
 
-    def fake_train(config, place, splits, *, interrupts):
+    def fake_train(session, place):
+        config = session.config
         trained.append((place.parent.name, config.seed))
         if place.parent.name == "ours" and config.seed == machine_state["diverge"]:
             raise recorder.Diverged("step 2: loss nan")
@@ -387,9 +389,9 @@ def machine(monkeypatch):
         return {}, steps
 
     machine_state = {"diverge": None, "stop": None}
-    monkeypatch.setattr(train, "train", fake_train)
+    monkeypatch.setattr(task, "train", fake_train)
     data = types.SimpleNamespace(digest="of the data")
-    monkeypatch.setattr(train, "lazy_splits", lambda config: lambda split: data)
+    monkeypatch.setattr(task, "lazy_splits", lambda config: lambda split: data)
     monkeypatch.setattr(model, "load_constants", lambda config: {})
     monkeypatch.setattr(
         evaluate,
@@ -406,7 +408,7 @@ def machine(monkeypatch):
 
 def _run(config, workdir):
     with Interrupts() as interrupts:
-        return run.run_table(config, workdir, interrupts=interrupts)
+        return run.run_table(Session(config, range, interrupts), workdir)
 
 
 def test_finished_seeds_are_not_trained_again(tmp_path, machine):
@@ -452,7 +454,8 @@ def test_the_encoder_is_trained_once_for_the_row_that_needs_it(
 ):
     calls = []
 
-    def pretrain(config, output, splits, *, interrupts):
+    def pretrain(session, output):
+        config = session.config
         calls.append(config.rotnet.steps)
         output.write_bytes(b"")
         record = {"steps": config.rotnet.steps}
@@ -461,12 +464,12 @@ def test_the_encoder_is_trained_once_for_the_row_that_needs_it(
 
     monkeypatch.setattr(run.rotnet, "pretrain", pretrain)
     seen = []
-    fake = train.train
+    fake = task.train
     monkeypatch.setattr(
-        train,
+        task,
         "train",
-        lambda config, *a, **k: (
-            seen.append(config.loss.perceptual_weights) or fake(config, *a, **k)
+        lambda session, place: (
+            seen.append(session.config.loss.perceptual_weights) or fake(session, place)
         ),
     )
     config = _config(
@@ -481,28 +484,31 @@ def test_the_encoder_is_trained_once_for_the_row_that_needs_it(
 
 
 class FakeFit:
-    """`replicas.fit` of stacked parameters: seed k of the stack ends at 10 k.
+    """A run of stacked parameters: seed k of the stack ends at 10 k.
 
     Like the real one it leaves a checkpoint, here only by `newest_step`.
     """
 
     def __init__(self, monkeypatch):
         self.calls, self.error, self.saved = [], None, {}
-        monkeypatch.setattr(replicas, "fit", self)
-        monkeypatch.setattr(parallel, "one_copy", lambda tree: tree)
-        monkeypatch.setattr(train, "model_task", lambda config, splits: config.seed)
-        monkeypatch.setattr(
-            checkpoint, "newest_step", lambda p: 6 if p in self.saved else None
-        )
-        monkeypatch.setattr(checkpoint, "load_params", lambda p: (self.saved[p], 6))
+        monkeypatch.setattr(run.engine_run, "train", self)
+        monkeypatch.setattr(task, "model_task", lambda config, splits: config.seed)
+        monkeypatch.setattr(replicas, "stacked_task", lambda tasks, seeds: tasks)
+        for place in (run, workdir):
+            monkeypatch.setattr(
+                place, "newest_step", lambda p: 6 if p in self.saved else None
+            )
 
-    def __call__(self, config, tasks, folder, *, devices, interrupts):
+    def __call__(self, session, folder, plan):
+        if folder in self.saved:
+            return {"params": self.saved[folder]}, 6
+        tasks = plan.make_task()
         self.calls.append(tasks)
         if self.error is not None:
             raise self.error
         params = {"depth": 10.0 * np.array(tasks)}
         self.saved[folder] = params
-        return types.SimpleNamespace(step=np.int32(config.train.steps), params=params)
+        return {"params": params}, session.config.train.steps
 
 
 @pytest.fixture
@@ -544,9 +550,7 @@ def test_a_table_names_what_its_rows_were_trained_with(tmp_path, monkeypatch):
     # Seeds trained as one have their run elsewhere; who scored them is no matter.
     stack = tmp_path / "rows" / "ours" / "together"
     stack.mkdir()
-    monkeypatch.setattr(
-        checkpoint, "newest_step", lambda place: 6 if place == stack else None
-    )
+    monkeypatch.setattr(run, "newest_step", lambda place: 6 if place == stack else None)
     made = {"config": {"tables": {"seeds": 3}}, "git_commit": "c"}
     (stack / "config.json").write_text(json.dumps(made))
     made = run.made_with(base, tmp_path, {"ours": seeds})

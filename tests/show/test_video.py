@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from defaults import options
 
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.show import video
 
 SIZE = 32
-SCENE = reprojection.Scene()
+SCENE = options().scene
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from configs import celeba
 from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import import_weights, model
-from unsup3d_jax.unsup3d.options import ModelOptions, NetworkOptions
 
 OPTIONS = options(
     model__width=32,
@@ -257,10 +256,13 @@ def before(prefix, state):
     return collections.OrderedDict((prefix + k, v) for k, v in state.items())
 
 
-NO_TORCH = ModelOptions(
-    networks=NetworkOptions(
-        width=16, encoder_width=16, bottleneck=8, confidence_bottleneck=8
-    )
+NO_TORCH = options(
+    model__width=16,
+    model__encoder_width=16,
+    model__bottleneck=8,
+    model__confidence_bottleneck=8,
+    depth__bump_height=0.0,
+    depth__output_gain=1.0,
 )
 
 

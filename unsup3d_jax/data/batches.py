@@ -1,6 +1,7 @@
 """Stored arrays -> `Batch`: colours, mirror images, one gather from device memory."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp

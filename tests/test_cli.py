@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from unsup3d_jax import cli, flags
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.experiments import rotnet, tables
+from unsup3d_jax.experiments import rotnet
+from unsup3d_jax.experiments.tables import run as table_run
 from unsup3d_jax.unsup3d import modes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,7 +210,7 @@ def test_an_output_that_cannot_be_written_is_one_line(mode, monkeypatch, capsys)
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "x.part")
 
-    monkeypatch.setattr(tables, "run", full)
+    monkeypatch.setattr(table_run, "run_table", full)
     monkeypatch.setattr(rotnet, "pretrain", full)
     given = [f"--config={TABLE}", f"--mode={mode}", "--workdir=/no/w"]
     assert cli.main(["main.py", *given]) == 2

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,22 +109,38 @@ def test_no_modules_import_each_other():
         visit(name)
 
 
-def test_the_tree_of_the_readme_is_the_tree():
-    """Every room and file that it names is there, and every room is named."""
+def _tree_of_the_readme() -> dict[str, str]:
+    """room -> what the README says of it, on one line."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = text[text.index("## How it hangs together") :]
-    tree = re.search(r"```\n(.*?)```", tree, re.S)[1]
-    named = {}
-    for line in tree.splitlines():
-        if match := re.match(r"( +)(\w+)(/|\.py)\s+(.*)", line):
-            named[match[2]] = match[4]
-    missing = set(ROOMS) | {"cli"}
-    assert missing <= named.keys(), missing - named.keys()
-    for room in ROOMS:
-        for stem in re.findall(r"\b([a-z0-9_]+)\b", named[room].split(":")[0]):
-            if (PACKAGE / room).is_dir() and "," in named[room].split(":")[0]:
-                place = PACKAGE / room / stem
-                assert place.is_dir() or place.with_suffix(".py").exists(), place
+    section = text[text.index("## How it hangs together") :]
+    (tree,) = re.findall(r"```\n(.*?)```", section, re.S)[:1]
+    rooms: dict[str, str] = {}
+    for line in tree[tree.index("unsup3d_jax/") :].splitlines()[1:]:
+        if match := re.match(r"  (\w+)(?:/|\.py) +(.*)", line):
+            name = match[1]
+            rooms[name] = match[2]
+        elif line.startswith("   "):
+            rooms[name] += " " + line.strip()
+        else:
+            break
+    return rooms
+
+
+def test_the_tree_of_the_readme_is_the_tree():
+    """Every room is named, and every file of it, and nothing that is not there."""
+    rooms = _tree_of_the_readme()
+    assert rooms.keys() == {*ROOMS, "cli"}
+    assert [name for name in rooms if name != "cli"] == list(ROOMS)
+    for room, text in rooms.items():
+        if not (PACKAGE / room).is_dir():
+            continue
+        named = {name.strip() for name in text.split(":", 1)[1].split(",")}
+        there = {
+            path.name.removesuffix(".py")
+            for path in (PACKAGE / room).iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        assert named | {"modes"} == there - {"__init__"} | {"modes"}, room
 
 
 def test_the_wheel_holds_every_room(tmp_path):
@@ -133,8 +150,6 @@ def test_the_wheel_holds_every_room(tmp_path):
         "found = tomllib.load(open('pyproject.toml', 'rb'))['tool']['setuptools'];"
         "print(*setuptools.find_packages(**found['packages']['find']))"
     )
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
     )

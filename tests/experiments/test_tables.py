@@ -22,13 +22,13 @@ from configs.tables import (
     table4,
     table5,
 )
-from unsup3d_jax import cli, flags
+from unsup3d_jax import cli, configuration, flags
 from unsup3d_jax.configuration import flatten
 from unsup3d_jax.engine import recorder, replicas, workdir
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.experiments import paper_tables
+from unsup3d_jax.experiments import modes, paper_tables
 from unsup3d_jax.experiments.tables import figure, run, summary
 from unsup3d_jax.experiments.tables.rows import base_config, row_config, table_of
 from unsup3d_jax.experiments.tables.text import markdown, write_table
@@ -122,7 +122,7 @@ def test_a_default_that_the_command_line_names_wins_over_the_recipe(monkeypatch)
 
     passed_on = {}
     monkeypatch.setattr(run, "run_table", lambda *_, **named: passed_on.update(named))
-    cli.run_tables(args, Interrupts())
+    modes.run_tables(args, Interrupts())
     assert passed_on["given"] == args.given
 
 
@@ -162,9 +162,10 @@ def test_rows_can_be_chosen_and_are_checked():
 def test_each_config_starts_as_it_says():
     """bump, gain, clipping, rates of the viewpoint and depth networks."""
     starts = {}
-    for path in cli.CONFIG_FOLDER.glob("*.py"):
+    methods = {"unsup3d": default.get_config}
+    for path in flags.CONFIG_FOLDER.glob("*.py"):
         if path.stem not in ("__init__", "default"):
-            c = cli.load_config(path, default.get_config())
+            c = configuration.load(path, methods, folder=flags.CONFIG_FOLDER)
             rates = c.train.lr_scale
             limits = (c.depth.bump_height, c.depth.output_gain, c.train.clip_norm)
             starts[path.stem] = (*limits, rates.view, rates.depth)
@@ -224,7 +225,7 @@ def test_an_untrained_row_is_scored_from_its_initial_parameters(tmp_path, machin
 
 
 def test_help_names_the_tables():
-    text = cli._parser().format_help()
+    text = flags._parser(cli.METHODS).format_help()
     assert "tables/table2" in text and "recipes" not in text
 
 

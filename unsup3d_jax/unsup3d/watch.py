@@ -107,7 +107,7 @@ def warnings(
     metrics: Mapping[str, float],
     history: Sequence[Mapping[str, float]] = (),
     *,
-    depth_range: float = 0.2,
+    depth_range: float,
     learns_view: bool = True,
 ) -> list[str]:
     """Says in words what looks like a collapse.

@@ -40,6 +40,7 @@ from unsup3d_jax.formation import reprojection
 from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.nets import vgg16
 from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d.options import options_from_config
 from unsup3d_jax.unsup3d.task import model_task
 
 Step = Callable[[], None]

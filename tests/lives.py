@@ -26,6 +26,7 @@ import two_players
 
 from unsup3d_jax import cli
 from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data.source import train_source
 from unsup3d_jax.engine import checkpoint, hosts, interrupts, loop, parallel
 from unsup3d_jax.engine.log import CLOCK_FIELDS
 from unsup3d_jax.engine.task import Session, initial_state

@@ -19,6 +19,7 @@ from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import folder, images, prepare, report, synface
 from unsup3d_jax.data.load import lazy_splits, load_split
 from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import task
 

@@ -9,6 +9,7 @@ import pytest
 import tiny_task
 from PIL import Image
 
+from unsup3d_jax.data.load import load_split
 from unsup3d_jax.engine import checkpoint, gradient_step, packing, workdir
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.task import RunState

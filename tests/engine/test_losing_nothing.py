@@ -18,6 +18,9 @@ import pytest
 import tiny_task
 
 from unsup3d_jax import cli
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import load as data_load
+from unsup3d_jax.data import source as data_source
 from unsup3d_jax.engine import log, recorder
 from unsup3d_jax.engine.checkpoint import Checkpoints, load_parts
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts

@@ -64,7 +64,7 @@ def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
     points[..., 2] = 3 * points[..., 0]
     points[1, 0, 0] = 2.0  # beside it
 
-    def surface(params, image, where, options):
+    def surface(params, image, where, options, view_range):
         return np.asarray(where[..., 0])
 
     monkeypatch.setattr(keypoints, "_depth_at", surface)
@@ -122,7 +122,7 @@ def test_a_job_leaves_its_scores_and_its_sheet(
         _csv(photos / f"{i}.csv", points[i])
     config, asked = config_of(32), []
 
-    def surface(params, image, where, options):
+    def surface(params, image, where, options, view_range):
         asked.append(params)
         return np.asarray(where[..., 0])
 

@@ -18,6 +18,7 @@ from unsup3d_jax.engine.task import Session, StepContext
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.formation.types import Batch
+from unsup3d_jax.nets import vgg16, vgg16_files
 from unsup3d_jax.unsup3d.task import lazy_splits
 
 SIZE = 8

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import two_players
 from bust import make
 from PIL import Image
 
@@ -494,17 +495,21 @@ class FakeFit:
         self.calls, self.error, self.saved = [], None, {}
         monkeypatch.setattr(run.engine_run, "train", self)
         monkeypatch.setattr(task, "model_task", lambda config, splits: config.seed)
-        monkeypatch.setattr(replicas, "stacked_task", lambda tasks, seeds: tasks)
+        monkeypatch.setattr(replicas, "stacked_task", self._stack)
         for place in (run, workdir):
             monkeypatch.setattr(
                 place, "newest_step", lambda p: 6 if p in self.saved else None
             )
 
+    def _stack(self, tasks, seeds):
+        self.calls.append(tasks)
+        return two_players.task(None)  # any will do
+
     def __call__(self, session, folder, plan):
         if folder in self.saved:
             return {"params": self.saved[folder]}, 6
-        tasks = plan.make_task()
-        self.calls.append(tasks)
+        plan.make_task()
+        tasks = self.calls[-1]
         if self.error is not None:
             raise self.error
         params = {"depth": 10.0 * np.array(tasks)}

@@ -1,12 +1,14 @@
 """Meshes as files, read back: of a depth map, and of any triangles."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+from defaults import options
 
 from unsup3d_jax.formation.geometry import depth_to_normals
-from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.show import mesh_files
 from unsup3d_jax.show.mesh_files import Texture
 
@@ -37,7 +39,7 @@ def read(path):
 
 
 def test_surface_of_a_depth_map_is_a_vertex_per_pixel_without_the_border():
-    scene = Scene(fov_deg=10.0, centre_depth=2.0)
+    scene = dataclasses.replace(options().scene, centre_depth=2.0)
     depth = jnp.full((5, 7), 2.0).at[2, 3].set(1.9)
     normal = depth_to_normals(depth, fov_deg=10.0)
     got = mesh_files.surface_of_depth(depth, normal, scene, border_columns=1)

@@ -78,7 +78,7 @@ def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch
     # What is reconstructed is what was trained.
     used = []
     monkeypatch.setattr(
-        reconstruct_files, "reconstruct_folder", lambda *found: used.append(found)
+        reconstruct_files, "reconstruct_folder", lambda *found, **_: used.append(found)
     )
     os.mkdir(photos)
     out = str(tmp_path / "out")

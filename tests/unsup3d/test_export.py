@@ -325,7 +325,7 @@ def test_folder_of_photos_skips_and_names_the_broken_one(
     assert factors.canon_depth.shape == (SIZE, SIZE)
     # Each photo has its own factors, whatever else shares its batch.
     options = options_from_config(trained[0])
-    alone, _ = reconstruct_files._decompose(trained[1], image[None], options)
+    alone, _ = reconstruct_files._decompose(trained[1], image[None], options, None)
     np.testing.assert_allclose(factors.canon_depth, alone.canon_depth[0], atol=1e-5)
     assert np.abs(exported[1][2].canon_albedo - factors.canon_albedo).max() > 1e-4
 

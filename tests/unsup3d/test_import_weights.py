@@ -339,10 +339,10 @@ def test_an_imported_checkpoint_is_step_0_of_a_run(run):
     config.depth.bump_height = 0.0
     text = import_weights.import_checkpoint(config, file, workdir)
     assert "parameters of " in text and "conf" in text and str(file) in text
-    params, step = checkpoint.load_params(workdir)
+    parts, step = checkpoint.load_parts(workdir)
     assert step == 0
     expected = import_weights.read_authors_checkpoint(file, NO_TORCH)
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    jax.tree.map(np.testing.assert_array_equal, parts["params"], expected)
     with pytest.raises(UserError, match="holds checkpoints already"):
         import_weights.import_checkpoint(config, file, workdir)
 

@@ -18,7 +18,7 @@ import pytest
 from configs import default
 from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.evaluation.depth import depth_scores
-from unsup3d_jax.formation import losses
+from unsup3d_jax.formation import heads, losses
 from unsup3d_jax.formation.types import Batch, Factors
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import options_from_config

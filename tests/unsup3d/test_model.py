@@ -10,8 +10,7 @@ import pytest
 from configs import default
 from unsup3d_jax.formation import heads
 from unsup3d_jax.formation.types import Batch
-from unsup3d_jax.show import pictures
-from unsup3d_jax.unsup3d import model
+from unsup3d_jax.unsup3d import model, panel
 from unsup3d_jax.unsup3d.options import loss_weights, options_from_config
 
 SIZE = 32
@@ -162,7 +161,7 @@ def test_pictures_of_a_view_warm_up_compile_once(monkeypatch):
     )
     images = jnp.asarray(rng.uniform(size=(1, SIZE, SIZE, 3)), jnp.float32)
     shown = [
-        pictures.panel(
+        panel.panel(
             params, images, options, view_range=loss_weights(config, step).view_range
         )
         for step in (3, 6)

@@ -23,6 +23,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import Batch, Canonical, Reconstruction, Warped
 from unsup3d_jax.unsup3d import model, score
+from unsup3d_jax.unsup3d.options import LossWeights, loss_weights, options_from_config
 from unsup3d_jax.unsup3d.task import IDENTITY, check_config
 
 SIZE = 32

@@ -9,8 +9,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+from rasterizer.batching import like
 from unsup3d_jax.engine import optimizer as optimizers
-from unsup3d_jax.engine.task import State, StepContext, varying
+from unsup3d_jax.engine.task import State, StepContext
 
 
 @struct.dataclass
@@ -64,7 +65,9 @@ def gradient_step(
         `learning_rate` (and that of each network that is ramped in), `grad_norm`
         (before clipping, whole and by network), and `finite`.
     """
-    params = varying(state["params"], context.axis_name)
+    # Inside `jax.shard_map` the derivative with respect to what is the same on all
+    # devices comes summed already; ours is summed once, with all else that crosses.
+    params = like(state["params"], batch)
 
     def loss_of(params: Any) -> tuple[Array, Losses]:
         return objective(params, batch, context)

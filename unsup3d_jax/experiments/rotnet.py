@@ -21,6 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
+from rasterizer.batching import like
 from unsup3d_jax.configuration import changed
 from unsup3d_jax.data.batches import eval_batches
 from unsup3d_jax.data.source import train_source
@@ -32,7 +33,6 @@ from unsup3d_jax.engine.task import (
     State,
     StepContext,
     Task,
-    varying,
 )
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import write_atomically
@@ -140,7 +140,7 @@ def update(
         return entropy.mean(), (logits, changed["batch_stats"])
 
     (loss, (logits, statistics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        varying(state["params"], axis_name)
+        like(state["params"], batch)  # see `gradient_step`
     )
     accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
     if axis_name is not None:  # the devices' batches are equally large

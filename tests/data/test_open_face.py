@@ -11,8 +11,8 @@ from rasterizer import rasterize
 from unsup3d_jax.data import tiles
 from unsup3d_jax.data.open_face import appearance, cache, model, render, scene, sheet
 from unsup3d_jax.data.open_face import dataset as open_faces
-from unsup3d_jax.data.open_face.build import boundary_loops
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP, of_one_number
+from unsup3d_jax.data.open_face.topology import boundary_loops
 from unsup3d_jax.formation import geometry
 
 SIZE = 64

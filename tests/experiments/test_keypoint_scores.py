@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from bust import NEAREST, config_of, make
@@ -78,11 +79,13 @@ def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
 def test_depth_is_that_of_the_turned_face(monkeypatch):
     """The nose of a known head, turned to either side, is nearest where it went."""
     factors, options = make(32)
-    monkeypatch.setattr(keypoints.model, "decompose", lambda *a: factors)
+    monkeypatch.setattr(keypoints.model, "decompose", lambda *a, **_: factors)
     v, u = np.mgrid[:32, :32].astype(np.float32)
     everywhere = np.tile(np.stack([u, v], -1).reshape(1, -1, 2), (2, 1, 1))
     read = jax.jit(keypoints._depth_at.__wrapped__, static_argnames="options")
-    depth = np.asarray(read({}, np.zeros((2, 32, 32, 3)), everywhere, options=options))
+    image = jnp.zeros((2, 32, 32, 3))
+    found = read({}, image, jnp.asarray(everywhere), options=options, view_range=None)
+    depth = np.asarray(found)
     pitch, yaw = np.asarray(factors.view[:, 0]), np.asarray(factors.view[:, 1])
     nearest = 1 - (1 - NEAREST) * np.cos(pitch) * np.cos(yaw)
     np.testing.assert_allclose(depth.min(axis=1), nearest, atol=3e-3)

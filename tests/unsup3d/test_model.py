@@ -137,7 +137,9 @@ def test_surface_and_conditions_of_different_images(setup, images, factors):
     for field in ("raw_depth", "canon_depth", "canon_albedo", "conf_sigma_flip"):
         whole = getattr(factors, field)
         for row in getattr(found, field):
-            np.testing.assert_allclose(row, whole[0], rtol=1e-5, err_msg=field)
+            np.testing.assert_allclose(
+                row, whole[0], rtol=1e-5, atol=1e-6, err_msg=field
+            )
     for field in ("view", "light"):
         np.testing.assert_allclose(getattr(found, field), getattr(factors, field))
         assert not np.array_equal(getattr(found, field)[0], getattr(found, field)[1])

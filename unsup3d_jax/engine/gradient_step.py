@@ -90,7 +90,7 @@ def gradient_step(
         )
         for name, params in state["params"].items()
     }
-    norms = {name: optax.global_norm(g) for name, g in grads.items()}
+    norms = {name: optax.tree.norm(g) for name, g in grads.items()}
     grad_norm = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
     metrics = {
         **terms,

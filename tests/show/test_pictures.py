@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unsup3d_jax.data import tiles
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.show import pictures
 
@@ -72,18 +71,3 @@ def test_positive_yaw_moves_the_near_side_to_the_left(turned):
     # The red cheek lies on the near side, left of the nose.
     columns = [np.nonzero(red(image[t, 0]) & valid[t, 0])[1].mean() for t in range(3)]
     assert columns[0] > columns[1] + 2 and columns[1] > columns[2] + 1
-
-
-def test_grid_fills_rows_from_the_left():
-    images = [np.full((4, 5, 3), shade, np.uint8) for shade in (50, 100, 150)]
-    got = tiles.grid_of_images(images, columns=2, scale=2)
-    assert got.shape == (2 * 10 + 2, 2 * 12 + 2, 3)
-    assert (got[2:10, 2:12] == 50).all() and (got[2:10, 14:24] == 100).all()
-    assert (got[12:20, 2:12] == 150).all() and got[13, 15, 0] < 50
-
-
-def test_grid_takes_floats_and_rejects_nothing():
-    got = tiles.grid_of_images(np.ones((1, 2, 2, 3)))
-    assert got[2:4, 2:4].min() == 255
-    with pytest.raises(ValueError, match="at least one"):
-        tiles.grid_of_images([])

@@ -9,7 +9,15 @@ import pytest
 
 from rasterizer import rasterize
 from unsup3d_jax.data import tiles
-from unsup3d_jax.data.open_face import appearance, cache, model, render, scene, sheet
+from unsup3d_jax.data.open_face import (
+    appearance,
+    cache,
+    model,
+    processes,
+    render,
+    scene,
+    sheet,
+)
 from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP, of_one_number
 from unsup3d_jax.data.open_face.topology import boundary_loops
@@ -513,3 +521,30 @@ def test_views_are_cached_apart_from_single_faces(tmp_path, several):
     for change in ({"views": 0}, {"views": 2, "vary": ("age",)}):
         with pytest.raises(ValueError, match="views|vary"):
             open_faces.load_views("train", **options, **change)
+
+
+# Several processes.
+
+
+def test_faces_are_the_same_by_however_many_processes_they_are_rendered():
+    seeds = of_one_number(open_faces.split_seeds("train", count=5))
+    options = {"image_size": 16, "pose": "mixed", "asymmetry": 1.0, "perturb": True}
+    alone = processes.compact(seeds, **options, processes=1)
+    shared = processes.compact(seeds, **options, processes=2)
+    assert alone.keys() == shared.keys()
+    for name, array in alone.items():
+        np.testing.assert_array_equal(shared[name], array, err_msg=name)
+
+
+def test_a_process_that_fails_is_named(monkeypatch):
+    seeds = of_one_number(open_faces.split_seeds("train", count=4))
+    monkeypatch.setattr(processes.sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="ended with status 1"):
+        processes.compact(
+            seeds,
+            image_size=16,
+            pose="mixed",
+            asymmetry=1.0,
+            perturb=False,
+            processes=2,
+        )

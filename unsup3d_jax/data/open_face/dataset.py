@@ -30,14 +30,11 @@ import os
 from collections.abc import Collection
 
 import numpy as np
-from tqdm import tqdm
 
 from unsup3d_jax.data.dataset import SPLITS
-from unsup3d_jax.data.open_face import appearance, cache, model, render
-from unsup3d_jax.data.open_face.appearance import Numbers
+from unsup3d_jax.data.open_face import cache, processes
 from unsup3d_jax.data.open_face.model import Seeds, of_one_number
 from unsup3d_jax.data.open_face.render import FAR
-from unsup3d_jax.data.open_face.scene import POSES
 
 _MAX_SEED = 1 << 20
 _MAX_COUNT = 1 << 24
@@ -46,7 +43,6 @@ _MAX_VIEWS = 1 << 16
 _VIEW_STEP = 4 * _MAX_SEED * _MAX_COUNT
 # What may differ between the views of one person.
 VARIES = ("expression", "pose", "light", "backdrop")
-_NORMAL_STEPS = 127  # normals are kept as int8: 0.3 degrees
 
 
 def load(
@@ -86,7 +82,7 @@ def load(
         "asymmetry": asymmetry,
         "perturb": perturb,
     }
-    make = functools.partial(_generate_compact, of_one_number(seeds), **options)
+    make = functools.partial(processes.compact, of_one_number(seeds), **options)
     request = options | {"split": split, "count": count, "seed": seed}
     return _expand(cache.made_once(cache_dir, split, request, make, fields), fields)
 
@@ -132,7 +128,7 @@ def load_views(
         "perturb": perturb,
     }
     seeds = view_seeds(people, views=views, vary=vary)
-    make = functools.partial(_generate_compact, seeds, **options)
+    make = functools.partial(processes.compact, seeds, **options)
     request = options | {
         "split": split,
         "count": count,
@@ -179,7 +175,7 @@ def generate(
 ) -> dict[str, np.ndarray]:
     """Makes the faces of the given numbers; the same number, the same face."""
     return _expand(
-        _generate_compact(
+        processes.compact(
             of_one_number(seeds),
             image_size=image_size,
             pose=pose,
@@ -202,65 +198,6 @@ def split_seeds(split: str, *, count: int, seed: int = 0) -> np.ndarray:
     return np.arange(start, start + count, dtype=np.int64)
 
 
-def _generate_compact(
-    seeds: Seeds, *, image_size: int, pose: str, asymmetry: float, perturb: bool
-) -> dict[str, np.ndarray]:
-    """As `generate`, with normals as int8 and without what follows from depth."""
-    if image_size < 8:
-        raise ValueError(f"image_size must be at least 8, got {image_size}.")
-    if not 0.0 <= asymmetry <= 2.0:
-        raise ValueError(f"asymmetry must lie in [0, 2], got {asymmetry}.")
-    if pose not in POSES:
-        raise ValueError(f"pose must be one of {POSES}, got {pose!r}.")
-    count = len(seeds.person)
-    if count == 0 or min(numbers.min() for numbers in seeds) < 0:
-        raise ValueError("need at least one seed, none of them negative.")
-    shape = model.load_model()
-    mesh = render.make_mesh(shape, model.basis(shape, asymmetry=asymmetry))
-    step = render.chunk_size(image_size)
-    faces: dict[str, np.ndarray] = {}
-    progress = tqdm(
-        total=count, desc="rendering", unit=" faces", delay=2.0, leave=False,
-        disable=None,
-    )  # fmt: skip
-    for start in range(0, count, step):
-        chunk = Seeds(*(numbers[start : start + step] for numbers in seeds))
-        size = len(chunk.person)
-        people = model.sample_people(shape, chunk, asymmetry=asymmetry)
-        look = appearance.sample_appearance(
-            shape, chunk.person, people.attributes, asymmetry=asymmetry
-        )
-        pictures, where = render.render(
-            mesh, chunk, people.coefficients, look, size=image_size, pose=pose
-        )
-        arrays = {
-            "image": _byte(pictures.image),
-            "depth": pictures.depth,
-            "normal": np.rint(pictures.normal * _NORMAL_STEPS).astype(np.int8),
-            "albedo": _byte(pictures.albedo),
-            "light": where.light,
-            "view": where.view,
-            "keypoints": pictures.keypoints,
-            "keypoints_visible": pictures.keypoints_visible,
-            "seed": chunk.person,
-        }
-        if perturb:
-            arrays["image"], arrays["perturb"] = lay_patches(
-                arrays["image"], chunk.patch
-            )
-        for name, part in arrays.items():
-            if name not in faces:
-                faces[name] = np.empty((count, *part.shape[1:]), part.dtype)
-            faces[name][start : start + size] = part
-        progress.update(size)
-    progress.close()
-    return faces
-
-
-def _byte(color: Numbers) -> np.ndarray:
-    return np.floor(255 * color + 0.5).astype(np.uint8)
-
-
 def _expand(
     stored: dict[str, np.ndarray], fields: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
@@ -276,31 +213,3 @@ def _expand(
         normal /= np.maximum(length, 1.0)  # 0 stays 0 off the face
         faces["normal"] = normal
     return faces
-
-
-def lay_patches(images: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One patch an image: random colour and place, 20-50 % of the size, alpha 0.5-1.
-
-    The asymmetric perturbation of Wu et al., Sec. 4. It changes the image alone.
-
-    Args:
-        images: uint8 (n, h, w, 3).
-        seeds: (n,).
-
-    Returns:
-        The images, and where the patches are: bool (n, h, w).
-    """
-    n, h, w, _ = images.shape
-    draws = model.Draws(seeds, "patch", 8)
-    size = draws.uniform(0.2, 0.5, 2) * [h, w]
-    corner = draws.unit(2) * ([h, w] - size)
-    alpha = draws.uniform(0.5, 1.0)[:, None, None, None]
-    color = 255 * draws.unit(3)[:, None, None, :]
-    first, last = np.rint(corner), np.rint(corner + size)
-    row, column = np.arange(h), np.arange(w)
-    rows = (row >= first[:, :1]) & (row < last[:, :1])
-    columns = (column >= first[:, 1:]) & (column < last[:, 1:])
-    covered = rows[:, :, None] & columns[:, None, :]
-    mixed = np.rint((1 - alpha) * images + alpha * color)
-    images = np.where(covered[..., None], mixed, images).astype(np.uint8)
-    return images, covered

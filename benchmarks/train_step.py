@@ -138,6 +138,10 @@ class Ours:
         )
         jax.block_until_ready((self.state.parts, self.metrics))
 
+    def text(self) -> str:
+        """The compiled program."""
+        return self._compiled.as_text() or ""
+
 
 def parts(ours: Ours) -> dict[str, Part]:
     """Each part of the step alone, forward and backward."""

@@ -1,6 +1,8 @@
 """Benchmarks measure what they say they measure."""
 
 import json
+import sys
+from argparse import Namespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from benchmarks import (
     charts,
     doc_tables,
+    gpu_day,
     gradient_noise,
+    kernels,
     operations,
     rasterizer,
     train_step,
@@ -161,3 +165,54 @@ def test_a_table_that_cannot_be_shown_is_an_error(tmp_path):
         (tmp_path / "t.json").write_text(json.dumps(record))
         with pytest.raises(ValueError, match="finished table"):
             fill(start + end)
+
+
+def _part(name, program, *, least=0.0, most=60.0):
+    return gpu_day.Part(name, [sys.executable, "-c", program], least, most)
+
+
+def test_a_gpu_day_keeps_what_is_finished(monkeypatch, tmp_path, capsys):
+    begun = [
+        _part("good", "print('a number')"),
+        _part("bad", "raise SystemExit('no such card')"),
+        _part("endless", "import time; time.sleep(600)", most=1.0),
+        _part("long", "print('never')", least=1e6),
+        _part("unwanted", "print('never')"),
+    ]
+    monkeypatch.setattr(gpu_day, "parts", lambda flags: begun)
+    flags = Namespace(
+        output=tmp_path / "day", minutes=2.0, parts="good,bad,endless,long", tail=5
+    )
+    gpu_day.day(flags)
+    rows = json.loads((tmp_path / "day" / "summary.json").read_text())
+    assert [row["part"] for row in rows] == ["good", "bad", "endless"]
+    assert [row["ending"] for row in rows[:2]] == ["status 0", "status 1"]
+    assert "ended after" in rows[2]["ending"] and rows[2]["seconds"] < 60
+    told = capsys.readouterr().out
+    assert "a number" in told and "no such card" in told
+    assert "long: skipped" in told and "never" not in told
+
+
+def test_kernels_are_summed_by_where_they_come_from():
+    text = (
+        '%fusion.1 = f32[8]{0} fusion(x), metadata={op_name="pmap(step)/transpose('
+        'jvp(depth))/conv/mul" source_file="a.py"}\n'
+        '  ROOT %add.2 = f32[] add(y), metadata={op_name="pmap(step)/jvp(depth)/add"}'
+    )
+    scopes = kernels.scopes_of(text)
+    events = [
+        kernels.Event("gemm", "fusion.1", 0.0, 4.0),
+        kernels.Event("gemm", "fusion.1", 10.0, 4.0),
+        kernels.Event("add", "add.2", 12.0, 4.0),
+        kernels.Event("copy", "", 20.0, 1.0),
+    ]
+    found = kernels.summary(events, scopes, 2)
+    assert found["kernels_a_call"] == 2
+    assert found["kernel_us_a_call"] == pytest.approx(6.5)
+    assert found["busy_us_a_call"] == pytest.approx((4 + 6 + 1) / 2)
+    assert found["kernels"][0]["us_a_call"] == pytest.approx(4.0)
+    assert found["parts"] == {
+        "step depth backward": pytest.approx(4.0),
+        "step depth": pytest.approx(2.0),
+        "?": pytest.approx(0.5),
+    }

@@ -46,6 +46,7 @@ def _step_on(device: jax.Device, dtype: str = "float32"):
 
 @pytest.fixture(scope="module")
 def on_cpu():
+    _gpu()  # before what takes half a minute
     return _step_on(jax.devices("cpu")[0])
 
 

@@ -1,7 +1,9 @@
 """PyTorch3D, nvdiffrast and neural_renderer: renderers behind PyTorch.
 
 None of the three comes as a wheel for a plain CPU installation, so that these adapters
-run only where somebody has built them.
+run only where somebody has built them. nvdiffrast and neural_renderer need a GPU;
+what they are handed is checked without one, against a model of them, by
+`tests/test_peers.py`.
 """
 
 import importlib

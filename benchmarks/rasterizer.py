@@ -4,6 +4,7 @@
     python -m benchmarks.rasterizer --full --output=full.json    # all sizes, minutes
     python -m benchmarks.rasterizer --gate                       # exit 1 if too slow
     python -m benchmarks.rasterizer --tpu                        # compiles for TPUs
+    python -m benchmarks.rasterizer_gpu --output=gpu.json        # on a GPU
 
 Scenes: `grid`, depth maps of one vertex a pixel seen from random views (the forward
 warp of unsup3d); `head`, a general mesh of 3,410 vertices and 6,772 faces. Each
@@ -37,7 +38,7 @@ import numpy as np
 
 import rasterizer
 from benchmarks import charts, machine, peers
-from benchmarks.peers import Calls, Peer, Scene, scenes
+from benchmarks.peers import Calls, Peer, Queue, Scene, scenes
 from rasterizer import coverage
 from rasterizer.backends import numba_installed
 from rasterizer.worklist import snap_vertices
@@ -51,14 +52,8 @@ SLOW_CALL_S = 1.0  # and a call slower than this is not repeated
 # --- renderers of our own ---------------------------------------------------------
 
 
-def _ours(
-    name: str, draw: Callable[[Scene, jax.Array], jax.Array], costs: dict
-) -> Peer:
-    """A peer from a function (scene, vertices) -> depth.
-
-    Args:
-        costs: filled in with what compilation took.
-    """
+def ours(name: str, draw: Callable[[Scene, jax.Array], jax.Array]) -> Peer:
+    """A peer from a function (scene, vertices) -> depth."""
 
     def prepare(scene: Scene) -> Calls:
         vertices, cotangent = jnp.asarray(scene.vertices), jnp.asarray(scene.cotangent)
@@ -71,13 +66,22 @@ def _ours(
         forward = jax.jit(lambda v: draw(scene, v)).lower(vertices).compile()
         middle = time.perf_counter()
         both = jax.jit(pull).lower(vertices, cotangent).compile()
-        costs["compile_forward_s"] = middle - start
-        costs["compile_gradient_s"] = time.perf_counter() - middle
-        for what, program in (("forward", forward), ("gradient", both)):
-            costs[f"temp_{what}_mib"] = _scratch_mib(program)
+        costs = {
+            "compile_forward_s": middle - start,
+            "compile_gradient_s": time.perf_counter() - middle,
+            "temp_forward_mib": _scratch_mib(forward),
+            "temp_gradient_mib": _scratch_mib(both),
+        }
+        queue = Queue(
+            lambda: forward(vertices),
+            lambda: both(vertices, cotangent),
+            jax.block_until_ready,
+        )
         return Calls(
             lambda: jax.block_until_ready(forward(vertices)),
             lambda: jax.block_until_ready(both(vertices, cotangent)),
+            queue,
+            costs,
         )
 
     return Peer(
@@ -93,7 +97,7 @@ def _scratch_mib(program: jax.stages.Compiled) -> float:
     return memory.temp_size_in_bytes / 2**20 if memory else float("nan")
 
 
-def _draw_grid(scene: Scene, vertices: jax.Array, **options) -> jax.Array:
+def draw_grid(scene: Scene, vertices: jax.Array, **options) -> jax.Array:
     assert scene.grid is not None
     return rasterizer.render_grid_depth(
         vertices.reshape(scene.batch, *scene.grid, 3),
@@ -103,7 +107,7 @@ def _draw_grid(scene: Scene, vertices: jax.Array, **options) -> jax.Array:
     ).depth
 
 
-def _draw_mesh(scene: Scene, vertices: jax.Array, **options) -> jax.Array:
+def draw_mesh(scene: Scene, vertices: jax.Array, **options) -> jax.Array:
     return rasterizer.render_depth(
         vertices, scene.faces, scene.size, background=scene.background, **options
     ).depth
@@ -142,15 +146,15 @@ def _own_renderers(scene: Scene, full: bool) -> dict[str, Callable]:
     for suffix, backend in backends.items():
         if scene.grid is not None:
             name = f"ours, grid{suffix}"
-            found[name] = functools.partial(_draw_grid, backend=backend)
+            found[name] = functools.partial(draw_grid, backend=backend)
         if scene.grid is None or full:
             name = f"ours, mesh{suffix}"
-            found[name] = functools.partial(_draw_mesh, backend=backend)
+            found[name] = functools.partial(draw_mesh, backend=backend)
         if full or scene.size[0] <= 64:
             name = f"ours, soft{suffix}"
-            found[name] = functools.partial(_draw_mesh, backend=backend, **SOFT)
+            found[name] = functools.partial(draw_mesh, backend=backend, **SOFT)
     if scene.grid is not None and full:
-        found["ours, grid 2x2"] = functools.partial(_draw_grid, supersample=2)
+        found["ours, grid 2x2"] = functools.partial(draw_grid, supersample=2)
     return found
 
 
@@ -176,12 +180,12 @@ def _interleaved(calls: dict[Any, Callable], rounds: int) -> dict[Any, list[floa
     return times
 
 
-def _agreement(scene: Scene, peer: Peer, calls: Calls, truth: Calls) -> dict[str, Any]:
-    """How far a peer's depth and gradient are from ours."""
-    if not peer.comparable:
-        return {}
-    assert truth.gradient is not None
-    depth, gradient = (np.asarray(v) for v in truth.gradient())
+def agreement(calls: Calls, depth: np.ndarray, gradient: np.ndarray) -> dict[str, Any]:
+    """Shares of pixels and of gradient entries that are not ours.
+
+    Args:
+        depth, gradient: ours, of as many images as theirs or more.
+    """
     theirs = np.asarray(calls.forward())
     off = np.abs(theirs - depth[: len(theirs)]) > 1e-3
     out: dict[str, Any] = {"pixels_off": float(off.mean())}
@@ -197,26 +201,27 @@ def measure_scene(
     scene: Scene, others: Iterable[Peer], *, rounds: int, full: bool
 ) -> list[dict[str, Any]]:
     """One row for each renderer: images/s and Mtri/s, forward and with gradient."""
-    ready: list[tuple[Peer, Scene, Calls, dict]] = []
+    ready: list[tuple[Peer, Scene, Calls]] = []
     for name, draw in _own_renderers(scene, full).items():
-        costs: dict[str, float] = {}
-        peer = _ours(name, draw, costs)
-        ready.append((peer, scene, peer.prepare(scene), costs))
+        peer = ours(name, draw)
+        ready.append((peer, scene, peer.prepare(scene)))
     for peer in others:
         count = scene.batch
         if peer.name != "C++ loop":
             count = max(1, min(count, PEER_PIXELS // (4 * scene.size[0] ** 2)))
         small = scene.only(count)
-        ready.append((peer, small, peer.prepare(small), {}))
-    truth = ready[0][2]
+        ready.append((peer, small, peer.prepare(small)))
+    first = ready[0][2].gradient
+    assert first is not None
+    truth = [np.asarray(v) for v in first()]
     timed = {}
-    for k, (_, _, calls, _) in enumerate(ready):
+    for k, (_, _, calls) in enumerate(ready):
         timed[k, "forward"] = calls.forward
         if calls.gradient is not None:
             timed[k, "gradient"] = calls.gradient
     times = _interleaved(timed, rounds)
     rows = []
-    for k, (peer, drawn, calls, costs) in enumerate(ready):
+    for k, (peer, drawn, calls) in enumerate(ready):
         row: dict[str, Any] = {
             "scene": scene.name,
             "size": scene.size[0],
@@ -234,9 +239,9 @@ def measure_scene(
                 "ms": 1e3 * seconds,
                 "ms_all": [round(1e3 * s, 4) for s in times[k, what]],
             }
-        row |= costs
-        if not peer.name.startswith("ours"):
-            row |= _agreement(drawn, peer, calls, truth)
+        row |= calls.costs
+        if not peer.name.startswith("ours") and peer.comparable:
+            row |= agreement(calls, *truth)
         rows.append(row)
     return rows
 
@@ -383,7 +388,7 @@ def gate(rounds: int = 5) -> float:
             rasterizer.rasterize(v, scene.faces, scene.size, backend="xla").face_index
         )
     )
-    grid = jax.jit(lambda v: _draw_grid(scene, v, backend="xla"))
+    grid = jax.jit(lambda v: draw_grid(scene, v, backend="xla"))
     brute = jax.jit(lambda v: brute_force(scene, v))
     np.testing.assert_array_equal(exact(vertices), brute(vertices))
     jax.block_until_ready(grid(vertices))
@@ -417,9 +422,9 @@ def compile_for_tpu() -> None:
         return run
 
     programs = {
-        "grid": pull(_draw_grid),
-        "mesh": pull(_draw_mesh),
-        "soft": pull(lambda s, v: _draw_mesh(s, v, **SOFT)),
+        "grid": pull(draw_grid),
+        "mesh": pull(draw_mesh),
+        "soft": pull(lambda s, v: draw_mesh(s, v, **SOFT)),
     }
     for generation in ("v5e:2x2", "v6e:2x2"):
         try:

@@ -23,7 +23,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import options_from_config
 from unsup3d_jax.unsup3d.task import model_task
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 # Seconds until the threads of the other program sleep, not spin.
 PAUSE = 0.5
 
@@ -266,25 +266,36 @@ def measure(
     rounds: int,
     clone: Path | None,
     authors_device: str = "cpu",
+    authors_precisions: Sequence[str] = ("float32",),
     authors_keep_freed: bool = False,
     with_parts: bool,
 ) -> dict[str, Any]:
-    """Runs the benchmark; seconds unless a name says otherwise."""
+    """Runs the benchmark; seconds unless a name says otherwise.
+
+    Args:
+        authors_precisions: a process of theirs for each; the first is "authors" in the
+            report, others have their precision in their names.
+    """
     size, b = config.data.image_size, config.train.batch_size
     images = np.random.default_rng(0).uniform(size=(b, size, size, 3))
     images = images.astype(np.float32)
     ours = Ours(config, images)
     with contextlib.ExitStack() as stack:
         calls: dict[str, Step] = {"ours": ours}
-        if clone is not None:
-            theirs = authors.step(
+        theirs: dict[str, authors.Step] = {}
+        for k, precision in enumerate(authors_precisions if clone else ()):
+            assert clone is not None
+            step = authors.step(
                 clone,
                 images,
                 threads=machine.cpu_cores(),
                 device=authors_device,
+                precision=precision,
                 keep_freed=authors_keep_freed,
             )
-            calls["authors"] = stack.enter_context(theirs)
+            name = f"authors, {precision}" if k else "authors"
+            theirs[name] = stack.enter_context(step)
+            calls[name] = theirs[name].run
         times: dict[str, list[float]] = {name: [] for name in calls}
         for warm in (True, *[False] * rounds):
             for name, step in calls.items():
@@ -318,7 +329,7 @@ def measure(
     }
     for name, seconds in times.items():
         median = statistics.median(seconds)
-        rate = gflop[name] * b / median
+        rate = gflop[name.split(",")[0]] * b / median
         report[name] = {
             "step_s": median,
             "step_s_all": seconds,
@@ -326,12 +337,15 @@ def measure(
             "gflop_per_s": rate,
             "share_of_matmul": rate / peak,
         }
-    if clone is not None:
-        report["authors"]["device"] = authors_device
-        report["authors"]["keep_freed"] = authors_keep_freed
-        ratios = [a / o for o, a in zip(times["ours"], times["authors"], strict=True)]
-        report["images_per_s_ratio"] = statistics.median(ratios)
-        report["images_per_s_ratio_all"] = ratios
+    for name, step in theirs.items():
+        ratios = [a / o for o, a in zip(times["ours"], times[name], strict=True)]
+        ratio = {
+            "images_per_s_ratio": statistics.median(ratios),
+            "images_per_s_ratio_all": ratios,
+        }
+        report[name] |= step.about | {"keep_freed": authors_keep_freed} | ratio
+        if name == "authors":
+            report |= ratio
     if with_parts:
         report |= _measure_parts(ours, rounds)
     report["machine"] = machine.describe("numba", "torch")
@@ -402,17 +416,21 @@ def _print(report: dict[str, Any]) -> None:
         f"dispatch {1e3 * report['dispatch_s']:.2f} ms, "
         f"input {1e3 * report['input_s']:.2f} ms"
     )
-    for name in ("ours", "authors"):
-        if name in report:
+    for name in report:
+        if name.split(",")[0] in ("ours", "authors"):
             line = report[name]
             print(
-                f"{name:12s} {line['step_s'] * 1e3:8.1f} ms/step "
+                f"{name:18s} {line['step_s'] * 1e3:8.1f} ms/step "
                 f"{line['images_per_s']:8.2f} images/s "
                 f"{line['gflop_per_s']:8.0f} GFLOP/s "
                 f"{line['share_of_matmul']:6.1%} of the matrix product's"
             )
-    if "authors" in report:
-        print(f"ours / authors, images/s: {report['images_per_s_ratio']:.2f}")
+            if name != "ours":
+                print(
+                    f"{'':18s} ours / theirs, images/s: "
+                    f"{line['images_per_s_ratio']:.2f}; {line['precision']}, "
+                    f"renderer: {line['renderer']}"
+                )
     tables = {
         "part, alone": report.get("parts", {}),
         "the networks' convolutions, one by one": report.get("layers", {}),
@@ -442,6 +460,11 @@ def main() -> None:
     parser.add_argument("--authors", type=Path, help="clone of their repository")
     parser.add_argument("--authors_device", default="cpu", help="or cuda")
     parser.add_argument(
+        "--authors_precisions",
+        default="float32",
+        help=f"of {', '.join(authors.PRECISIONS)}; several by commas",
+    )
+    parser.add_argument(
         "--authors_keep_freed",
         action="store_true",
         help="give theirs the allocator's setting that our program makes",
@@ -454,6 +477,9 @@ def main() -> None:
         False,
     ):
         parser.error("--authors compares at 64 px, full width, perceptual loss on.")
+    precisions = flags.authors_precisions.split(",")
+    if not set(precisions) <= set(authors.PRECISIONS):
+        parser.error(f"--authors_precisions takes {', '.join(authors.PRECISIONS)}.")
     host_memory.keep_freed()  # as every command does
     config = default.get_config()
     config.train.devices = 1
@@ -468,6 +494,7 @@ def main() -> None:
         rounds=flags.rounds,
         clone=flags.authors,
         authors_device=flags.authors_device,
+        authors_precisions=precisions,
         authors_keep_freed=flags.authors_keep_freed,
         with_parts=not flags.no_parts,
     )

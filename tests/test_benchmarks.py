@@ -68,7 +68,7 @@ def test_operations_are_those_of_the_papers_networks():
 def test_a_peer_is_drawn_beside_ours_and_compared(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     scene = scenes.grid_scene(8, 2)
-    ours = rasterizer._ours("ours", rasterizer._draw_grid, {}).prepare(scene)
+    ours = rasterizer.ours("ours", rasterizer.draw_grid).prepare(scene)
     assert ours.gradient is not None
     depth, gradient = (np.array(v) for v in ours.gradient())
     depth[0, 0, 0] += 1.0
@@ -79,7 +79,7 @@ def test_a_peer_is_drawn_beside_ours_and_compared(monkeypatch, tmp_path, capsys)
         prepare=lambda _: Calls(lambda: depth, lambda: (depth, gradient)),
     )
     monkeypatch.setattr(rasterizer, "_cases", lambda full: [scene])
-    own = {"ours, grid": rasterizer._draw_grid}
+    own = {"ours, grid": rasterizer.draw_grid}
     monkeypatch.setattr(rasterizer, "_own_renderers", lambda scene, full: own)
     monkeypatch.setattr(rasterizer.peers, "load_all", lambda: ([peer], {"x": "none"}))
     path = tmp_path / "r.json"

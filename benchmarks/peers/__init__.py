@@ -1,11 +1,11 @@
 """Other renderers behind one small interface; each is used only if it is installed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from benchmarks.peers import deodr, embree, jaxrenderer, native, torch_peers
-from benchmarks.peers.types import Calls, Peer, Scene, Unavailable
+from benchmarks.peers.types import Calls, Peer, Queue, Scene, Unavailable
 
-__all__ = ["LOADERS", "Calls", "Peer", "Scene", "Unavailable", "load_all"]
+__all__ = ["LOADERS", "Calls", "Peer", "Queue", "Scene", "Unavailable", "load_all"]
 
 # name -> loads the peer, or raises Unavailable
 LOADERS: dict[str, Callable[[], Peer]] = {
@@ -19,10 +19,13 @@ LOADERS: dict[str, Callable[[], Peer]] = {
 }
 
 
-def load_all() -> tuple[list[Peer], dict[str, str]]:
-    """The peers that can run here, and for each of the others the reason why not."""
+def load_all(
+    names: Iterable[str] = tuple(LOADERS),
+) -> tuple[list[Peer], dict[str, str]]:
+    """Those of `names` that can run here, and for each of the others why not."""
     found, missing = [], {}
-    for name, load in LOADERS.items():
+    for name in names:
+        load = LOADERS[name]
         try:
             found.append(load())
         except Unavailable as reason:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,17 +45,40 @@ class Scene:
         )
 
 
-class Calls(NamedTuple):
+class Queue(NamedTuple):
+    """Calls that start work on a device and return before it is done.
+
+    Nothing is copied to or from the host, and the work of several calls is done in
+    order.
+
+    Attributes:
+        forward, gradient: start what those of `Calls` do, and return something to wait
+            for. A peer that takes other coordinates than ours has them ready, and
+            leaves its gradient in them.
+        wait: returns when what it is given is there.
+    """
+
+    forward: Callable[[], Any]
+    gradient: Callable[[], Any]
+    wait: Callable[[Any], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Calls:
     """A scene made ready: calls that return when the results are there.
 
     Attributes:
         forward: () -> (B, H, W) depth, `background` where uncovered.
         gradient: () -> (depth, (B, V, 3) d loss / d vertices); forward and backward.
             None where the peer has no backward pass.
+        queue: the same without waiting, where that can be; else None.
+        costs: what making it ready took, for the report: seconds, MiB.
     """
 
     forward: Callable[[], np.ndarray]
     gradient: Callable[[], tuple[np.ndarray, np.ndarray]] | None
+    queue: Queue | None = None
+    costs: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Peer(NamedTuple):

@@ -1,9 +1,8 @@
 """The work of the work list as kernels for CUDA, by Pallas and its Triton compiler.
 
 A program has 32 primitives, one to each lane of a warp, and walks the samples of their
-boxes. While most lanes have samples left, each walks its own box. Then those that are
-left over, the larger ones, are taken one after the other, 32 samples of one box at a
-time. Boxes of more samples than `HUGE` wait for kernels in which many programs share
+boxes. First each lane walks its own, as far as that keeps enough of them busy. Then what
+is left over, of the larger ones, is taken one box after the other, 32 samples at a time. Boxes of more samples than `HUGE` wait for kernels in which many programs share
 the samples of one box.
 
 Forward there are two walks: nearness goes into an atomic maximum; then whoever equals
@@ -33,6 +32,7 @@ from rasterizer.coverage import Arithmetic, SampleGrid
 from rasterizer.worklist import SIDE_BITS, Boxes, Layout, Primitives
 
 LANES = 32  # of a program: one warp, since primitives that differ wait for one another
+_OWN_STEPS = (0, 2, 4, 8, 16, 32, 64)
 HUGE = 4096  # samples of a box, above which programs share it
 _TEAM = 1024  # samples that a program takes at a time of a huge box
 _TEAM_WARPS = 4
@@ -197,16 +197,15 @@ def _draw(
         (place, extent, counts, *planes), out = refs[:count], refs[count + 1 :]
         at = _Place(shape)
         box = _load_box((place, extent, counts), at.primitive, at.exists)
-        box = box._replace(
-            count=_unless_huge(box.count, shape), wide=jnp.max(box.wide)
-        )
+        box = box._replace(count=_unless_huge(box.count, shape), wide=jnp.max(box.wide))
 
         def own(state, column, row, live):
             item = _item(at.mesh, at.within, column, row, live, shape)
             return look(planes, out, box, corner, item, state)
 
         corner = corners(planes, at.primitive, box.count > 0)
-        done, _ = _walk_own(box, own, ())
+        done = _own_steps(box.count)
+        _walk_own(box, done, own, ())
 
         def shared(state, one, primitive, within, item_at, live):
             column, row = _locate(one, item_at)
@@ -216,10 +215,11 @@ def _draw(
         _walk_shared((place, extent, counts), at, box.count, done, shared, ())
 
     def huge(*refs):
-        (place, extent, counts, *planes), out = refs[:count], refs[count + 2 :]
+        (place, extent, counts, *planes), most = refs[:count], refs[count]
+        out = refs[count + 2 :]
         team = pallas.program_id(0)
 
-        def visit_one(rank, one, primitive, state):
+        def visit_one(rank, one, primitive):
             del rank
             corner = corners(planes, primitive)
             mesh = _quotient(primitive, shape.primitives)
@@ -235,9 +235,9 @@ def _draw(
 
             left = one.count - team * _TEAM
             steps = _quotient(jnp.maximum(left, 0) + _TEAMS * _TEAM - 1, _TEAMS * _TEAM)
-            return _repeat(steps, items, state)
+            _repeat(steps, items, ())
 
-        _scan_huge((place, extent, counts), refs[count], shape, visit_one, ())
+        _scan_huge((place, extent, counts), most[0], shape, visit_one)
 
     call = partial(_call, shape=shape, interpret=interpret)
     (buffer,) = call(small, f"rasterizer_{name}", arguments, [buffer])
@@ -259,15 +259,14 @@ def _sum(add, arguments, dtypes, shape: _Shape, interpret: bool) -> list[jax.Arr
         (place, extent, counts, *planes), out = refs[:count], refs[count:]
         at = _Place(shape)
         box = _load_box((place, extent, counts), at.primitive, at.exists)
-        box = box._replace(
-            count=_unless_huge(box.count, shape), wide=jnp.max(box.wide)
-        )
+        box = box._replace(count=_unless_huge(box.count, shape), wide=jnp.max(box.wide))
 
         def own(totals, column, row, live):
             item = _item(at.mesh, at.within, column, row, live, shape)
             return add(planes, item, totals)
 
-        done, totals = _walk_own(box, own, start(LANES))
+        done = _own_steps(box.count)
+        totals = _walk_own(box, done, own, start(LANES))
 
         def shared(totals, one, primitive, within, item_at, live):
             del primitive
@@ -281,11 +280,11 @@ def _sum(add, arguments, dtypes, shape: _Shape, interpret: bool) -> list[jax.Arr
             _store(ref, at.primitive, total, at.exists)
 
     def huge(*refs):
-        (place, extent, counts, *planes) = refs[:count]
+        (place, extent, counts, *planes), most = refs[:count], refs[count]
         out = refs[count + 1 + len(dtypes) :]
         team = pallas.program_id(0)
 
-        def visit_one(rank, one, primitive, state):
+        def visit_one(rank, one, primitive):
             mesh = _quotient(primitive, shape.primitives)
             within = primitive - mesh * shape.primitives
 
@@ -306,9 +305,8 @@ def _sum(add, arguments, dtypes, shape: _Shape, interpret: bool) -> list[jax.Arr
             for ref, total in zip(out, totals, strict=True):
                 total = jnp.broadcast_to(jnp.sum(total), lane.shape)
                 _store(ref, where, total, first)
-            return state
 
-        _scan_huge((place, extent, counts), refs[count], shape, visit_one, ())
+        _scan_huge((place, extent, counts), most[0], shape, visit_one)
 
     call = partial(_call, shape=shape, interpret=interpret)
     kinds = [result_like((n,), dtype, arguments) for dtype in dtypes]
@@ -400,35 +398,35 @@ def _item(mesh, primitive, column, row, live, shape: _Shape) -> _Item:
     return _Item(primitive, column, row, jnp.where(live, sample, 0), live)
 
 
-def _walk_own(box: _Box, visit: Callable, state):
-    """Each lane walks its own box, as long as that keeps enough of them busy.
+def _own_steps(counts):
+    """How many samples each lane shall walk of its own box, before lanes share the rest.
 
-    Returns:
-        How many samples each lane has visited, if it had as many; and the state.
+    Of some numbers the one that takes the fewest steps. Triton's compiler crashes on
+    while loops within one another, so that no loop here ends by what happens in it.
     """
+    most = jnp.max(counts)
+    best, lowest = most, most
+    for steps in _OWN_STEPS:
+        rest = jnp.maximum(counts - steps, 0)
+        shared = (rest > 0).astype(jnp.int32) + _quotient(rest + LANES - 1, LANES)
+        cost = steps + jnp.sum(shared)
+        better = cost < lowest
+        best, lowest = jnp.where(better, steps, best), jnp.where(better, cost, lowest)
+    return best
 
-    def busy(step):
-        return jnp.sum((box.count > step).astype(jnp.int32))
 
-    most = jnp.max(box.count)
+def _walk_own(box: _Box, steps, visit: Callable, state):
+    """Each lane walks so many samples of its own box."""
 
-    def go_on(carry):
-        # A lane's sample costs a step here, and half a step, at most, when shared.
-        step, active, *_ = carry
-        return (step < most) & (most - step <= 2 * active)
-
-    def advance(carry):
-        step, _, column, row, state = carry
+    def advance(step, carry):
+        column, row, state = carry
         state = visit(state, column, row, box.count > step)
         column = column + 1
         wrap = column >= box.column + box.width
         column, row = jnp.where(wrap, box.column, column), row + wrap.astype(jnp.int32)
-        return step + 1, busy(step + 1), column, row, state
+        return column, row, state
 
-    zero = np.int32(0)
-    carry = (zero, busy(zero), box.column, box.row, state)
-    step, _, _, _, state = jax.lax.while_loop(go_on, advance, carry)
-    return step, state
+    return _repeat(steps, advance, (box.column, box.row, state))[2]
 
 
 def _walk_shared(boxes, at: _Place, counts, done, visit, state, start=None):
@@ -443,13 +441,9 @@ def _walk_shared(boxes, at: _Place, counts, done, visit, state, start=None):
     """
     lane = jnp.arange(LANES, dtype=jnp.int32)
 
-    def find(after):
-        # The next lane with samples left; LANES if there is none.
-        left = (counts > done) & (lane > after)
-        return jnp.min(jnp.where(left, lane, LANES))
-
-    def take_one(carry):
+    def take_one(_, carry):
         chosen, state = carry
+        chosen = _next(counts > done, chosen)
         primitive = at.first + chosen
         one = _load_box(boxes, primitive)
 
@@ -462,54 +456,51 @@ def _walk_shared(boxes, at: _Place, counts, done, visit, state, start=None):
 
         steps = _quotient(one.count - done + LANES - 1, LANES)
         if start is None:
-            state = _repeat(steps, items, state)
-        else:
-            own = lane == chosen
-            totals = _repeat(steps, items, start)
-            state = [
-                jnp.where(own, old + jnp.sum(new), old)
-                for old, new in zip(state, totals, strict=True)
-            ]
-        return find(chosen), state
+            return chosen, _repeat(steps, items, state)
+        own = lane == chosen
+        totals = _repeat(steps, items, start)
+        return chosen, [
+            jnp.where(own, old + jnp.sum(new), old)
+            for old, new in zip(state, totals, strict=True)
+        ]
 
-    carry = (find(np.int32(-1)), state)
-    return jax.lax.while_loop(lambda carry: carry[0] < LANES, take_one, carry)[1]
+    left = jnp.sum((counts > done).astype(jnp.int32))
+    return _repeat(left, take_one, (np.int32(-1), state))[1]
 
 
-def _scan_huge(boxes, most, shape: _Shape, visit: Callable, state):
-    """`visit(rank, box, primitive, state)` for all huge boxes, one after the other."""
+def _scan_huge(boxes, most, shape: _Shape, visit: Callable):
+    """`visit(rank, box, primitive)` for all huge boxes, one after the other."""
     counts = boxes[2]
     n = shape.batch * shape.primitives
     lane = jnp.arange(_TEAM, dtype=jnp.int32)
 
-    def chunk(k, carry):
+    def chunk(k, rank):
         here = k * _TEAM + lane
         huge = _load(counts, here, here < n) > HUGE
 
-        def find(after):
-            return jnp.min(jnp.where(huge & (lane > after), lane, _TEAM))
-
-        def take_one(carry):
-            chosen, rank, state = carry
+        def take_one(_, carry):
+            chosen, rank = carry
+            chosen = _next(huge, chosen)
             primitive = k * _TEAM + chosen
-            state = visit(rank, _load_box(boxes, primitive), primitive, state)
-            return find(chosen), rank + 1, state
+            visit(rank, _load_box(boxes, primitive), primitive)
+            return chosen, rank + 1
 
-        start = (find(np.int32(-1)), *carry)
-        return jax.lax.while_loop(lambda c: c[0] < _TEAM, take_one, start)[1:]
+        found = jnp.sum(huge.astype(jnp.int32))
+        return _repeat(found, take_one, (np.int32(-1), rank))[1]
 
-    chunks = jnp.where(most[0] > HUGE, math.ceil(n / _TEAM), 0)
-    _repeat(chunks, chunk, (np.int32(0), state))
+    chunks = jnp.where(most > HUGE, math.ceil(n / _TEAM), 0)
+    _repeat(chunks, chunk, np.int32(0))
+
+
+def _next(marked, after):
+    """The first lane that is marked, beyond another."""
+    lane = jnp.arange(marked.size, dtype=jnp.int32)
+    return jnp.min(jnp.where(marked & (lane > after), lane, marked.size))
 
 
 def _repeat(times, body: Callable, state):
     """`body(k, state)` for k from 0."""
-
-    def advance(carry):
-        k, state = carry
-        return k + 1, body(k, state)
-
-    return jax.lax.while_loop(lambda c: c[0] < times, advance, (np.int32(0), state))[1]
+    return jax.lax.fori_loop(np.int32(0), times, body, state)
 
 
 # --- items ------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """The work of the work list as kernels for CUDA, by Pallas and its Triton compiler.
 
 A program has 32 primitives, one to each lane of a warp, and walks the samples of their
-boxes. First each lane walks its own, as far as that keeps enough of them busy. Then what
-is left over, of the larger ones, is taken one box after the other, 32 samples at a time. Boxes of more samples than `HUGE` wait for kernels in which many programs share
-the samples of one box.
+boxes. First each lane walks its own, as far as that keeps enough of them busy. Then
+what is left over, of the larger ones, is taken one box after the other, 32 samples at a
+time. Boxes of more samples than `HUGE` wait for kernels in which many programs share
+them.
 
 Forward there are two walks: nearness goes into an atomic maximum; then whoever equals
 the maximum at a sample puts its index into an atomic minimum. Both are integers in
@@ -399,7 +400,7 @@ def _item(mesh, primitive, column, row, live, shape: _Shape) -> _Item:
 
 
 def _own_steps(counts):
-    """How many samples each lane shall walk of its own box, before lanes share the rest.
+    """How many samples each lane walks of its own box, before lanes share the rest.
 
     Of some numbers the one that takes the fewest steps. Triton's compiler crashes on
     while loops within one another, so that no loop here ends by what happens in it.
@@ -488,7 +489,7 @@ def _scan_huge(boxes, most, shape: _Shape, visit: Callable):
         found = jnp.sum(huge.astype(jnp.int32))
         return _repeat(found, take_one, (np.int32(-1), rank))[1]
 
-    chunks = jnp.where(most > HUGE, math.ceil(n / _TEAM), 0)
+    chunks = (most > HUGE).astype(jnp.int32) * math.ceil(n / _TEAM)
     _repeat(chunks, chunk, np.int32(0))
 
 

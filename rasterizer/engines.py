@@ -32,7 +32,7 @@ def _together(worthwhile, stage: Callable, *args):
     return stage(*args)
 
 
-def _by_kernels(interpret: bool) -> Engine:
+def by_kernels(*, interpret: bool) -> Engine:
     def visible_faces(*args, **kwargs):
         from rasterizer import kernels  # needs Pallas with Triton
 
@@ -47,5 +47,5 @@ def _by_kernels(interpret: bool) -> Engine:
     return Engine(visible_faces, sum_by_face, _together)
 
 
-KERNELS = _by_kernels(False)
-INTERPRETED = _by_kernels(True)
+KERNELS = by_kernels(interpret=False)
+INTERPRETED = by_kernels(interpret=True)

@@ -302,7 +302,7 @@ def _sum(add, arguments, dtypes, shape: _Shape, interpret: bool) -> list[jax.Arr
             totals = _repeat(steps, items, start(_TEAM))
             lane = jnp.arange(_TEAM, dtype=jnp.int32)
             first = jnp.broadcast_to(mine, lane.shape) & (lane == 0)
-            where = jnp.broadcast_to(primitive, lane.shape)
+            where = jnp.where(lane == 0, primitive, n + lane)
             for ref, total in zip(out, totals, strict=True):
                 total = jnp.broadcast_to(jnp.sum(total), lane.shape)
                 _store(ref, where, total, first)

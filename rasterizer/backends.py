@@ -1,11 +1,28 @@
-"""Which code does the work on a CPU."""
+"""Which code does the work on which platform."""
 
 import importlib.util
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from typing import NamedTuple
 
 import jax
+
+from rasterizer.engines import INTERPRETED, KERNELS, LIST
+
+BACKENDS = ("auto", "xla", "numba", "pallas")
+
+
+class Workers(NamedTuple):
+    """What does the work, by platform; the work list does it on all others.
+
+    Attributes:
+        cpu: "list", "loops" (Numba's) or "interpreted" (the kernels, by XLA).
+        cuda: "list" or "kernels".
+    """
+
+    cpu: str = "list"
+    cuda: str = "list"
 
 
 def numba_installed() -> bool:
@@ -13,24 +30,58 @@ def numba_installed() -> bool:
     return os.name == "posix" and importlib.util.find_spec("numba") is not None
 
 
-def compiles_loops(backend: str) -> bool:
-    """Whether Numba's loops do the work on a CPU, and not XLA.
+@cache
+def kernels_compile() -> bool:
+    """Whether this JAX has what the kernels are made of."""
+    try:
+        importlib.import_module("rasterizer.kernels")
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def find_workers(backend: str) -> Workers:
+    """The Workers of an option.
 
     Raises:
-        ValueError: for an unknown backend, or "numba" where it is not installed.
+        ValueError: for an unknown backend, or one that is not installed.
     """
-    if backend not in ("auto", "xla", "numba"):
-        raise ValueError(f"backend must be auto, xla or numba, got {backend!r}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}.")
     if backend == "numba" and not numba_installed():
         raise ValueError(
             'backend="numba" needs the package numba: pip install numba, or '
             'backend="auto" to do without it.'
         )
-    return backend != "xla" and numba_installed()
+    if backend == "pallas" and not kernels_compile():
+        raise ValueError(
+            'backend="pallas" needs a JAX whose Pallas compiles by Triton; '
+            'backend="auto" does without.'
+        )
+    if backend == "xla":
+        return Workers()
+    if backend == "pallas":
+        return Workers("interpreted", "kernels")
+    # Without a GPU, programs for one may be lowered, but no kernels.
+    kernels = jax.default_backend() == "gpu" and kernels_compile()
+    return Workers(
+        "loops" if numba_installed() else "list", "kernels" if kernels else "list"
+    )
 
 
-def choose(loops: bool, *, by_loops: Callable, by_list: Callable) -> Callable:
-    """What works on a CPU, and what elsewhere; by the platform compiled for."""
-    if not loops:
-        return by_list
-    return partial(jax.lax.platform_dependent, cpu=by_loops, default=by_list)
+def choose(workers: Workers, *, by_loops: Callable, by_engine: Callable) -> Callable:
+    """What does the work, by the platform compiled for.
+
+    Args:
+        by_engine: takes the keyword `engine`.
+    """
+    ways = {
+        "list": partial(by_engine, engine=LIST),
+        "loops": by_loops,
+        "interpreted": partial(by_engine, engine=INTERPRETED),
+        "kernels": partial(by_engine, engine=KERNELS),
+    }
+    special = {p: ways[w] for p, w in workers._asdict().items() if w != "list"}
+    if not special:
+        return ways["list"]
+    return partial(jax.lax.platform_dependent, **special, default=ways["list"])

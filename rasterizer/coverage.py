@@ -9,13 +9,16 @@ Everything that decides a face index lives here, and it rounds alike on every ma
   the exact integer barycentrics. A compiler may contract x*y + z into one rounding or
   two; rounding each product to 22 bits beforehand takes that freedom away. The sum is
   rounded to 20 bits: depths that agree to one part in a million are a tie, and the
-  smallest face index wins a tie.
+  smallest face index wins a tie. Divisions must be rounded once, which those of GPUs
+  and TPUs are not: `divide` sees to that.
 
 Depth, barycentrics and gradients never see the snapped vertices.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,13 +142,74 @@ def wide_edge(ax, ay, bx, by, px, py):
     return hi + (lo >> LOW_BITS), lo & LOW_MASK
 
 
-def nearness(edges, inverse_depths, facing: int = 0):
+def divide(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a / b in float32, rounded once on every machine.
+
+    Args:
+        a, b: positive (a may be 0), such that they and their quotient are ordinary
+            numbers; otherwise the result is any number.
+    """
+    return jax.lax.platform_dependent(a, b, cpu=jnp.divide, default=divide_by_remainder)
+
+
+def divide_by_remainder(a, b, estimate: Callable = jnp.divide):
+    """`divide`, given a quotient that is not off by more than two last places."""
+    sure = (a > 0) & (b > 0)
+    a, b = jnp.where(sure, a, 1.0), jnp.where(sure, b, 1.0)
+    quotient = jax.lax.bitcast_convert_type(estimate(a, b), jnp.int32)
+    (a_digits, a_power), (b_digits, b_power) = _take_apart(a), _take_apart(b)
+    for _ in range(2):
+        quotient = _improve(quotient, a_digits, b_digits, a_power - b_power)
+    quotient = jax.lax.bitcast_convert_type(quotient, jnp.float32)
+    return jnp.where(sure, quotient, 0.0)
+
+
+def _improve(quotient, a_digits, b_digits, power):
+    """A quotient's bits, one last place nearer to the true one, if not the nearest."""
+    digits, own = _take_bits_apart(quotient)
+    # a - quotient * b, in last places of both: small, so that 32 bits of it are all.
+    shift = jnp.clip(power - own + 150, 0, 31)
+    rest = (a_digits << shift) - digits * b_digits
+    # Below a power of two last places are half as long.
+    halve = (digits == 1 << 23) & (rest < 0)
+    quotient = quotient - halve.astype(jnp.int32)
+    rest = jnp.where(halve, 2 * rest + b_digits, rest)
+    up, down = 2 * rest > b_digits, 2 * rest < -b_digits
+    return quotient + up.astype(jnp.int32) - down.astype(jnp.int32)
+
+
+def _take_apart(value):
+    return _take_bits_apart(jax.lax.bitcast_convert_type(value, jnp.int32))
+
+
+def _take_bits_apart(word):
+    """The 24 digits of a positive float32, and its power of two, as they are stored."""
+    return word & (1 << 23) - 1 | 1 << 23, word >> 23
+
+
+class Arithmetic(NamedTuple):
+    """How to compute in float32; all that may not differ between machines.
+
+    Attributes:
+        divide: (a, b) -> a / b, rounded once.
+        round_mantissa: (value, bits) -> value rounded to nearest, ties to even.
+    """
+
+    divide: Callable
+    round_mantissa: Callable
+
+
+XLA = Arithmetic(divide, lambda value, bits: jax.lax.reduce_precision(value, 8, bits))
+
+
+def nearness(edges, inverse_depths, facing: int = 0, arithmetic: Arithmetic = XLA):
     """How near a triangle is at a sample: int32 that grows with inverse depth.
 
     Args:
         edges: `edge` opposite to each of the three vertices, int32.
         inverse_depths: 1 / z of the three vertices, float32; 0 marks a bad vertex.
         facing: see `Rules`.
+        arithmetic: that of whatever compiles this.
 
     Returns:
         int32; 0 where the sample is not covered or the triangle is degenerate, else
@@ -162,6 +226,7 @@ def nearness(edges, inverse_depths, facing: int = 0):
         area.astype(jnp.float32),
         inside,
         inverse_depths,
+        arithmetic,
     )
 
 
@@ -171,7 +236,7 @@ def _facing(clockwise, counter_clockwise, facing: int):
     return counter_clockwise if facing > 0 else clockwise
 
 
-def wide_nearness(edges, inverse_depths, facing: int = 0):
+def wide_nearness(edges, inverse_depths, facing: int = 0, arithmetic: Arithmetic = XLA):
     """`nearness` of `wide_edge`; the same number where both are exact."""
     lo = edges[0][1] + edges[1][1] + edges[2][1]
     hi = edges[0][0] + edges[1][0] + edges[2][0] + (lo >> LOW_BITS)
@@ -194,16 +259,19 @@ def wide_nearness(edges, inverse_depths, facing: int = 0):
         to_float(hi, lo),
         _facing(positive, negative, facing),
         inverse_depths,
+        arithmetic,
     )
 
 
-def _nearness(edges, area, inside, inverse_depths):
+def _nearness(edges, area, inside, inverse_depths, arithmetic: Arithmetic):
     a, b, c = inverse_depths
     ok = inside & (jnp.minimum(jnp.minimum(a, b), c) > 0.0)
-    area = jnp.where(ok, area, 1.0)
+    # Of whichever sign, as all edges are where they count.
+    size = jnp.where(ok, jnp.abs(area), 1.0)
+    shares = [arithmetic.divide(jnp.abs(e), size) for e in edges]
     products = [
-        jax.lax.reduce_precision(e / area * i, 8, 22)
-        for e, i in zip(edges, inverse_depths, strict=True)
+        arithmetic.round_mantissa(s * i, 22)
+        for s, i in zip(shares, inverse_depths, strict=True)
     ]
-    total = jax.lax.reduce_precision(products[0] + products[1] + products[2], 8, 20)
+    total = arithmetic.round_mantissa(products[0] + products[1] + products[2], 20)
     return jnp.where(ok, jax.lax.bitcast_convert_type(total, jnp.int32), 0)

@@ -11,17 +11,18 @@ from rasterizer import mesh as mesh_lib
 from rasterizer.backends import choose
 from rasterizer.batching import alike, flatten_lead
 from rasterizer.coverage import SampleGrid
+from rasterizer.engines import Engine
 from rasterizer.options import Drawing, ImageOptions, make_drawing
 from rasterizer.rasterize import (
-    index_by_list,
+    index_by_engine,
     index_by_loops,
     screen_weights,
 )
 from rasterizer.soft import soft_coverage, soft_depth
-from rasterizer.sums import sum_by_face, sum_rows
+from rasterizer.sums import sum_rows
 from rasterizer.types import DepthImage
 from rasterizer.visibility import grid_visibility, mesh_visibility
-from rasterizer.worklist import apart, take
+from rasterizer.worklist import take
 
 
 def render_depth(
@@ -144,29 +145,35 @@ def _render_mesh(vertices, faces, background, drawing: Drawing):
     if 0 in (faces.shape[0], *flat.shape[:2]):
         image = _empty_image(flat.shape[0], background, drawing.grid)
     else:
-        by_list, by_loops = _mesh_image_by_list, _mesh_image_by_loops
+        by_engine, by_loops = _mesh_image_by_engine, _mesh_image_by_loops
         if drawing.sigma > 0.0:
-            by_list, by_loops = _soft_image_by_list, _soft_image_by_loops
-        draw = _choose(drawing, by_loops, by_list)
+            by_engine, by_loops = _soft_image_by_engine, _soft_image_by_loops
+        draw = _choose(drawing, by_loops, by_engine)
         image = draw(flat, faces, background)
     return _unflatten(image, vertices.shape[:-2])
 
 
-def _choose(drawing: Drawing, by_loops, by_list):
+def _choose(drawing: Drawing, by_loops, by_engine):
     """What draws on a CPU, and what elsewhere, of the arrays alone."""
     return choose(
-        drawing.loops,
+        drawing.workers,
         by_loops=partial(by_loops, drawing=drawing),
-        by_list=partial(by_list, drawing=drawing),
+        by_engine=partial(by_engine, drawing=drawing),
     )
 
 
-def _mesh_image_by_list(vertices, faces, background, drawing) -> DepthImage:
+def _mesh_image_by_engine(
+    vertices, faces, background, drawing, engine: Engine
+) -> DepthImage:
     shared, grid = _share(faces, vertices), drawing.grid
     index, boxes = mesh_visibility(
-        jax.lax.stop_gradient(vertices), shared, grid=grid, rules=drawing.rules
+        jax.lax.stop_gradient(vertices),
+        shared,
+        grid=grid,
+        rules=drawing.rules,
+        engine=engine,
     )
-    depth = _mesh_depth(vertices, shared, index, boxes, grid)
+    depth = _mesh_depth(vertices, shared, index, boxes, grid, engine)
     return _to_pixels(jnp.where(index >= 0, depth, background), index >= 0, grid)
 
 
@@ -176,10 +183,16 @@ def _mesh_image_by_loops(vertices, faces, background, drawing) -> DepthImage:
     return native.depth_image(vertices, faces[None], background, drawing)
 
 
-def _soft_image_by_list(vertices, faces, background, drawing) -> DepthImage:
+def _soft_image_by_engine(
+    vertices, faces, background, drawing, engine: Engine
+) -> DepthImage:
     shared, grid = _share(faces, vertices), drawing.grid
     index, _ = mesh_visibility(
-        jax.lax.stop_gradient(vertices), shared, grid=grid, rules=drawing.rules
+        jax.lax.stop_gradient(vertices),
+        shared,
+        grid=grid,
+        rules=drawing.rules,
+        engine=engine,
     )
     depth = soft_depth(vertices, shared, background, drawing)
     return _to_pixels(depth, index >= 0, grid)
@@ -202,16 +215,17 @@ def _render_silhouette(vertices, faces, drawing: Drawing):
     if 0 in (faces.shape[0], *flat.shape[:2]):
         image = jnp.zeros((flat.shape[0], grid.height, grid.width), flat.dtype)
     elif drawing.sigma > 0.0:
-        draw = _choose(drawing, _soft_silhouette_by_loops, _soft_silhouette_by_list)
+        draw = _choose(drawing, _soft_silhouette_by_loops, _soft_silhouette_by_engine)
         image = draw(flat, faces)
     else:
-        draw = _choose(drawing, index_by_loops, index_by_list)
+        draw = _choose(drawing, index_by_loops, index_by_engine)
         index = draw(jax.lax.stop_gradient(flat), faces)
         image = _mean_over_samples((index >= 0).astype(flat.dtype), grid)
     return image.reshape(*vertices.shape[:-2], grid.height, grid.width)
 
 
-def _soft_silhouette_by_list(vertices, faces, drawing):
+def _soft_silhouette_by_engine(vertices, faces, drawing, engine: Engine):
+    del engine  # the list does all that is soft
     cover = soft_coverage(vertices, _share(faces, vertices), drawing)
     return _mean_over_samples(cover, drawing.grid)
 
@@ -229,17 +243,17 @@ def _render_grid(vertices, background, drawing: Drawing):
     if flat.shape[0] < 1 or min(flat.shape[1:3]) < 2:
         image = _empty_image(flat.shape[0], background, drawing.grid)
     else:
-        draw = _choose(drawing, _grid_image_by_loops, _grid_image_by_list)
+        draw = _choose(drawing, _grid_image_by_loops, _grid_image_by_engine)
         image = draw(flat, background)
     return _unflatten(image, vertices.shape[:-3])
 
 
-def _grid_image_by_list(vertices, background, drawing) -> DepthImage:
+def _grid_image_by_engine(vertices, background, drawing, engine: Engine) -> DepthImage:
     grid = drawing.grid
     index, boxes = grid_visibility(
-        jax.lax.stop_gradient(vertices), grid=grid, rules=drawing.rules
+        jax.lax.stop_gradient(vertices), grid=grid, rules=drawing.rules, engine=engine
     )
-    depth = _grid_depth(vertices, index, boxes, grid)
+    depth = _grid_depth(vertices, index, boxes, grid, engine)
     return _to_pixels(jnp.where(index >= 0, depth, background), index >= 0, grid)
 
 
@@ -282,7 +296,7 @@ def _unflatten(image: DepthImage, lead) -> DepthImage:
     return DepthImage(*(v.reshape(*lead, *v.shape[1:]) for v in image))
 
 
-def _depth_at(planes, corner_ids, drawn, grid: SampleGrid):
+def _depth_at(planes, corner_ids, drawn, grid: SampleGrid, engine: Engine):
     """Depth and screen weights of samples.
 
     Args:
@@ -310,7 +324,7 @@ def _depth_at(planes, corner_ids, drawn, grid: SampleGrid):
         return depth, *(jnp.where(drawn, w, 0.0) for w in weights)
 
     some = jnp.any(drawn)
-    depth, *weights = apart(some, weigh, apart(some, gather, *planes))
+    depth, *weights = engine.apart(some, weigh, engine.apart(some, gather, *planes))
     return depth, weights
 
 
@@ -352,11 +366,11 @@ def _finish(sums, z):
     return -sums[0], -sums[1], -sums[2] * inverse * inverse
 
 
-def _mesh_depth_hard(vertices, faces, index, boxes, grid) -> jax.Array:
-    return _mesh_depth_fwd(vertices, faces, index, boxes, grid)[0]
+def _mesh_depth_hard(vertices, faces, index, boxes, grid, engine) -> jax.Array:
+    return _mesh_depth_fwd(vertices, faces, index, boxes, grid, engine)[0]
 
 
-def _mesh_depth_fwd(vertices, faces, index, boxes, grid):
+def _mesh_depth_fwd(vertices, faces, index, boxes, grid, engine: Engine):
     batch, count, _ = vertices.shape
     drawn = index >= 0
     face = jnp.where(drawn, index, 0)
@@ -369,16 +383,16 @@ def _mesh_depth_fwd(vertices, faces, index, boxes, grid):
         for axis in range(3)
     ]
     at = face + rows * faces.shape[1]
-    depth, weights = _depth_at(corners, [at, at, at], drawn, grid)
+    depth, weights = _depth_at(corners, [at, at, at], drawn, grid, engine)
     return depth, (vertices, faces, index, boxes, depth, weights)
 
 
-def _mesh_depth_bwd(grid, residuals, cotangent):
+def _mesh_depth_bwd(grid, engine: Engine, residuals, cotangent):
     vertices, faces, index, boxes, depth, weights = residuals
     batch, count, _ = vertices.shape
     some = jnp.any(index >= 0)
-    pulls = tuple(apart(some, _pulls, cotangent, depth, weights))
-    (sums,) = sum_by_face(boxes, index, pulls, triangle_count=1, grid=grid)
+    pulls = tuple(engine.apart(some, _pulls, cotangent, depth, weights))
+    (sums,) = engine.sum_by_face(boxes, index, pulls, triangle_count=1, grid=grid)
     ids = jnp.clip(faces, 0, count - 1)
 
     def terms(vertices, ids, sums):
@@ -391,21 +405,21 @@ def _mesh_depth_bwd(grid, residuals, cotangent):
         rows = [q * slope_x[..., None], q * slope_y[..., None], q]
         return jnp.stack(rows, axis=-1).reshape(batch, -1, 3)
 
-    rows = apart(some, terms, vertices, ids, sums)
+    rows = engine.apart(some, terms, vertices, ids, sums)
     rows = sum_rows(rows, ids.reshape(batch, -1), count)
     gradient = _finish([rows[..., k] for k in range(3)], vertices[..., 2])
     return jnp.stack(gradient, axis=-1), None, None, None
 
 
-_mesh_depth = jax.custom_vjp(_mesh_depth_hard, nondiff_argnums=(4,))
+_mesh_depth = jax.custom_vjp(_mesh_depth_hard, nondiff_argnums=(4, 5))
 _mesh_depth.defvjp(_mesh_depth_fwd, _mesh_depth_bwd)
 
 
-def _grid_depth_hard(vertices, index, boxes, grid) -> jax.Array:
-    return _grid_depth_fwd(vertices, index, boxes, grid)[0]
+def _grid_depth_hard(vertices, index, boxes, grid, engine) -> jax.Array:
+    return _grid_depth_fwd(vertices, index, boxes, grid, engine)[0]
 
 
-def _grid_depth_fwd(vertices, index, boxes, grid):
+def _grid_depth_fwd(vertices, index, boxes, grid, engine: Engine):
     batch, h, w, _ = vertices.shape
     drawn = index >= 0
     face = jnp.where(drawn, index, 0)
@@ -419,20 +433,20 @@ def _grid_depth_fwd(vertices, index, boxes, grid):
         corner + jnp.where(lower, w + 1, 1),
     ]
     planes = [[vertices[..., k].reshape(-1)] * 3 for k in range(3)]
-    depth, weights = _depth_at(planes, corner_ids, drawn, grid)
+    depth, weights = _depth_at(planes, corner_ids, drawn, grid, engine)
     return depth, (vertices, index, boxes, depth, weights)
 
 
-def _grid_depth_bwd(grid, residuals, cotangent):
+def _grid_depth_bwd(grid, engine: Engine, residuals, cotangent):
     vertices, index, boxes, depth, weights = residuals
     batch, h, w, _ = vertices.shape
     cells = batch * h * w
     some = jnp.any(index >= 0)
-    pulls = tuple(apart(some, _pulls, cotangent, depth, weights))
+    pulls = tuple(engine.apart(some, _pulls, cotangent, depth, weights))
 
     upper, lower = (
         [v.reshape(-1) for v in t]
-        for t in sum_by_face(boxes, index, pulls, triangle_count=2, grid=grid)
+        for t in engine.sum_by_face(boxes, index, pulls, triangle_count=2, grid=grid)
     )
 
     def slopes(vertices, upper, lower):
@@ -461,10 +475,10 @@ def _grid_depth_bwd(grid, residuals, cotangent):
         sums.append(total(1.0, 1.0))
         return _finish(sums, vertices[..., 2].reshape(-1))
 
-    found = apart(some, slopes, vertices, upper, lower)
-    gradient = apart(some, gather, vertices, upper, lower, found)
+    found = engine.apart(some, slopes, vertices, upper, lower)
+    gradient = engine.apart(some, gather, vertices, upper, lower, found)
     return jnp.stack(gradient, axis=-1).reshape(vertices.shape), None, None
 
 
-_grid_depth = jax.custom_vjp(_grid_depth_hard, nondiff_argnums=(3,))
+_grid_depth = jax.custom_vjp(_grid_depth_hard, nondiff_argnums=(3, 4))
 _grid_depth.defvjp(_grid_depth_fwd, _grid_depth_bwd)

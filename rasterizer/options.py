@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import jax.numpy as jnp
 
-from rasterizer.backends import compiles_loops
+from rasterizer.backends import Workers, find_workers
 from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.mesh import check_size
 
@@ -24,9 +24,11 @@ class DrawOptions(TypedDict, total=False):
             are clockwise on the screen, "front" the others; "none" unless given.
         pixel_offset: (x, y) shift of the samples from the pixel centre, pixels; (0, 0)
             unless given.
-        backend: what does the work on a CPU: "numba", loops compiled by Numba; "xla",
-            the work list, as on every other platform; "auto", Numba's where it is
-            installed; "auto" unless given.
+        backend: what does the work: "xla", the work list, which serves every platform;
+            "numba", loops compiled by Numba, on a CPU; "pallas", kernels compiled by
+            Triton, on CUDA (on a CPU they are interpreted, which is slow: for tests);
+            "auto", the best there is: Numba's loops where it is installed, and kernels
+            where a GPU is; "auto" unless given.
     """
 
     near: float
@@ -64,14 +66,14 @@ class Drawing:
 
     Attributes:
         grid, rules: where the samples lie, and which faces are drawn at all.
-        loops: whether Numba's loops do the work on a CPU.
+        workers: what does the work, by platform.
         sigma: softness of edges, pixels; 0 for hard ones.
         gamma: softness of depth, in its units; 0 without.
     """
 
     grid: SampleGrid
     rules: Rules = Rules()
-    loops: bool = False
+    workers: Workers = Workers()
     sigma: float = 0.0
     gamma: float = 0.0
 
@@ -110,7 +112,7 @@ def make_drawing(
     return Drawing(
         make_grid(size, full["supersample"], full["pixel_offset"]),
         _make_rules(full["near"], full["far"], full["cull"]),
-        compiles_loops(full["backend"]),
+        find_workers(full["backend"]),
         _check_softness(sigma, "sigma", dtype),
         _check_softness(gamma, "gamma", dtype),
     )

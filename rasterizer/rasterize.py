@@ -11,6 +11,7 @@ from rasterizer import mesh as mesh_lib
 from rasterizer.backends import choose
 from rasterizer.batching import alike, flatten_lead
 from rasterizer.coverage import SampleGrid
+from rasterizer.engines import Engine
 from rasterizer.options import Drawing, DrawOptions, make_drawing, make_grid
 from rasterizer.sums import gather_rows
 from rasterizer.types import Fragments
@@ -67,9 +68,9 @@ def _rasterize(vertices, faces, drawing: Drawing) -> Fragments:
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
     find = choose(
-        drawing.loops,
+        drawing.workers,
         by_loops=partial(index_by_loops, drawing=drawing),
-        by_list=partial(index_by_list, drawing=drawing),
+        by_engine=partial(index_by_engine, drawing=drawing),
     )
     index = find(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
@@ -77,11 +78,11 @@ def _rasterize(vertices, faces, drawing: Drawing) -> Fragments:
     return Fragments(index, barycentrics, depth)
 
 
-def index_by_list(vertices, faces, drawing: Drawing):
+def index_by_engine(vertices, faces, drawing: Drawing, engine: Engine):
     """(B, V, 3) and (F, 3) to the face at each sample, (B, samples)."""
     shared = jnp.broadcast_to(faces, (vertices.shape[0], *faces.shape))
     grid, rules = drawing.grid, drawing.rules
-    return mesh_visibility(vertices, shared, grid=grid, rules=rules)[0]
+    return mesh_visibility(vertices, shared, grid=grid, rules=rules, engine=engine)[0]
 
 
 def index_by_loops(vertices, faces, drawing: Drawing):

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from rasterizer import visibility, worklist
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import SampleGrid
+from rasterizer.engines import LIST
 from rasterizer.options import Drawing
 from rasterizer.rasterize import screen_weights
 from rasterizer.sums import add_at, sum_rows
@@ -107,7 +108,7 @@ def _lay_out(vertices, faces, drawing: Drawing):
     grid, rules = drawing.grid, drawing.rules
     margin = box_margin(drawing.sigma, grid)
     _, boxes = visibility.mesh_primitives(
-        vertices, faces, grid=grid, rules=rules, margin=margin
+        vertices, faces, grid=grid, rules=rules, engine=LIST, margin=margin
     )
     batch, count = vertices.shape[:2]
     ids = jnp.clip(faces, 0, count - 1)

@@ -36,18 +36,12 @@ def sum_by_face(
         For each triangle of a primitive, one (B, P) array for each value.
     """
     options = {"triangle_count": triangle_count, "grid": grid}
-
-    @fold_vmap
-    def sums(boxes, face_index, values):
-        return jax.lax.platform_dependent(
-            boxes,
-            face_index,
-            values,
-            cpu=partial(face_sums_by_scatter, **options),
-            default=partial(face_sums_by_list, **options),
-        )
-
-    return sums(boxes, face_index, values)
+    by_platform = partial(
+        jax.lax.platform_dependent,
+        cpu=partial(face_sums_by_scatter, **options),
+        default=partial(face_sums_by_list, **options),
+    )
+    return fold_vmap(by_platform)(boxes, face_index, values)
 
 
 def face_sums_by_scatter(

@@ -9,12 +9,18 @@ import numpy as np
 from rasterizer import worklist
 from rasterizer.batching import fold_vmap
 from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.engines import Engine
 from rasterizer.worklist import Boxes, Primitives
 
 
-@partial(jax.jit, static_argnames=("grid", "rules"))
+@partial(jax.jit, static_argnames=("grid", "rules", "engine"))
 def mesh_visibility(
-    vertices: jax.Array, faces: jax.Array, *, grid: SampleGrid, rules: Rules
+    vertices: jax.Array,
+    faces: jax.Array,
+    *,
+    grid: SampleGrid,
+    rules: Rules,
+    engine: Engine,
 ) -> tuple[jax.Array, Boxes]:
     """Nearest face at each sample.
 
@@ -29,8 +35,10 @@ def mesh_visibility(
 
     @fold_vmap
     def visible(vertices, faces):
-        primitives, boxes = mesh_primitives(vertices, faces, grid=grid, rules=rules)
-        index = worklist.visible_faces(
+        primitives, boxes = mesh_primitives(
+            vertices, faces, grid=grid, rules=rules, engine=engine
+        )
+        index = engine.visible_faces(
             primitives,
             boxes,
             worklist.MESH,
@@ -43,9 +51,9 @@ def mesh_visibility(
     return visible(vertices, faces)
 
 
-@partial(jax.jit, static_argnames=("grid", "rules"))
+@partial(jax.jit, static_argnames=("grid", "rules", "engine"))
 def grid_visibility(
-    vertices: jax.Array, *, grid: SampleGrid, rules: Rules
+    vertices: jax.Array, *, grid: SampleGrid, rules: Rules, engine: Engine
 ) -> tuple[jax.Array, Boxes]:
     """`mesh_visibility` of a grid, a cell of two triangles at a time.
 
@@ -64,8 +72,10 @@ def grid_visibility(
     @fold_vmap
     def visible(vertices):
         batch, h, w, _ = vertices.shape
-        primitives, boxes = grid_primitives(vertices, grid=grid, rules=rules)
-        index = worklist.visible_faces(
+        primitives, boxes = grid_primitives(
+            vertices, grid=grid, rules=rules, engine=engine
+        )
+        index = engine.visible_faces(
             primitives,
             boxes,
             worklist.cell_layout(w),
@@ -79,7 +89,7 @@ def grid_visibility(
 
 
 def grid_primitives(
-    vertices: jax.Array, *, grid: SampleGrid, rules: Rules
+    vertices: jax.Array, *, grid: SampleGrid, rules: Rules, engine: Engine
 ) -> tuple[Primitives, Boxes]:
     """The cells of (B, h, w, 3) vertices, one for each vertex; and their boxes.
 
@@ -98,6 +108,7 @@ def grid_primitives(
         jnp.tile(jnp.asarray(inside.reshape(-1)), batch),
         grid,
         rules,
+        engine,
     )
 
 
@@ -107,6 +118,7 @@ def mesh_primitives(
     *,
     grid: SampleGrid,
     rules: Rules,
+    engine: Engine,
     margin: int = 0,
 ) -> tuple[Primitives, Boxes]:
     """The triangles of (B, V, 3) vertices and (B, F, 3) faces; and their boxes, wider
@@ -125,11 +137,15 @@ def mesh_primitives(
         )
         return Primitives(x, y, tuple(jnp.where(known, v, 0.0) for v in inverse))
 
-    return _in_stages(vertices, corners, worklist.MESH, None, grid, rules, margin)
+    return _in_stages(
+        vertices, corners, worklist.MESH, None, grid, rules, engine, margin
+    )
 
 
-def _in_stages(vertices, corners, layout, exists, grid: SampleGrid, rules, margin=0):
-    snapped = worklist.apart(
+def _in_stages(
+    vertices, corners, layout, exists, grid: SampleGrid, rules, engine: Engine, margin=0
+):
+    snapped = engine.apart(
         jnp.any(vertices[..., 2] > rules.near),
         lambda v: worklist.snap_vertices(v, grid, rules),
         vertices,
@@ -138,8 +154,8 @@ def _in_stages(vertices, corners, layout, exists, grid: SampleGrid, rules, margi
     if max(layout.offsets) > 0:
         primitives = corners(snapped)  # the planes themselves
     else:
-        primitives = worklist.apart(drawable, corners, snapped)
-    boxes = worklist.apart(
+        primitives = engine.apart(drawable, corners, snapped)
+    boxes = engine.apart(
         drawable,
         lambda p: worklist.bound(p, layout, exists, grid, margin),
         primitives,

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 
 from rasterizer import coverage
 from rasterizer.batching import like
-from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.coverage import Arithmetic, Rules, SampleGrid
 
 _INT32_MAX = 2**31 - 1
 _LIST_LIMIT = 2**30  # items of one list, however large the boxes
 _CHUNK = 2**16  # XLA's CPU compiler uses threads above half of it; caches hold this
 _RADIX = 8  # passes over a chunk that a running maximum is spared, against their cost
-_SIDE_BITS = 15  # an image has at most 2**15 samples a side
+SIDE_BITS = 15  # an image has at most 2**15 samples a side
 
 # So that z**2 and 1 / z**2, which gradients take, are ordinary float32 numbers.
 MIN_DEPTH, MAX_DEPTH = 1e-15, 1e15
@@ -148,7 +148,8 @@ def snap_vertices(
     limit = 2.0**29 / (grid.supersample * 2**grid.bits)  # int32 must not overflow
     ok = (z > rules.near) & (z < rules.far) & (z >= MIN_DEPTH) & (z <= MAX_DEPTH)
     ok &= (jnp.abs(x) < limit) & (jnp.abs(y) < limit)
-    inverse = 1.0 / jnp.where(ok, z, 1.0).astype(jnp.float32)
+    depth = jnp.where(ok, z, 1.0).astype(jnp.float32)
+    inverse = coverage.divide(jnp.ones_like(depth), depth)
     (shift_x, shift_y), (centre_x, centre_y) = grid.shift, grid.centre
     xi = coverage.snap(jnp.where(ok, x, 0.0), shift_x, centre_x, grid)
     yi = coverage.snap(jnp.where(ok, y, 0.0), shift_y, centre_y, grid)
@@ -243,8 +244,8 @@ def for_each_chunk(
     block = min(n, max(1, _LIST_LIMIT // grid.samples))
 
     # Gathers are what an item costs: one number instead of two.
-    place = boxes.row << _SIDE_BITS | boxes.column
-    extent = boxes.large.astype(jnp.int32) << (_SIDE_BITS + 1) | boxes.width
+    place = boxes.row << SIDE_BITS | boxes.column
+    extent = boxes.large.astype(jnp.int32) << (SIDE_BITS + 1) | boxes.width
 
     def run_block(first, state):
         # The last block is moved back to end with the list; skip what is done already.
@@ -273,12 +274,12 @@ def for_each_chunk(
             k = item - take(start, local)
             k = jnp.where(live, k, 0)
             width = take(extent, p)
-            wide = jnp.any(width >= 2 << _SIDE_BITS)
-            width = width & (2 << _SIDE_BITS) - 1
+            wide = jnp.any(width >= 2 << SIDE_BITS)
+            width = width & (2 << SIDE_BITS) - 1
             corner = take(place, p)
             row = _divide(k, width, grid)
-            column = (corner & (1 << _SIDE_BITS) - 1) + (k - row * width)
-            row = (corner >> _SIDE_BITS) + row
+            column = (corner & (1 << SIDE_BITS) - 1) + (k - row * width)
+            row = (corner >> SIDE_BITS) + row
             mesh = p // per_mesh
             sample = mesh * grid.samples + row * grid.columns + column
             items = Items(p, mesh, row, column, sample, k, live, wide)
@@ -427,6 +428,7 @@ def _test(
 
     column, row = items.column - grid.centre[0], items.row - grid.centre[1]
     inverse = gather(primitives.inverse_depth)
+    origin = 0, 0
     if wide:
         xs, ys = gather(primitives.x), gather(primitives.y)
     else:
@@ -434,8 +436,38 @@ def _test(
         packed = [take(v, items.primitive) for v in offsets]
         xs = [0, *(v >> 16 for v in packed)]
         ys = [0, *(v << 16 >> 16 for v in packed)]
-        px = column * (1 << grid.bits) - take(primitives.x[0], first)
-        py = row * (1 << grid.bits) - take(primitives.y[0], first)
+        origin = take(primitives.x[0], first), take(primitives.y[0], first)
+    return nearest_of(
+        *(xs, ys, inverse, column, row, layout, grid, facing),
+        wide=wide,
+        origin=origin,
+        arithmetic=coverage.XLA,
+    )
+
+
+def nearest_of(
+    xs,
+    ys,
+    inverse,
+    column,
+    row,
+    layout: Layout,
+    grid: SampleGrid,
+    facing: int,
+    *,
+    wide: bool,
+    origin=(0, 0),
+    arithmetic: Arithmetic,
+):
+    """`coverage.nearness` of a primitive's nearest triangle; 0 where none covers.
+
+    The lowest bit is set for triangle 0, so that it wins a tie.
+
+    Args:
+        xs, ys, inverse: of its corners; snapped, and inverse depth.
+        column, row: of the sample, from the middle one.
+        origin: x and y that xs and ys are relative to; (0, 0) if wide.
+    """
 
     def nearness(corners):
         x, y = [xs[i] for i in corners], [ys[i] for i in corners]
@@ -447,12 +479,13 @@ def _test(
             sample = column * unit, row * unit
             edge, combine = coverage.wide_edge, coverage.wide_nearness
         else:
-            sample = px, py
+            unit = 1 << grid.bits
+            sample = column * unit - origin[0], row * unit - origin[1]
             edge, combine = coverage.edge, coverage.nearness
         edges = [
             edge(x[i], y[i], x[j], y[j], *sample) for i, j in ((1, 2), (2, 0), (0, 1))
         ]
-        return combine(edges, [inverse[i] for i in corners], facing)
+        return combine(edges, [inverse[i] for i in corners], facing, arithmetic)
 
     best = nearness(layout.triangles[0])
     best = jnp.where(best > 0, best | 1, 0)

@@ -91,3 +91,25 @@ def test_many_blocks_draw_what_one_does(monkeypatch):
     monkeypatch.setattr(worklist, "_LIST_LIMIT", 7 * 63)
     pieces = rasterizer.rasterize(vertices, faces, (9, 7), near=1e-9).face_index
     np.testing.assert_array_equal(whole, pieces)
+
+
+@pytest.mark.parametrize("off", range(-2, 3))
+def test_division_by_remainder_is_rounded_once(off):
+    rng = np.random.default_rng(0)
+    a = (2.0 ** rng.uniform(-20, 40, 200_000)).astype(np.float32)
+    b = (2.0 ** rng.uniform(-20, 40, 200_000)).astype(np.float32)
+    b[:1000] = 2.0 ** np.round(np.log2(b[:1000]))
+    b[1000:2000] = a[1000:2000]
+    # Quotients about powers of two, where last places change their length.
+    near = np.arange(-5, 6, dtype=np.int32)[:, None] + np.float32(3.0).view(np.int32)
+    a[2000:2121] = np.broadcast_to(near, (11, 11)).ravel().view(np.float32)
+    b[2000:2121] = np.broadcast_to(near.T, (11, 11)).ravel().view(np.float32)
+
+    def estimate(a, b):
+        quotient = np.asarray(a) / np.asarray(b)
+        return jnp.asarray((quotient.view(np.int32) + off).view(np.float32))
+
+    got = coverage.divide_by_remainder(jnp.asarray(a), jnp.asarray(b), estimate)
+    np.testing.assert_array_equal(got, a / b)
+    zero = coverage.divide_by_remainder(jnp.zeros(3), jnp.asarray(b[:3]), estimate)
+    np.testing.assert_array_equal(zero, 0.0)

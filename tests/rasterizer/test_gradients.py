@@ -10,6 +10,7 @@ import pytest
 import rasterizer
 from rasterizer import reference, sums, visibility
 from rasterizer.coverage import Rules, SampleGrid
+from rasterizer.engines import LIST
 from tests.rasterizer import scenes
 
 SIZE = (7, 8)
@@ -176,7 +177,9 @@ def test_sums_by_list_and_by_sort_equal_those_by_scatter():
     rng = np.random.default_rng(0)
     vertices = np.stack([scenes.warped_grid(s, 9, 8) for s in range(3)])
     shape = SampleGrid(11, 10)
-    index, boxes = visibility.grid_visibility(vertices, grid=shape, rules=Rules())
+    index, boxes = visibility.grid_visibility(
+        vertices, grid=shape, rules=Rules(), engine=LIST
+    )
     values = (jnp.asarray(rng.normal(size=index.shape), jnp.float32),)
     options = {"triangle_count": 2, "grid": shape}
     expected = sums.face_sums_by_scatter(boxes, index, values, **options)

@@ -1,0 +1,51 @@
+"""What does the work in XLA's programs: the work list, or kernels."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+from rasterizer import sums, worklist
+from rasterizer.batching import fold_vmap
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """The parts that differ; static.
+
+    Attributes:
+        visible_faces: `worklist.visible_faces`, or what does the same.
+        sum_by_face: `sums.sum_by_face`, or what does the same.
+        apart: `worklist.apart`, where that pays.
+    """
+
+    visible_faces: Callable
+    sum_by_face: Callable
+    apart: Callable
+
+
+LIST = Engine(worklist.visible_faces, sums.sum_by_face, worklist.apart)
+
+
+def _together(worthwhile, stage: Callable, *args):
+    """`worklist.apart` on GPUs, where a conditional waits for the host."""
+    del worthwhile
+    return stage(*args)
+
+
+def by_kernels(*, interpret: bool) -> Engine:
+    def visible_faces(*args, **kwargs):
+        from rasterizer import kernels  # needs Pallas with Triton
+
+        return kernels.visible_faces(*args, **kwargs, interpret=interpret)
+
+    def sum_by_face(*args, **kwargs):
+        from rasterizer import kernels
+
+        sums = partial(kernels.face_sums, **kwargs, interpret=interpret)
+        return fold_vmap(sums)(*args)
+
+    return Engine(visible_faces, sum_by_face, _together)
+
+
+KERNELS = by_kernels(interpret=False)
+INTERPRETED = by_kernels(interpret=True)

@@ -46,66 +46,50 @@ def parts(flags: argparse.Namespace) -> list[Part]:
     """What is done, in order of value."""
     out: Path = flags.output
     small = flags.rehearse
-    size = ["--small"] if small else []
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # beside PyTorch
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # beside others
     authors = []
     if flags.authors and not small:
         authors = [f"--authors={flags.authors}", "--authors_device=cuda"]
+    # Theirs in the precision of ours, and first in the one that PyTorch takes.
+    precisions = {"float32": "tf32,float32", "bfloat16": "bfloat16"}
 
     def module(name: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", f"benchmarks.{name}", *arguments]
 
     def step(dtype: str) -> list[str]:
-        batch = ["--batch=64", "--rounds=15"]
+        sizes = "--batch=64 --rounds=10"
         if small:
-            batch = ["--batch=2", "--rounds=1", "--width=16", "--size=32"]
-            batch += ["--no-perceptual"]
-        return module(
-            "train_step",
-            *batch,
-            *([] if dtype == "float32" and not small else ["--no-parts"]),
-            f"--compute_dtype={dtype}",
-            f"--output={out / f'step_{dtype}.json'}",
-            *authors,
-        )
+            sizes = "--batch=2 --rounds=1 --width=16 --size=32 --no-perceptual"
+        arguments = [*sizes.split(), "--no-parts", f"--compute_dtype={dtype}", *authors]
+        if authors:
+            arguments.append(f"--authors_precisions={precisions[dtype]}")
+        return module("train_step", *arguments, f"--output={out}/step_{dtype}.json")
 
-    tests = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
-    ]
-    tests += ["--durations=15", f"--junitxml={out / 'correctness.xml'}", *TESTS]
-    grids = "grid_xla" if small else "grid,grid_xla,step,step_bfloat16"
+    pytest = "-m pytest -q -m gpu -n 8 -p no:cacheprovider --durations=15".split()
+    tests = [sys.executable, *pytest, f"--junitxml={out}/correctness.xml", *TESTS]
+    cases = "grid:64:128,grid:64:16,head:256:16,grid:128:128,grid:256:16"
+    rasterizer = [f"--cases={cases}", "--rounds=5", "--seconds=60"]
+    if small:
+        rasterizer = ["--cases=grid:16:2", "--rounds=1"]
+    ceilings = ["--small"] if small else []
+    programs = "grid_xla" if small else "grid,grid_xla,step_bfloat16,step"
+    traced = [*ceilings, f"--programs={programs}"]
     return [
-        Part("machine", module("ceilings", *size, f"--output={out / 'machine.json'}"),
+        Part("machine", module("ceilings", *ceilings, f"--output={out}/machine.json"),
              10, 60),
-        Part("correctness", tests, 30, 150),
+        Part("correctness", tests, 30, 110, shared),
         Part(
             "rasterizer",
-            module(
-                "rasterizer",
-                "--rehearse" if small else "--gpu",
-                f"--output={out / 'rasterizer.json'}",
-            ),
-            40, 200, shared,
+            module("rasterizer_gpu", *rasterizer, f"--output={out}/rasterizer.json"),
+            40, 120, shared,
         ),
-        Part("step_float32", step("float32"), 60, 200, shared),
-        Part("step_bfloat16", step("bfloat16"), 60, 150, shared),
         Part(
             "kernels",
-            module(
-                "kernels",
-                *size,
-                f"--programs={grids}",
-                f"--output={out / 'kernels' / 'kernels.json'}",
-            ),
-            40, 150,
+            module("kernels", *traced, f"--output={out}/kernels/kernels.json"),
+            40, 180, shared,
         ),
+        Part("step_bfloat16", step("bfloat16"), 30, 120, shared),
+        Part("step_float32", step("float32"), 30, 150, shared),
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from tests.rasterizer.two_devices import CASES
 
 ROOT = Path(__file__).resolve().parents[2]
 # Others are traced only, which is when JAX checks what varies from device to device.
-QUICK = {"xla": ("hard",), "numba": ("grid",)}
+QUICK = {"xla": ("hard",), "numba": ("grid",), "pallas": ()}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def run(backend: str, cases: tuple[str, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("backend", ["xla", "numba"])
+@pytest.mark.parametrize("backend", ["xla", "numba", "pallas"])
 def test_shard_map_takes_all_functions(backend, case):
     if backend == "numba":
         pytest.importorskip("numba")

@@ -32,14 +32,14 @@ def test_gradients_are_those_of_the_plain_convolution(
 
     found, expected = (
         jax.jit(jax.grad(lambda *a, f=f: value(f, *a)[0], argnums=(0, 1)))(x, kernel)
-        for f in (convolution.convolve, convolution._convolve)
+        for f in (convolution.convolve, convolution.plain_convolve)
     )
     for ours, plain in zip(found, expected, strict=True):
         scale = float(jnp.abs(plain).max())
         np.testing.assert_allclose(ours, plain, atol=2e-6 * scale)
     np.testing.assert_array_equal(
         value(convolution.convolve, x, kernel)[1],
-        value(convolution._convolve, x, kernel)[1],
+        value(convolution.plain_convolve, x, kernel)[1],
     )
 
 
@@ -54,7 +54,7 @@ def test_strided_gradient_and_bfloat16():
             return jnp.sum(f(x, k, stride, 1).astype(jnp.float32))
 
         ours = jax.grad(lambda k: total(convolution.convolve, x, k))(k)  # noqa: B023
-        plain = jax.grad(lambda k: total(convolution._convolve, x, k))(k)  # noqa: B023
+        plain = jax.grad(lambda k: total(convolution.plain_convolve, x, k))(k)  # noqa: B023
         assert ours.dtype == jnp.bfloat16
         scale = float(jnp.abs(plain).max())
         np.testing.assert_allclose(

@@ -27,10 +27,11 @@ def convolve(
 
     Both derivatives are exact; reverse mode only.
     """
-    return _convolve(x, kernel, stride, padding)
+    return plain_convolve(x, kernel, stride, padding)
 
 
-def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def plain_convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """`convolve` with XLA's own derivatives, forward mode and transposition too."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -46,7 +47,7 @@ def _forward(x: Array, kernel: Array, stride: int, padding: int):
 
 def _backward(stride: int, padding: int, residuals, cotangent: Array):
     x, kernel = residuals
-    _, pull_x = jax.vjp(lambda x: _convolve(x, kernel, stride, padding), x)
+    _, pull_x = jax.vjp(lambda x: plain_convolve(x, kernel, stride, padding), x)
     weight_gradient = partial(
         jax.lax.platform_dependent,
         cpu=partial(_weight_gradient_cpu, kernel, stride, padding),
@@ -61,7 +62,7 @@ convolve.defvjp(_forward, _backward)
 def _weight_gradient_xla(
     kernel: Array, stride: int, padding: int, x: Array, cotangent: Array
 ) -> Array:
-    _, pull = jax.vjp(lambda k: _convolve(x, k, stride, padding), kernel)
+    _, pull = jax.vjp(lambda k: plain_convolve(x, k, stride, padding), kernel)
     return pull(cotangent)[0]
 
 

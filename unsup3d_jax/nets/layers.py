@@ -2,10 +2,13 @@
 
 Strided transposed convolutions and the convolution behind the nearest
 upsampling are computed as one 2 x 2 convolution to four sub-pixel phases: the
-same numbers with no multiplication by inserted or repeated pixels.
+same numbers with no multiplication by inserted or repeated pixels. Not on NVIDIA's
+GPUs, where cuDNN has the transposed convolution itself, and putting phases together
+and apart took as long as the convolutions.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unsup3d_jax.nets.convolution import convolve
+from unsup3d_jax.nets.convolution import convolve, plain_convolve
 
 DTYPE = jnp.dtype
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -56,13 +59,42 @@ def _interleave_phases(
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
 
 
+def _by_platform(by_phases: Callable, directly: Callable) -> Callable:
+    """One of two forms of a function (x, kernel), by the platform compiled for; each
+    with its own derivative, reverse mode only."""
+
+    @jax.custom_vjp
+    def function(x: Array, kernel: Array) -> Array:
+        return jax.lax.platform_dependent(x, kernel, cuda=directly, default=by_phases)
+
+    def pull(form: Callable, x: Array, kernel: Array, cotangent: Array):
+        return jax.vjp(form, x, kernel)[1](cotangent)
+
+    def backward(residuals: tuple[Array, Array], cotangent: Array):
+        return jax.lax.platform_dependent(
+            *residuals,
+            cotangent,
+            cuda=partial(pull, directly),
+            default=partial(pull, by_phases),
+        )
+
+    function.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), backward)
+    return function
+
+
 def transposed_convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]
 ) -> Float[Array, "b 2*h 2*w o"]:
     """Transposed convolution, kernel 4, stride 2, padding 1.
 
-    out[2y - 1 + k] += x[y] kernel[k], the gradient of a strided convolution.
+    out[2y - 1 + k] += x[y] kernel[k], the gradient of a strided convolution. Reverse
+    mode only.
     """
+    return _transposed_convolve(x, kernel)
+
+
+def transposed_by_phases(x: Array, kernel: Array) -> Array:
+    """`transposed_convolve` by `_interleave_phases`."""
     # Phase a of a row takes tap 3 - a from the input above, 1 - a from the one below.
     # Reversed and reshaped, not indexed: the gradient of indexing is a scatter.
     i, o = kernel.shape[2:]
@@ -70,10 +102,31 @@ def transposed_convolve(
     return _interleave_phases(x, phases.transpose(1, 3, 0, 2, 4, 5))
 
 
+def transposed_directly(x: Array, kernel: Array) -> Array:
+    """`transposed_convolve` as the transpose of the strided convolution that it is."""
+    b, h, w, _ = x.shape
+    doubled = jax.ShapeDtypeStruct((b, 2 * h, 2 * w, kernel.shape[3]), x.dtype)
+    strided = partial(plain_convolve, kernel=kernel.swapaxes(2, 3), stride=2, padding=1)
+    return jax.linear_transpose(strided, doubled)(x)[0]
+
+
 def upsampled_convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "b 2*h 2*w o"]:
     """3 x 3 convolution (padding 1) of the nearest-neighbour upsampled x.
+
+    Reverse mode only.
+    """
+    return _upsampled_convolve(x, kernel)
+
+
+def upsampled_directly(x: Array, kernel: Array) -> Array:
+    """`upsampled_convolve` as it is said."""
+    return plain_convolve(x.repeat(2, axis=1).repeat(2, axis=2), kernel, 1, 1)
+
+
+def upsampled_by_phases(x: Array, kernel: Array) -> Array:
+    """`upsampled_convolve` by `_interleave_phases`.
 
     Repeated pixels share their taps, so each phase is a 2 x 2 convolution:
     4/9 of the multiplications.
@@ -87,6 +140,10 @@ def upsampled_convolve(
     rows = halves(kernel)  # (a, ky, 3, i, o)
     phases = halves(jnp.moveaxis(rows, 2, 0))  # (c, kx, a, ky, i, o)
     return _interleave_phases(x, phases.transpose(2, 0, 3, 1, 4, 5))
+
+
+_transposed_convolve = _by_platform(transposed_by_phases, transposed_directly)
+_upsampled_convolve = _by_platform(upsampled_by_phases, upsampled_directly)
 
 
 class Conv(nn.Module):
@@ -152,15 +209,19 @@ def _group_mean(per_channel: Array, groups: int, count: int) -> Array:
     return full.reshape(b, 1, 1, c)
 
 
-def _group_statistics(x: Array, groups: int) -> tuple[Array, Array, Array, int]:
-    """float32 x, mean and 1/deviation as (b, 1, 1, c), numbers in a group."""
+def _group_size(x: Array, groups: int) -> int:
     _, h, w, c = x.shape
-    count = h * w * (c // groups)
+    return h * w * (c // groups)
+
+
+def _group_statistics(x: Array, groups: int) -> tuple[Array, Array, Array]:
+    """float32 x, mean and 1/deviation as (b, 1, 1, c)."""
+    count = _group_size(x, groups)
     wide = x.astype(jnp.float32)
     mean = _group_mean(wide.sum((1, 2)), groups, count)
     # Two passes, not E[x^2] - mean^2, which cancels for large means.
     variance = _group_mean(jnp.square(wide - mean).sum((1, 2)), groups, count)
-    return wide, mean, jax.lax.rsqrt(variance + 1e-5), count
+    return wide, mean, jax.lax.rsqrt(variance + 1e-5)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -177,18 +238,19 @@ def group_normalise(
     written out (reverse mode only), because it needs just two sums over
     pixels and one pass: XLA's takes four times as long on CPU.
     """
-    wide, mean, inverse, _ = _group_statistics(x, groups)
-    return ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
+    return _group_normalise_forward(x, scale, bias, groups)[0]
 
 
 def _group_normalise_forward(x, scale, bias, groups):
-    # The statistics are cheap; keeping x alone saves memory traffic.
-    return group_normalise(x, scale, bias, groups), (x, scale)
+    wide, mean, inverse = _group_statistics(x, groups)
+    y = ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
+    # Not the normal numbers: two passes over them would cost more than making them.
+    return y, (x, scale, mean, inverse)
 
 
 def _group_normalise_backward(groups, residuals, cotangent):
-    x, scale = residuals
-    wide, mean, inverse, count = _group_statistics(x, groups)
+    x, scale, mean, inverse = residuals
+    wide, count = x.astype(jnp.float32), _group_size(x, groups)
     g = cotangent.astype(jnp.float32)
     g_sum = g.sum((1, 2))  # (b, c)
     g_normal = (g * ((wide - mean) * inverse)).sum((1, 2))

@@ -462,7 +462,7 @@ def _own_steps(counts):
     for steps in _OWN_STEPS:
         rest = jnp.maximum(counts - steps, 0)
         shared = (rest > 0).astype(jnp.int32) + _quotient(rest + LANES - 1, LANES)
-        cost = steps + jnp.sum(shared)
+        cost = steps + jnp.sum(shared, dtype=jnp.int32)
         better = cost < lowest
         best, lowest = jnp.where(better, steps, best), jnp.where(better, cost, lowest)
     return best
@@ -517,7 +517,7 @@ def _walk_shared(boxes, at: _Place, counts, done, visit, state, start=None):
             for old, new in zip(state, totals, strict=True)
         ]
 
-    left = jnp.sum((counts > done).astype(jnp.int32))
+    left = jnp.sum(counts > done, dtype=jnp.int32)
     return _repeat(left, take_one, (np.int32(-1), state))[1]
 
 
@@ -538,7 +538,7 @@ def _scan_huge(boxes, most, shape: _Shape, visit: Callable):
             visit(rank, _load_box(boxes, primitive), primitive)
             return chosen, rank + 1
 
-        found = jnp.sum(huge.astype(jnp.int32))
+        found = jnp.sum(huge, dtype=jnp.int32)
         return _repeat(found, take_one, (np.int32(-1), rank))[1]
 
     chunks = (most > HUGE).astype(jnp.int32) * math.ceil(n / _TEAM)

@@ -133,6 +133,22 @@ def test_rows_are_summed_as_by_scatter():
     np.testing.assert_array_equal(got, run(rows, ids))
 
 
+def test_float64_gives_float64():
+    vertices = scenes.warped_grid(0, 5, 4).astype(np.float64)
+    flat, faces = scenes.flatten(vertices)
+
+    def loss(v, backend):
+        options = {"background": 1.0, "backend": backend}
+        return rasterizer.render_depth(v, faces, (70, 69), **options).depth.sum()
+
+    with jax.enable_x64(True):
+        run = jax.jit(jax.value_and_grad(loss), static_argnames="backend")
+        got, expected = (run(flat, backend=b) for b in ("pallas", "xla"))
+    assert got[1].dtype == np.float64
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_nothing_to_draw_draws_nothing():
     empty = np.zeros((2, 4, 3), np.float32)
     faces = np.array([[0, 1, 2], [1, 2, 3]], np.int32)

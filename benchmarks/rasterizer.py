@@ -141,7 +141,8 @@ def _own_renderers(scene: Scene, full: bool) -> dict[str, Callable]:
     """Name -> (scene, vertices) -> depth, for what of ours can draw the scene."""
     found: dict[str, Callable] = {}
     backends = {"": "auto"}
-    if jax.default_backend() == "cpu" and numba_installed():
+    platform = jax.default_backend()
+    if platform == "gpu" or (platform == "cpu" and numba_installed()):
         backends[", XLA"] = "xla"
     for suffix, backend in backends.items():
         if scene.grid is not None:

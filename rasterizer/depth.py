@@ -19,7 +19,6 @@ from rasterizer.rasterize import (
     screen_weights,
 )
 from rasterizer.soft import soft_coverage, soft_depth
-from rasterizer.sums import sum_rows
 from rasterizer.types import DepthImage
 from rasterizer.visibility import grid_visibility, mesh_visibility
 from rasterizer.worklist import take
@@ -406,7 +405,7 @@ def _mesh_depth_bwd(grid, engine: Engine, residuals, cotangent):
         return jnp.stack(rows, axis=-1).reshape(batch, -1, 3)
 
     rows = engine.apart(some, terms, vertices, ids, sums)
-    rows = sum_rows(rows, ids.reshape(batch, -1), count)
+    rows = engine.sum_rows(rows, ids.reshape(batch, -1), count)
     gradient = _finish([rows[..., k] for k in range(3)], vertices[..., 2])
     return jnp.stack(gradient, axis=-1), None, None, None
 

@@ -15,15 +15,17 @@ class Engine:
     Attributes:
         visible_faces: `worklist.visible_faces`, or what does the same.
         sum_by_face: `sums.sum_by_face`, or what does the same.
+        sum_rows: `sums.sum_rows`, or what does the same but has no gradient.
         apart: `worklist.apart`, where that pays.
     """
 
     visible_faces: Callable
     sum_by_face: Callable
+    sum_rows: Callable
     apart: Callable
 
 
-LIST = Engine(worklist.visible_faces, sums.sum_by_face, worklist.apart)
+LIST = Engine(worklist.visible_faces, sums.sum_by_face, sums.sum_rows, worklist.apart)
 
 
 def _together(worthwhile, stage: Callable, *args):
@@ -44,7 +46,13 @@ def by_kernels(*, interpret: bool) -> Engine:
         sums = partial(kernels.face_sums, **kwargs, interpret=interpret)
         return fold_vmap(sums)(*args)
 
-    return Engine(visible_faces, sum_by_face, _together)
+    def sum_rows(values, ids, count):
+        from rasterizer import kernels
+
+        sums = partial(kernels.sum_rows, count=count, interpret=interpret)
+        return fold_vmap(sums)(values, ids)
+
+    return Engine(visible_faces, sum_by_face, sum_rows, _together)
 
 
 KERNELS = by_kernels(interpret=False)

@@ -172,6 +172,58 @@ def face_sums(
     return [totals[t * k : (t + 1) * k] for t in range(triangle_count)]
 
 
+def sum_rows(
+    values: jax.Array, ids: jax.Array, count: int, *, interpret: bool
+) -> jax.Array:
+    """`sums.sum_rows`, without gradient; one lane adds up all rows of a target.
+
+    Args:
+        interpret: as for `visible_faces`.
+    """
+    batch, rows, channels = values.shape
+    targets = batch * count
+    if 0 in (targets, rows, channels):
+        return jnp.zeros((batch, count, channels), values.dtype)
+    target = ids + (jnp.arange(batch, dtype=jnp.int32) * count)[:, None]
+    position = jnp.arange(batch * rows, dtype=jnp.int32)
+    target, order = jax.lax.sort((target.reshape(-1), position), num_keys=1)
+    # Unrolled, since a loop would wait for the host.
+    ends = jnp.searchsorted(
+        *(target, jnp.arange(targets, dtype=jnp.int32)),
+        side="right",
+        method="scan_unrolled",
+    ).astype(jnp.int32)
+
+    def kernel(ends, order, values, out):
+        lane = pallas.program_id(0) * LANES + jnp.arange(LANES, dtype=jnp.int32)
+        exists = lane < targets
+        stop = _load(ends, lane, exists)
+        begin = _load(ends, lane - 1, exists & (lane > 0))
+
+        def add(k, totals):
+            live = begin + k < stop
+            row = _load(order, begin + k, live)
+            return [
+                total + _load(values, row * channels + c, live)
+                for c, total in enumerate(totals)
+            ]
+
+        start = [jnp.zeros(LANES, values.dtype) for _ in range(channels)]
+        for c, total in enumerate(_repeat(jnp.max(stop - begin), add, start)):
+            _store(out, lane * channels + c, total, exists)
+
+    given = [ends, order, values.reshape(-1)]
+    (out,) = pallas.pallas_call(
+        kernel,
+        [result_like((targets * channels,), values.dtype, given)],
+        grid=(math.ceil(targets / LANES),),
+        compiler_params=triton.CompilerParams(num_warps=1, num_stages=1),
+        interpret=interpret,
+        name="rasterizer_rows",
+    )(*given)
+    return out.reshape(batch, count, channels)
+
+
 # --- calls ------------------------------------------------------------------------
 
 
@@ -410,7 +462,7 @@ def _own_steps(counts):
     for steps in _OWN_STEPS:
         rest = jnp.maximum(counts - steps, 0)
         shared = (rest > 0).astype(jnp.int32) + _quotient(rest + LANES - 1, LANES)
-        cost = steps + jnp.sum(shared)
+        cost = steps + jnp.sum(shared, dtype=jnp.int32)
         better = cost < lowest
         best, lowest = jnp.where(better, steps, best), jnp.where(better, cost, lowest)
     return best
@@ -465,7 +517,7 @@ def _walk_shared(boxes, at: _Place, counts, done, visit, state, start=None):
             for old, new in zip(state, totals, strict=True)
         ]
 
-    left = jnp.sum((counts > done).astype(jnp.int32))
+    left = jnp.sum(counts > done, dtype=jnp.int32)
     return _repeat(left, take_one, (np.int32(-1), state))[1]
 
 
@@ -486,7 +538,7 @@ def _scan_huge(boxes, most, shape: _Shape, visit: Callable):
             visit(rank, _load_box(boxes, primitive), primitive)
             return chosen, rank + 1
 
-        found = jnp.sum(huge.astype(jnp.int32))
+        found = jnp.sum(huge, dtype=jnp.int32)
         return _repeat(found, take_one, (np.int32(-1), rank))[1]
 
     chunks = (most > HUGE).astype(jnp.int32) * math.ceil(n / _TEAM)

@@ -1,6 +1,7 @@
 """What a GPU draws, by compiled kernels and by the work list, against the reference.
 
 Run on a machine with a GPU: python -m pytest -m gpu tests/rasterizer/test_gpu.py
+(-k "not xla" leaves out the work list, which takes long to compile.)
 """
 
 from functools import partial
@@ -63,7 +64,7 @@ def cell_index(index, side: int):
 
 
 @ENGINES
-@pytest.mark.parametrize(("side", "size"), [(32, 32), (33, 64), (64, 64), (40, 128)])
+@pytest.mark.parametrize(("side", "size"), [(33, 64), (40, 128)])
 def test_faces_of_grids_equal_the_reference(engine, side, size):
     vertices = np.stack([smooth_grid(s, side, size) for s in range(3)])
     vertices[1, 3, 5] = np.nan
@@ -76,8 +77,9 @@ def test_faces_of_grids_equal_the_reference(engine, side, size):
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
-@pytest.mark.parametrize("supersample", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "supersample"), [(32, 1), (64, 1), (128, 1), (256, 1), (64, 2)]
+)
 def test_a_batch_of_grids_equals_what_a_cpu_draws(size, supersample):
     vertices = np.stack([smooth_grid(s, size, size) for s in range(6)])
     options = {"grid": SampleGrid(size, size, supersample), "rules": RULES}
@@ -91,8 +93,9 @@ def test_a_batch_of_grids_equals_what_a_cpu_draws(size, supersample):
 
 
 @ENGINES
-@pytest.mark.parametrize("size", [(32, 45), (128, 128)])
-@pytest.mark.parametrize("cull", ["none", "back", "front"])
+@pytest.mark.parametrize(
+    ("size", "cull"), [((32, 45), "none"), ((32, 45), "front"), ((128, 128), "back")]
+)
 def test_faces_of_meshes_equal_the_reference(engine, size, cull):
     soups = [scenes.soup(s, count=150, size=size) for s in range(3)]
     vertices = np.stack([v for v, _ in soups])
@@ -175,7 +178,7 @@ def assert_like_float64(vertices, weight, backend, **options):
 
 
 @BACKENDS
-@pytest.mark.parametrize(("side", "size"), [(32, 32), (64, 64), (64, 96)])
+@pytest.mark.parametrize(("side", "size"), [(64, 64), (64, 96)])
 def test_grids_and_their_gradients(backend, side, size):
     vertices = np.stack([smooth_grid(s, side, size) for s in range(4)])
     weight = np.random.default_rng(0).normal(size=(4, size, size)).astype(np.float32)

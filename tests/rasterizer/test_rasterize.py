@@ -342,7 +342,7 @@ depth = st.one_of(
 
 
 NASTY_SIZE = (10, 11)
-INSTALLED = ["xla", "numba"] if backends.numba_installed() else ["xla"]
+INSTALLED = ["xla", "pallas"] + ["numba"] * backends.numba_installed()
 
 
 @partial(jax.jit, static_argnames="backend")

@@ -60,7 +60,7 @@ def test_the_distance_follows_the_definition(weights, pair):
 
 
 def test_equal_pictures_have_no_distance_and_order_does_not_matter(weights, pair):
-    a, b = pair
+    a, b = (picture[:, :, :16] for picture in pair)
     np.testing.assert_array_equal(_distance(weights, a, a), 0.0)
     np.testing.assert_allclose(
         _distance(weights, a, b), _distance(weights, b, a), rtol=1e-6

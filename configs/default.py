@@ -246,8 +246,8 @@ def get_config() -> ConfigDict:
     # trained 35 images/s against 80 one after the other.
     tables.together = False
     tables.figure_images = 4  # rows of the figure; 0: no figure
-    # The self-supervised encoder of Table 3, an .npz of --mode=rotnet; "":
-    # trained first, on the table's own images.
+    # The self-supervised encoder of Table 3, a file of --mode=rotnet; "": trained
+    # first, on the table's own images.
     tables.encoder = ""
     return c
 

@@ -82,6 +82,18 @@ def session(c, now):
     return Session(c, lambda split: range(c.train.batch_size), now)
 
 
+def numbered(count: int, read, *, workers: int) -> ds.Dataset:
+    """Photos called 0, 1, ... that `read` makes when they are asked for."""
+    return ds.Dataset(
+        arrays={},
+        report=ds.Report("folder", "train", "", count),
+        digest="numbers",
+        items=tuple(ds.Item(str(i), (str(i),)) for i in range(count)),
+        read=read,
+        workers=workers,
+    )
+
+
 # --- what a life does -------------------------------------------------------------
 
 
@@ -224,14 +236,7 @@ def host(
         rng = np.random.default_rng(int(item.name))
         return {"image": rng.integers(0, 256, (8, 8, 3), np.uint8)}, (8, 8)
 
-    data = ds.Dataset(
-        arrays={},
-        report=ds.Report("folder", "train", "", 50),
-        digest="numbers",
-        items=tuple(ds.Item(str(i), (str(i),)) for i in range(50)),
-        read=read_item,
-        workers=1,
-    )
+    data = numbered(50, read_item, workers=1)
 
     def make_source(devices):
         source = train_source(data, c, fields=("image",), devices=devices, seed=0)

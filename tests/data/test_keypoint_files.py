@@ -1,39 +1,24 @@
 """Keypoints on disk: three layouts, encodings, and whatever is wrong with a file."""
 
+import keypoint_samples
 import numpy as np
 import pytest
-from PIL import Image
+from keypoint_samples import COUNT, write_csv, write_photo
 
 from unsup3d_jax.data import keypoint_files
 from unsup3d_jax.errors import UserError
 
-COUNT, K = 4, 5
-
 
 @pytest.fixture
 def points():
-    rng = np.random.default_rng(0)
-    uv = rng.uniform(10, 50, (COUNT, K, 2))
-    return np.concatenate([uv, rng.uniform(0, 9, (COUNT, K, 1))], axis=-1)
-
-
-def _photo(path, seed=0, size=(64, 64)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    Image.fromarray(rng.integers(0, 255, (*size[::-1], 3)).astype(np.uint8)).save(path)
-
-
-def _csv(path, points, header=""):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join(map(repr, map(float, row))) for row in points]
-    path.write_text(header + "\n".join(lines) + "\n")
+    return keypoint_samples.points()
 
 
 def test_csv_beside_each_image(tmp_path, points):
     for i in range(COUNT):
-        _photo(tmp_path / f"a/{i}.png", i)
-        _csv(tmp_path / f"a/{i}.csv", points[i], header="u,v,depth\n# hand-made\n")
-    _photo(tmp_path / "a/without.png")
+        write_photo(tmp_path / f"a/{i}.png", i)
+        write_csv(tmp_path / f"a/{i}.csv", points[i], header="u,v,depth\n# hand-made\n")
+    write_photo(tmp_path / "a/without.png")
     files, found = keypoint_files.find(tmp_path, "csv")
     assert [f.name for f in files] == ["0.png", "1.png", "2.png", "3.png"]
     np.testing.assert_array_equal(found, points)
@@ -42,7 +27,7 @@ def test_csv_beside_each_image(tmp_path, points):
 def test_npz_names_its_images(tmp_path, points):
     names = [f"{i}.png" for i in (2, 0, 1, 3)]
     for i, name in enumerate(names):
-        _photo(tmp_path / name, i)
+        write_photo(tmp_path / name, i)
     np.savez(tmp_path / "keypoints.npz", names=names, keypoints=points)
     files, found = keypoint_files.find(tmp_path, "npz")
     assert [f.name for f in files] == names
@@ -54,8 +39,8 @@ def test_npz_names_its_images(tmp_path, points):
 
 def test_3dfaw_folders_and_its_test_list(tmp_path, points):
     for i in range(COUNT):
-        _photo(tmp_path / f"valid_img/{i}.jpg", i)
-        _csv(tmp_path / f"valid_lm/{i}_lm.csv", points[i])
+        write_photo(tmp_path / f"valid_img/{i}.jpg", i)
+        write_csv(tmp_path / f"valid_lm/{i}_lm.csv", points[i])
     lines = ["0,valid,center", "1,test,left", "3,test,right"]
     (tmp_path / "list_valid_test.txt").write_text("\n".join(lines) + "\n")
     files, found = keypoint_files.find(tmp_path, "3dfaw")
@@ -84,7 +69,7 @@ def test_3dfaw_folders_and_its_test_list(tmp_path, points):
     ],
 )
 def test_a_bad_table_is_named(tmp_path, text, words):
-    _photo(tmp_path / "0.png")
+    write_photo(tmp_path / "0.png")
     (tmp_path / "0.csv").write_text(text)
     with pytest.raises(UserError, match=words):
         keypoint_files.find(tmp_path, "csv")
@@ -99,10 +84,10 @@ def test_other_mistakes_are_named(tmp_path, points):
         keypoint_files.find(tmp_path, "npz")
     with pytest.raises(UserError, match="--layout"):
         keypoint_files.find(tmp_path, "mat")
-    _photo(tmp_path / "0.png")
-    _photo(tmp_path / "1.png")
-    _csv(tmp_path / "0.csv", points[0])
-    _csv(tmp_path / "1.csv", points[1, :3])
+    write_photo(tmp_path / "0.png")
+    write_photo(tmp_path / "1.png")
+    write_csv(tmp_path / "0.csv", points[0])
+    write_csv(tmp_path / "1.csv", points[1, :3])
     with pytest.raises(UserError, match="holds 3 keypoints"):
         keypoint_files.find(tmp_path, "csv")
 
@@ -151,8 +136,8 @@ def test_what_is_no_text_is_named_where_it_starts(tmp_path):
 
 def test_the_list_of_3dfaw_may_have_a_byte_order_mark(tmp_path, points):
     for i in range(2):
-        _photo(tmp_path / f"valid_img/{i}.jpg", i)
-        _csv(tmp_path / f"valid_lm/{i}_lm.csv", points[i])
+        write_photo(tmp_path / f"valid_img/{i}.jpg", i)
+        write_csv(tmp_path / f"valid_lm/{i}_lm.csv", points[i])
     text = "0,test,left\n1,test,right\n"
     (tmp_path / "list_valid_test.txt").write_text(text, encoding="utf-8-sig")
     files, _ = keypoint_files.find(tmp_path, "3dfaw", split="test")

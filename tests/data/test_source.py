@@ -130,7 +130,7 @@ def test_an_example_is_not_mirrored_the_same_in_every_epoch(make_source):
 # --- resuming --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8])  # epochs end in steps 3, 6, 9
+@pytest.mark.parametrize("stop", [1, 3, 8])  # epochs end in steps 3, 6, 9
 def test_resuming_equals_not_having_stopped(make_source, stop):
     whole = take(make_source(), stop + 4)
     source = make_source()

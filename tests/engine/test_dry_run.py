@@ -70,10 +70,21 @@ SMALL = (
     "--config.train.optimizer=adam",
     "--config.raster.supersample=1",
     "--config.model.encoder_width=16",
+    "--config.model.bottleneck=16",
+    "--config.model.confidence_bottleneck=16",
 )
 
 
-def test_the_command_compiles_the_real_step_once_for_all_runs(tmp_path):
+ALL = ("depth", "albedo", "light", "view", "conf")
+
+
+@pytest.mark.parametrize(
+    "supervision, networks",
+    [("depth", ["depth"]), pytest.param("none", ALL, marks=pytest.mark.slow)],
+)
+def test_the_command_compiles_the_real_step_once_for_all_runs(
+    tmp_path, supervision, networks
+):
     """And reads no data: the second run finds the first one's programs on disk."""
     environment = dict(os.environ)
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -82,6 +93,7 @@ def test_the_command_compiles_the_real_step_once_for_all_runs(tmp_path):
 
     def run():
         flags = [*SMALL, f"--config.data.cache_dir={tmp_path}"]
+        flags += [f"--config.model.supervision={supervision}"]
         command = [sys.executable, "-c", REPORT, *flags]
         done = subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True
@@ -90,8 +102,7 @@ def test_the_command_compiles_the_real_step_once_for_all_runs(tmp_path):
 
     text = run()
     assert "status 0" in text and "misses 0" not in text, text
-    for network in ("depth", "albedo", "light", "view", "conf"):
-        assert f"network    {network}" in text
+    assert re.findall(r"network    (\w+)", text) == list(networks)
     mebibytes = r"([\d,.]+) MiB"
     state, constants, beside, whole = (
         float(re.search(pattern, text)[1].replace(",", ""))

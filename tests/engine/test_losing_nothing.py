@@ -168,14 +168,7 @@ def test_sigterm_while_an_image_is_read_is_no_broken_image():
     def read(item):
         return {"image": np.zeros((8, 8, 3), np.uint8)}, (8, 8)
 
-    data = ds.Dataset(
-        arrays={},
-        report=ds.Report("folder", "train", "", 4),
-        digest="",
-        items=tuple(ds.Item(str(i), (str(i),)) for i in range(4)),
-        read=_terminated(read),
-        workers=0,
-    )
+    data = lives.numbered(4, _terminated(read), workers=0)
     with pytest.raises(Interrupted), Interrupts():
         data.take([0, 1])
 
@@ -365,14 +358,7 @@ def test_a_reading_thread_that_dies_does_not_hang_the_run(error):
             raise error
         return {"image": np.zeros((8, 8, 3), np.uint8)}, (8, 8)
 
-    data = ds.Dataset(
-        arrays={},
-        report=ds.Report("folder", "train", "", 9),
-        digest="",
-        items=tuple(ds.Item(str(i), (str(i),)) for i in range(9)),
-        read=read,
-        workers=2,
-    )
+    data = lives.numbered(9, read, workers=2)
     source = data_source.TrainSource(
         data,
         fields=["image"],

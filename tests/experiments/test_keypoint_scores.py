@@ -5,9 +5,11 @@ import json
 
 import jax
 import jax.numpy as jnp
+import keypoint_samples
 import numpy as np
 import pytest
 from bust import NEAREST, config_of, make
+from keypoint_samples import COUNT, K, write_csv, write_photo
 from PIL import Image
 
 from configs import default
@@ -15,26 +17,10 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import keypoints
 from unsup3d_jax.unsup3d.options import options_from_config
 
-COUNT, K = 4, 5
-
 
 @pytest.fixture
 def points():
-    rng = np.random.default_rng(0)
-    uv = rng.uniform(10, 50, (COUNT, K, 2))
-    return np.concatenate([uv, rng.uniform(0, 9, (COUNT, K, 1))], axis=-1)
-
-
-def _photo(path, seed=0, size=(64, 64)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    Image.fromarray(rng.integers(0, 255, (*size[::-1], 3)).astype(np.uint8)).save(path)
-
-
-def _csv(path, points, header=""):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join(map(repr, map(float, row))) for row in points]
-    path.write_text(header + "\n".join(lines) + "\n")
+    return keypoint_samples.points()
 
 
 def test_keypoints_follow_the_crop_and_the_resize():
@@ -60,7 +46,7 @@ def test_depth_is_read_where_the_keypoints_are(tmp_path, points, monkeypatch):
     options = options_from_config(config_of(32))
     files = [tmp_path / f"{i}.png" for i in range(COUNT)]
     for i, file in enumerate(files):
-        _photo(file, i, size=(80, 64))
+        write_photo(file, i, size=(80, 64))
     points[..., 0] += 8  # the largest centred square starts at column 8
     points[..., 2] = 3 * points[..., 0]
     points[1, 0, 0] = 2.0  # beside it
@@ -121,8 +107,8 @@ def test_a_job_leaves_its_scores_and_its_sheet(
     points[..., 2] = 3 * points[..., 0]
     photos = tmp_path / "photos"
     for i in range(COUNT):
-        _photo(photos / f"{i}.png", i)
-        _csv(photos / f"{i}.csv", points[i])
+        write_photo(photos / f"{i}.png", i)
+        write_csv(photos / f"{i}.csv", points[i])
     config, asked = config_of(32), []
 
     def surface(params, image, where, options, view_range):

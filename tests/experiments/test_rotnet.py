@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import signal
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors
 from PIL import Image
 
 from configs import default
@@ -89,6 +91,34 @@ def test_the_weights_serve_the_perceptual_loss(trained):
     assert shapes == [(3, 3, 3, 64), (3, 3, 64, 64)]
     with pytest.raises(UserError, match=r"features\.5\.weight.*missing"):
         vgg16_files.load_vgg16(str(trained[1]), "relu3_3")  # it has two layers only
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".npz"])
+def test_weights_come_back_and_safetensors_say_whose_they_are(
+    photos, tmp_path, trained, ending
+):
+    """A finished run writes them anew, in another format if that is asked for."""
+    record, output = trained
+    shutil.copytree(output.with_suffix(""), tmp_path / "encoder")
+    config = _config(photos, tmp_path)
+    path = tmp_path / f"encoder{ending}"
+    assert _pretrain(config, path) == record
+    found, expected = (
+        vgg16_files.load_vgg16(str(file), "relu1_2") for file in (path, output)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    if ending == ".safetensors":
+        with safetensors.safe_open(path, "np") as file:
+            about = file.metadata()
+        assert about["network"] == "VGG16" and "2 convolutions" in about["layers"]
+        assert "--mode=rotnet" in about["made_by"]
+        assert {name: json.loads(about[name]) for name in record} == record
+
+
+def test_an_output_of_another_format_is_refused(photos, tmp_path):
+    with pytest.raises(UserError, match=r"\.safetensors or \.npz file, got .*enc\.pth"):
+        _pretrain(_config(photos, tmp_path), tmp_path / "enc.pth")
+    assert not list(tmp_path.iterdir())
 
 
 def _initial(network, image):

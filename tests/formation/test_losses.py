@@ -1,5 +1,6 @@
 """Eqs. (3) and (7) by the definition, masks, and shares over devices."""
 
+import functools
 import math
 
 import jax
@@ -11,6 +12,12 @@ from jax.test_util import check_grads
 from unsup3d_jax.formation import losses
 
 
+# One program each: op by op they would compile for long.
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    static_argnames=("drop_constants", "sigma_squared", "depth_range"),
+)
 def _mean(loss, *args, **static):
     return losses.mean_share(loss(*args, **static))
 
@@ -79,7 +86,9 @@ def test_the_best_sigma_is_the_residual_scale():
     recon, image = jnp.full((1, 2, 2, 3), 0.6), jnp.full((1, 2, 2, 3), 0.5)
     best = jnp.full((1, 2, 2), math.sqrt(2) * 0.2)
     ones = jnp.ones((1, 2, 2))
-    slope = jax.grad(lambda s: _mean(losses.photometric, recon, image, ones, s))
+    slope = jax.jit(
+        jax.grad(lambda s: _mean(losses.photometric, recon, image, ones, s))
+    )
     np.testing.assert_allclose(slope(best), 0.0, atol=1e-4)
     assert (slope(0.5 * best) < 0).all() and (slope(2 * best) > 0).all()
 
@@ -90,7 +99,7 @@ def test_an_empty_mask_gives_zero_loss_and_zero_gradient():
     def loss(recon, sigma):
         return _mean(losses.photometric, recon, image, 0 * mask, sigma)
 
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(recon, sigma)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(recon, sigma)
     assert float(value) == 0.0
     assert all((np.asarray(g) == 0).all() for g in gradients)
 
@@ -104,7 +113,7 @@ def test_shares_of_two_devices_add_up_to_the_whole():
         return losses.mean_share(loss, axis_name="device")
 
     halves = [a.reshape(2, 2, *a.shape[1:]) for a in (recon, image, mask, sigma)]
-    shares = jax.vmap(share, axis_name="device")(*halves)
+    shares = jax.jit(jax.vmap(share, axis_name="device"))(*halves)
     assert float(shares.sum()) == pytest.approx(float(whole), rel=1e-6)
 
 
@@ -125,7 +134,8 @@ def test_a_loss_of_several_maps_is_the_sum_of_their_means_on_any_devices():
     def share(depth):
         return losses.mean_share(losses.second_differences(depth), axis_name="device")
 
-    shares = jax.vmap(share, axis_name="device")(depth.reshape(2, 2, 4, 5))
+    each = jax.jit(jax.vmap(share, axis_name="device"))
+    shares = each(depth.reshape(2, 2, 4, 5))
     assert float(shares.sum()) == pytest.approx(float(whole), rel=1e-6)
 
 
@@ -156,7 +166,7 @@ def test_second_differences_leave_a_plane_alone_and_pull_a_bump_down():
     plane = jnp.asarray(2.0 * u - 3.0 * v + 1.0, jnp.float32)[None]
     assert float(_mean(losses.second_differences, plane)) == 0.0
     bump = plane.at[0, 2, 3].add(0.5)
-    slope = jax.grad(lambda x: _mean(losses.second_differences, x))(bump)
+    slope = jax.jit(jax.grad(lambda x: _mean(losses.second_differences, x)))(bump)
     # In xx and yy the place counts once twice and twice once; in xy, yx four times.
     expected = 4 / (5 * 4) + 4 / (3 * 6) + 2 * 4 / (4 * 5)
     np.testing.assert_allclose(slope[0, 2, 3], expected, rtol=1e-6)

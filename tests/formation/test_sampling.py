@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from unsup3d_jax.formation.sampling import sample_bilinear, sample_nearest
+from unsup3d_jax.formation import sampling
+
+# One program each: op by op they would compile for long.
+sample_bilinear = jax.jit(sampling.sample_bilinear)
+sample_nearest = jax.jit(sampling.sample_nearest)
 
 
 def _slow(image, u, v):
@@ -41,8 +45,8 @@ def test_integer_positions_return_pixels():
 def test_positions_that_are_not_finite_sample_zero_with_finite_gradients():
     images = jnp.ones((1, 3, 3, 1))
     grid = jnp.array([[[[jnp.nan, 1.0], [jnp.inf, 1.0], [1e30, -1e30]]]])
-    value, gradient = jax.value_and_grad(
-        lambda i, g: sample_bilinear(i, g).sum(), argnums=(0, 1)
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda i, g: sample_bilinear(i, g).sum(), argnums=(0, 1))
     )(images, grid)
     assert float(value) == 0.0
     assert all(np.isfinite(g).all() for g in gradient)
@@ -73,7 +77,7 @@ def test_nearest_agrees_with_the_definition(b, m, n, c, dtype):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 2 if dtype is np.bool_ else 9, (b, 4, 5, c)).astype(dtype)
     grid = rng.uniform(-3, 8, size=(b, m, n, 2)).astype(np.float32)
-    out = jax.jit(sample_nearest)(jnp.asarray(images), jnp.asarray(grid))
+    out = sample_nearest(jnp.asarray(images), jnp.asarray(grid))
     assert out.dtype == dtype
     for i, y, x in np.ndindex(b, m, n):
         u, v = (int(np.rint(a)) for a in grid[i, y, x])
@@ -101,8 +105,8 @@ def test_nearest_has_no_gradient_in_positions_and_copies_that_of_images():
     rng = np.random.default_rng(1)
     images = jnp.asarray(rng.normal(size=(1, 3, 3, 1)), jnp.float32)
     grid = jnp.array([[[[0.2, 0.1], [1.9, 2.2], [2.1, 1.9], [np.nan, 0.0]]]])
-    to_images, to_grid = jax.grad(
-        lambda i, g: sample_nearest(i, g).sum(), argnums=(0, 1)
+    to_images, to_grid = jax.jit(
+        jax.grad(lambda i, g: sample_nearest(i, g).sum(), argnums=(0, 1))
     )(images, grid)
     np.testing.assert_array_equal(to_grid, 0.0)
     expected = np.zeros((1, 3, 3, 1))

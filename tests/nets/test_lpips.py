@@ -60,7 +60,7 @@ def test_the_distance_follows_the_definition(weights, pair):
 
 
 def test_equal_pictures_have_no_distance_and_order_does_not_matter(weights, pair):
-    a, b = pair
+    a, b = (picture[:, :, :16] for picture in pair)
     np.testing.assert_array_equal(_distance(weights, a, a), 0.0)
     np.testing.assert_allclose(
         _distance(weights, a, b), _distance(weights, b, a), rtol=1e-6
@@ -75,11 +75,11 @@ def test_the_gradient_is_finite_even_where_all_features_are_zero(weights, pair):
             for number, layer in enumerate(weights.vgg)
         ],
     )
+    a, b = (picture[:1, :, :16] for picture in pair)
     for known in (weights, dead):
-        for picture in pair:  # different, and equal
-            slope = _slope(jnp.asarray(picture), jnp.asarray(pair[1]), known)
-            assert jnp.isfinite(slope).all()
-        assert float(jnp.abs(_slope(*map(jnp.asarray, pair), known)).max()) > 0.0
+        different, equal = _slope(a, b, known), _slope(b, b, known)
+        assert jnp.isfinite(different).all() and jnp.isfinite(equal).all()
+        assert float(jnp.abs(different).max()) > 0.0
 
 
 def test_weights_of_the_installed_package_are_read():

@@ -239,8 +239,9 @@ def test_a_file_of_another_network_is_named(tmp_path):
         vgg16_files.load_vgg16(str(tmp_path / "other.npz"), "relu3_3")
 
 
-def test_saved_weights_are_loaded_back(tmp_path):
-    vgg = random_vgg("relu2_2")
-    vgg16_files.save_vgg16(tmp_path / "new" / "vgg.npz", vgg)
-    found = vgg16_files.load_vgg16(str(tmp_path / "new" / "vgg.npz"), "relu2_2")
+@pytest.mark.parametrize("ending", [".safetensors", ".npz"])
+def test_saved_weights_are_loaded_back(tmp_path, ending):
+    vgg, path = random_vgg("relu2_2"), tmp_path / "new" / f"vgg{ending}"
+    vgg16_files.save_vgg16(path, vgg, origin={"network": "VGG16"})
+    found = vgg16_files.load_vgg16(str(path), "relu2_2")
     jax.tree.map(np.testing.assert_array_equal, found, vgg)

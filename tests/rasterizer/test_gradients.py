@@ -1,5 +1,6 @@
 """Hand-written gradients against float64 finite differences, and their laws."""
 
+import functools
 import re
 
 import jax
@@ -15,6 +16,11 @@ from tests.rasterizer import scenes
 
 SIZE = (7, 8)
 BACKENDS = pytest.mark.usefixtures("backend")
+
+
+@pytest.fixture(autouse=True)
+def optimised():
+    """Not here, but where bits are compared: these tests compile for minutes."""
 
 
 def numeric_gradient(function, vertices, step=1e-6):
@@ -130,8 +136,8 @@ def test_moving_the_mesh_sideways_moves_the_image():
         np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
 
-@BACKENDS
-def test_gradients_are_bit_equal_from_run_to_run_and_whatever_the_batch():
+def batch_of_grids():
+    """Grids, weights of their pixels, and the weighted sum of depth."""
     vertices = np.stack([scenes.warped_grid(s, 10, 9) for s in range(3)])
     weight = np.random.default_rng(0).normal(size=(3, 12, 11)).astype(np.float32)
 
@@ -139,12 +145,26 @@ def test_gradients_are_bit_equal_from_run_to_run_and_whatever_the_batch():
         image = rasterizer.render_grid_depth(v, (12, 11), background=1.0, supersample=2)
         return jnp.sum(image.depth * w)
 
+    return vertices, weight, loss
+
+
+@BACKENDS
+@pytest.mark.usefixtures("as_compiled")
+def test_gradients_are_bit_equal_from_run_to_run():
+    vertices, weight, loss = batch_of_grids()
     gradient = jax.jit(jax.grad(loss))
     first = np.asarray(gradient(vertices, weight))
     assert np.abs(first).max() > 0
     for _ in range(3):
         np.testing.assert_array_equal(first, gradient(vertices, weight))
-    mapped = jax.vmap(jax.grad(loss))(vertices, weight)
+
+
+@BACKENDS
+def test_gradients_are_the_same_whatever_the_batch():
+    vertices, weight, loss = batch_of_grids()
+    first = jax.jit(jax.grad(loss))(vertices, weight)
+    assert np.abs(first).max() > 0
+    mapped = jax.jit(jax.vmap(jax.grad(loss)))(vertices, weight)
     np.testing.assert_allclose(first, mapped, rtol=1e-5, atol=1e-6)
     parallel = jax.pmap(jax.vmap(jax.grad(loss)))(vertices[None], weight[None])[0]
     np.testing.assert_allclose(first, parallel, rtol=1e-5, atol=1e-6)
@@ -177,30 +197,38 @@ def test_sums_by_list_and_by_sort_equal_those_by_scatter():
     rng = np.random.default_rng(0)
     vertices = np.stack([scenes.warped_grid(s, 9, 8) for s in range(3)])
     shape = SampleGrid(11, 10)
-    index, boxes = visibility.grid_visibility(
-        vertices, grid=shape, rules=Rules(), engine=LIST
+    see = functools.partial(
+        visibility.grid_visibility, grid=shape, rules=Rules(), engine=LIST
     )
+    index, boxes = jax.jit(see)(vertices)
     values = (jnp.asarray(rng.normal(size=index.shape), jnp.float32),)
     options = {"triangle_count": 2, "grid": shape}
-    expected = sums.face_sums_by_scatter(boxes, index, values, **options)
-    got = sums.face_sums_by_list(boxes, index, values, **options)
+    expected, got = (
+        jax.jit(functools.partial(by, **options))(boxes, index, values)
+        for by in (sums.face_sums_by_scatter, sums.face_sums_by_list)
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(expected).max() > 1
     ids = jnp.asarray(rng.integers(0, 7, (2, 90)), jnp.int32)
     rows = jnp.asarray(rng.normal(size=(2, 90, 3)), jnp.float32)
-    expected = sums.sum_rows_by_scatter(rows, ids, count=9)
-    got = sums.sum_rows_by_sort(rows, ids, count=9)
+    expected, got = (
+        jax.jit(functools.partial(by, count=9))(rows, ids)
+        for by in (sums.sum_rows_by_scatter, sums.sum_rows_by_sort)
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(got[:, 7:], 0.0)
     before = tuple(jnp.asarray(rng.normal(size=(2, 9)), jnp.float32))
     target = jnp.asarray(rng.integers(0, 10, 90), jnp.int32)  # 9 adds nothing
     terms = tuple(jnp.asarray(rng.normal(size=(2, 90)), jnp.float32))
-    expected = sums.add_at_by_scatter(before, target, terms)
-    got = sums.add_at_by_sort(before, target, terms)
+    expected, got = (
+        jax.jit(by)(before, target, terms)
+        for by in (sums.add_at_by_scatter, sums.add_at_by_sort)
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @BACKENDS
+@pytest.mark.usefixtures("as_compiled")
 def test_mesh_gradients_are_bit_equal_from_run_to_run():
     vertices, faces = scenes.soup(3, count=60, size=(16, 16))
     faces = np.concatenate([faces, faces[:, ::-1] // 2])

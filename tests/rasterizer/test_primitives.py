@@ -15,11 +15,18 @@ from tests.rasterizer import scenes
 from tests.rasterizer.test_gradients import numeric_gradient
 
 SIZE = (11, 13)
+AS_COMPILED = pytest.mark.usefixtures("as_compiled")
+
+
+@pytest.fixture(autouse=True)
+def optimised():
+    """Not here, but where faces are compared: these tests compile for minutes."""
 
 
 # --- which faces are drawn --------------------------------------------------------
 
 
+@AS_COMPILED
 @pytest.mark.parametrize("cull", ["none", "back", "front"])
 def test_culling_matches_the_reference(cull):
     vertices, faces = scenes.soup(7, count=40, size=SIZE)
@@ -30,6 +37,7 @@ def test_culling_matches_the_reference(cull):
     assert (slow.face_index >= 0).any()
 
 
+@AS_COMPILED
 def test_turning_a_face_round_turns_its_culling_round():
     vertices, faces = scenes.soup(3, count=30, size=SIZE)
     back = rasterizer.rasterize(vertices, faces, SIZE, cull="back").face_index
@@ -53,6 +61,7 @@ def test_a_depth_map_seen_from_the_front_faces_the_camera():
     assert kept.depth[3, 3] < 1.1 and (gone.depth == 2.0).all()
 
 
+@AS_COMPILED
 def test_depth_range_matches_the_reference():
     vertices, faces = scenes.soup(5, count=40, size=SIZE)
     options = {"near": 0.9, "far": 2.2}
@@ -242,10 +251,10 @@ def test_antialiased_square_has_the_area_of_the_square():
     vertices, faces = square(2.3, 3.4, 8.9, 7.2)
     with jax.enable_x64(True):
         # Away from the corners the coverage of every pixel is exact.
-        image = paint(vertices, faces)[..., 0]
+        image, pull = jax.vjp(jax.jit(lambda v: paint(v, faces)[..., 0]), vertices)
         np.testing.assert_allclose(image[5, 2:10], [0.2] + [1] * 6 + [0.4], atol=1e-9)
         np.testing.assert_allclose(image[3:8, 5], [0.1, 1, 1, 1, 0.7], atol=1e-9)
-        gradient = jax.grad(lambda v: paint(v, faces)[5, :, 0].sum())(vertices)
+        (gradient,) = pull(jnp.zeros(SIZE).at[5].set(1.0))
     # A row gains as much as its right side moves out: its two ends share the move.
     np.testing.assert_allclose(gradient[[1, 3], 0].sum(), 1.0, atol=1e-9)
     np.testing.assert_allclose(gradient[[0, 2], 0].sum(), -1.0, atol=1e-9)
@@ -259,7 +268,8 @@ def test_a_slanted_edge_covers_the_area_under_it(slope):
     vertices = np.concatenate([[*edge, [6.2 - 60 * slope, 65.0]], np.ones((3, 1))], 1)
     faces = np.array([[0, 1, 2]], np.int32)
     with jax.enable_x64(True):
-        image = np.asarray(paint(vertices, faces, (12, 13))[..., 0])
+        draw = jax.jit(lambda v: paint(v, faces, (12, 13))[..., 0])
+        image = np.asarray(draw(vertices))
     y, x = np.mgrid[:12:0.02, :13:0.02] - 0.49
     inside = y - 5.3 > slope * (x - 6.2)
     area = inside.reshape(12, 50, 13, 50).mean(axis=(1, 3))
@@ -289,6 +299,7 @@ def test_antialiasing_matches_finite_differences():
         np.testing.assert_allclose(by_colour, numeric, atol=1e-6)
 
 
+@AS_COMPILED
 def test_inner_edges_are_left_alone():
     vertices = scenes.warped_grid(0, 8, 8)
     vertices[..., :2] = scenes.grid(8, 8)[..., :2] * 2.2 - 1.7
@@ -317,14 +328,16 @@ def test_antialiasing_survives_nasty_meshes_and_batches():
     vertices[0, 3], vertices[1, 5, 2] = np.nan, -1.0
     faces = rng.integers(0, 12, (14, 3)).astype(np.int32)
 
-    def total(v):
-        return jnp.sum(paint(v, faces, SIZE) ** 2)
+    @jax.jit
+    @partial(jax.grad, has_aux=True)
+    def draw(v):
+        image = paint(v, faces)
+        return jnp.sum(image**2), image
 
-    image = paint(vertices, faces)
+    gradient, image = draw(vertices)
     assert np.isfinite(image).all() and image.min() >= -1e-6 and image.max() <= 2.0
     for k in range(2):
-        np.testing.assert_allclose(image[k], paint(vertices[k], faces), atol=1e-6)
-    gradient = jax.grad(total)(vertices)
+        np.testing.assert_allclose(image[k], draw(vertices[k])[1], atol=1e-6)
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
     np.testing.assert_array_equal(gradient[0, 3], 0.0)
 
@@ -346,8 +359,8 @@ def test_colour_gradients_leave_no_addition_to_a_race(platform):
         colour += rasterizer.interpolate(normal, faces, fragments)
         return rasterizer.antialias(colour, fragments, v, faces).sum()
 
-    value, pull = jax.vjp(loss, flat, texture)
-    lowered = jax.jit(pull).trace(value).lower(lowering_platforms=(platform,))
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(flat, texture)
+    lowered = traced.lower(lowering_platforms=(platform,))
     updates = re.findall(
         r'"stablehlo.scatter".*?stablehlo.return', lowered.as_text(), re.S
     )

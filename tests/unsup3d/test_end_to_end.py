@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -53,20 +54,53 @@ def names(text):
     return [line.split()[0] for line in table if "±" in line]
 
 
-def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch):
-    workdir, photos = tmp_path / "run", tmp_path / "photos"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Workdir of a run that is trained and scored."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
     run(workdir, "--config.eval.baselines=constant,average")
-    assert names(capsys.readouterr().out) == ["constant", "average", "ours"]
-    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+    return workdir
+
+
+def scores_of(workdir):
+    return json.loads((workdir / "eval" / "test.json").read_text())
+
+
+def test_a_run_is_trained_scored_and_used(trained, tmp_path, capsys, monkeypatch):
+    lines = [json.loads(x) for x in (trained / "metrics.jsonl").open()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == list(range(1, STEPS + 1))
-    scores = json.loads((workdir / "eval" / "test.json").read_text())
+    scores = scores_of(trained)
     assert scores["checkpoint_step"] == STEPS and scores["images"] == 8
+    # The same command trains nothing, and prints the table again.
+    run(trained, "--config.eval.baselines=constant,average")
+    assert names(capsys.readouterr().out) == ["constant", "average", "ours"]
+    assert scores_of(trained) == scores
 
-    # The command of the README for one more row trains it, and nothing else.
+    # What is reconstructed is what was trained.
+    used, photos = [], tmp_path / "photos"
+    monkeypatch.setattr(
+        reconstruct_files, "reconstruct_folder", lambda *found, **_: used.append(found)
+    )
+    os.mkdir(photos)
+    out = str(tmp_path / "out")
+    run(trained, "--mode=reconstruct", f"--input={photos}", f"--output={out}")
+    ((config, params, *places),) = used
+    assert config.data.image_size == 32
+    assert [str(place) for place in places] == [str(photos), out]
+    parts, _ = load_parts(trained)
+    jax.tree.map(np.testing.assert_array_equal, params, parts["params"])
+
+
+@pytest.mark.slow
+def test_a_run_is_enlarged_by_one_more_row(trained, tmp_path, capsys):
+    """The command of the README for one more row trains it, and nothing else."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    scores = scores_of(workdir)
     run(workdir, "--config.eval.baselines=constant,oracle")
     assert names(capsys.readouterr().out) == ["constant", "oracle", "ours"]
-    again = json.loads((workdir / "eval" / "test.json").read_text())
+    again = scores_of(workdir)
     assert again["side"] == scores["side"] and again["view"] == scores["view"]
     oracle = again["baselines"]["oracle"]
     assert oracle["view"]["yaw"]["pearson"] == pytest.approx(1.0, abs=1e-3)
@@ -74,20 +108,6 @@ def test_a_run_is_trained_scored_enlarged_and_used(tmp_path, capsys, monkeypatch
 
     run(workdir, "--mode=eval", "--config.eval.baselines=oracle")
     assert names(capsys.readouterr().out) == ["oracle", "ours"]
-
-    # What is reconstructed is what was trained.
-    used = []
-    monkeypatch.setattr(
-        reconstruct_files, "reconstruct_folder", lambda *found, **_: used.append(found)
-    )
-    os.mkdir(photos)
-    out = str(tmp_path / "out")
-    run(workdir, "--mode=reconstruct", f"--input={photos}", f"--output={out}")
-    ((config, params, *places),) = used
-    assert config.data.image_size == 32
-    assert [str(place) for place in places] == [str(photos), out]
-    trained, _ = load_parts(workdir)
-    jax.tree.map(np.testing.assert_array_equal, params, trained["params"])
 
 
 @pytest.mark.slow

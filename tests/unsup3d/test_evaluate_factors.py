@@ -92,28 +92,37 @@ def outputs(params, arrays, options):
 def test_every_measure_is_that_of_its_function(row, outputs, arrays):
     factors, reconstruction, seen = outputs
     plain, flip = reconstruction.plain, reconstruction.flip
-    errors = viewpoint_errors(factors.view, jnp.asarray(arrays["view"]))
+    # One program each: op by op they would compile for long.
+    light_errors, scored_mask, albedo_error, reliability_bins, auroc_of = map(
+        jax.jit,
+        (
+            appearance.light_errors,
+            masks.scored_mask,
+            appearance.albedo_error,
+            confidence.reliability_bins,
+            confidence.auroc,
+        ),
+    )
+    errors = jax.jit(viewpoint_errors)(factors.view, jnp.asarray(arrays["view"]))
     np.testing.assert_allclose(
         row["viewpoint"]["error_deg"]["mean"], errors.error_deg.mean(), rtol=1e-3
     )
     angles, shares, albedos, bins, areas = [], [], [], 0, []
     for i in range(COUNT):
-        angle, share = appearance.light_errors(
+        angle, share = light_errors(
             factors.light[i], factors.view[i], arrays["light"][i]
         )
         angles.append(angle)
         shares.append(share)
         depth, mask = arrays["depth"][i], arrays["mask"][i]
-        scored = masks.scored_mask(plain.depth[i], depth, plain.valid[i], mask)
-        albedos.append(
-            appearance.albedo_error(seen[i], arrays["albedo"][i] / 255.0, scored)
-        )
+        scored = scored_mask(plain.depth[i], depth, plain.valid[i], mask)
+        albedos.append(albedo_error(seen[i], arrays["albedo"][i] / 255.0, scored))
         valid = plain.valid[i] & flip.valid[i]
         residual = 2 * np.abs(flip.image[i] - images_of(arrays)[i]).mean(-1)
         sigma = factors.conf_sigma_flip[i]
-        bins = bins + np.asarray(confidence.reliability_bins(sigma, residual, valid))
+        bins = bins + np.asarray(reliability_bins(sigma, residual, valid))
         if i > 0:
-            area, _ = confidence.auroc(sigma, arrays["perturb"][i], valid & mask)
+            area, _ = auroc_of(sigma, arrays["perturb"][i], valid & mask)
             areas.append(area)
     light, auroc = row["light"], row["auroc"]
     np.testing.assert_allclose(

@@ -29,7 +29,7 @@ def run_rotnet(args: Arguments, interrupts: Any) -> None:
 
     output = args.output or args.workdir / "rotnet.npz"
     if output.is_dir():  # else found when hours of training are to be saved
-        raise UserError(f"--output: {output} is a folder; name an .npz file.")
+        raise UserError(f"--output: {output} is a folder; name a file.")
     session = Session(args.config, lazy_splits(args.config), interrupts)
     with writing(output):
         rotnet.pretrain(session, output)
@@ -60,7 +60,8 @@ OF_UNSUP3D = {
         "run the rows of a paper's table: --config=configs/tables/NAME.py", run_tables
     ),
     "rotnet": Mode(
-        "train an encoder for the perceptual loss without labels: --output=.npz",
+        "train an encoder for the perceptual loss without labels: "
+        "--output=.safetensors or .npz",
         run_rotnet,
         flags=("output",),
     ),

@@ -40,6 +40,7 @@ from unsup3d_jax.nets import vgg16, vgg16_files
 
 # Whole blocks: where the trunk may end.
 CONVOLUTIONS = (2, 4, 7, 10, 13)
+SUFFIXES = (".safetensors", ".npz")  # of what is written
 TURNS = 4
 _MOMENTUM = 0.9  # of SGD, and of the running statistics
 _LOG_LINES = 100
@@ -269,13 +270,13 @@ def pretrain(session: Session, output: Path) -> dict:
     """Trains a RotNet on the images of a config's training split.
 
     The run itself lies in the folder `<output without suffix>` and is resumed like any
-    other. Once it is finished, `output` is written, an .npz for
+    other. Once it is finished, `output` is written, weights for
     `loss.perceptual_weights`, and beside it what was reached, `<stem>.json`.
 
     Args:
         session: its config's sections data, rotnet, train (devices, nan and the like),
             checkpoint and seed are read.
-        output: ends in .npz.
+        output: ends in .safetensors, which also says where it comes from, or .npz.
 
     Returns:
         The record: "steps", "of", "train_accuracy", "val_accuracy" (chance: 0.25).
@@ -286,8 +287,10 @@ def pretrain(session: Session, output: Path) -> dict:
         Diverged: if the loss is not finite.
     """
     check_config(session.config)
-    if output.suffix != ".npz":
-        raise UserError(f"--output: rotnet writes an .npz file, got {output}.")
+    if output.suffix not in SUFFIXES:
+        raise UserError(
+            f"--output: rotnet writes a {' or '.join(SUFFIXES)} file, got {output}."
+        )
     session = session.of(run_config(session.config))
     options = session.config.rotnet
     workdir = output.with_suffix("")
@@ -319,11 +322,21 @@ def pretrain(session: Session, output: Path) -> dict:
         return record
     # No further than the perceptual loss goes.
     kept = convolutions_of(state)[: vgg16.LAYERS["relu3_3"]]
-    vgg16_files.save_vgg16(output, kept)
     record["val_accuracy"] = _val_accuracy(session, state)
+    vgg16_files.save_vgg16(output, kept, origin=_origin(record, len(kept)))
     write_atomically(output.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     say(f"rotnet: {_sentence(record)}; weights: {output}")
     return record
+
+
+def _origin(record: Mapping[str, Any], kept: int) -> dict[str, str]:
+    """What the weights say about themselves: whose layers, and how they were learnt."""
+    about = {
+        "network": "VGG16",
+        "layers": f"the first {kept} convolutions, batch normalisation folded in",
+        "made_by": "unsup3d_jax --mode=rotnet (Gidaris et al., ICLR 2018)",
+    }
+    return about | {name: json.dumps(value) for name, value in record.items()}
 
 
 def _last_accuracy(workdir: Path) -> float | None:

@@ -1,7 +1,7 @@
 """Sampling of images at pixel coordinates: bilinear, and nearest for masks."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from unsup3d_jax.formation.types import AnyArray
 
@@ -38,9 +38,8 @@ def sample_bilinear(
     for dv, weight_v in ((0, 1.0 - fv), (1, fv)):
         for du, weight_u in ((0, 1.0 - fu), (1, fu)):
             uu, vv = u0 + du, v0 + dv
-            inside = (uu >= 0) & (uu < w) & (vv >= 0) & (vv < h)
-            index = base + jnp.clip(vv, 0, h - 1) * w + jnp.clip(uu, 0, w - 1)
-            value = flat.at[index].get(mode="promise_in_bounds")
+            inside = _is_inside(uu, vv, h, w)
+            value = _pixels(flat, base, uu, vv, h, w)
             weight = jnp.where(inside, weight_u * weight_v, 0.0)
             total = total + value * weight[..., None]
     return total
@@ -71,9 +70,8 @@ def sample_nearest(
     u, v = _positions(coordinates, h, w)
     u, v = jnp.round(u).astype(jnp.int32), jnp.round(v).astype(jnp.int32)
     flat, base = _rows(images)
-    index = base + jnp.clip(v, 0, h - 1) * w + jnp.clip(u, 0, w - 1)
-    value = flat.at[index].get(mode="promise_in_bounds")
-    inside = (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    value = _pixels(flat, base, u, v, h, w)
+    inside = _is_inside(u, v, h, w)
     return jnp.where(inside[..., None], value, jnp.zeros((), images.dtype))
 
 
@@ -103,3 +101,22 @@ def _rows(
     b, h, w, c = images.shape
     base = (jnp.arange(b, dtype=jnp.int32) * (h * w)).reshape(b, 1, 1)
     return jnp.asarray(images).reshape(b * h * w, c), base
+
+
+def _pixels(
+    flat: Shaped[Array, "bhw c"],
+    base: Int[Array, "b 1 1"],
+    u: Int[Array, "b m n"],
+    v: Int[Array, "b m n"],
+    h: int,
+    w: int,
+) -> Shaped[Array, "b m n c"]:
+    """The pixels at integer positions; outside the image, the nearest of its border."""
+    index = base + jnp.clip(v, 0, h - 1) * w + jnp.clip(u, 0, w - 1)
+    return flat.at[index].get(mode="promise_in_bounds")
+
+
+def _is_inside(
+    u: Int[Array, "b m n"], v: Int[Array, "b m n"], h: int, w: int
+) -> Bool[Array, "b m n"]:
+    return (u >= 0) & (u < w) & (v >= 0) & (v < h)

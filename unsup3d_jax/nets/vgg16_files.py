@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from jaxtyping import Float
 
 from unsup3d_jax.errors import UserError
@@ -79,19 +80,31 @@ def read_state(file: Path) -> Mapping[str, Any]:
     return weight_files.unwrapped(state)
 
 
-def save_vgg16(path: str | Path, vgg: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """Writes convolutions as an .npz under torchvision's names, for `load_vgg16`.
+def save_vgg16(
+    path: str | Path,
+    vgg: Sequence[Mapping[str, np.ndarray]],
+    *,
+    origin: Mapping[str, str],
+) -> None:
+    """Writes convolutions under torchvision's names, for `load_vgg16`.
 
     Args:
+        path: ends in .safetensors or .npz, which decides the format.
         vgg: "kernel" (3, 3, in, out) and "bias" (out,) of the first convolutions.
+        origin: what a .safetensors file says about itself, as its metadata; an .npz
+            has no place for that.
     """
-    arrays = {}
+    path, arrays = Path(path), {}
     for index, layer in zip(torchvision_indices(), vgg, strict=False):
-        arrays[f"features.{index}.weight"] = layer["kernel"].transpose(3, 2, 0, 1)
+        kernel = layer["kernel"].transpose(3, 2, 0, 1)
+        arrays[f"features.{index}.weight"] = np.ascontiguousarray(kernel)
         arrays[f"features.{index}.bias"] = layer["bias"]
-    with replacing(Path(path)) as file:
-        # The stubs take any array for `allow_pickle`.
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    with replacing(path) as file:
+        if path.suffix == ".safetensors":
+            file.write(safetensors.numpy.save(arrays, dict(origin)))
+        else:
+            # The stubs take any array for `allow_pickle`.
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def installed_weights() -> Path:

@@ -83,13 +83,13 @@ def parts(flags: argparse.Namespace) -> list[Part]:
             module("rasterizer_gpu", *rasterizer, f"--output={out}/rasterizer.json"),
             40, 120, shared,
         ),
+        Part("step_bfloat16", step("bfloat16"), 30, 120, shared),
+        Part("step_float32", step("float32"), 30, 150, shared),
         Part(
             "kernels",
             module("kernels", *traced, f"--output={out}/kernels/kernels.json"),
             40, 180, shared,
         ),
-        Part("step_bfloat16", step("bfloat16"), 30, 120, shared),
-        Part("step_float32", step("float32"), 30, 150, shared),
     ]  # fmt: skip
 
 

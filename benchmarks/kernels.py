@@ -34,7 +34,7 @@ from benchmarks.train_step import Ours
 from configs import default
 
 CALLS = 5
-SHOWN = 60  # kernels of a program, the longest first
+SHOWN = 400  # kernels of a program, the longest first
 
 
 class Program(NamedTuple):

@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+START = 35.0  # seconds until the first step of a program that was compiled before
 RESERVE = 5.0  # seconds kept for the end
 TESTS = ("tests/rasterizer/test_gpu.py", "tests/unsup3d/test_gpu_step.py")
 
@@ -94,8 +95,18 @@ def parts(flags: argparse.Namespace) -> list[Part]:
 
 
 def training(flags: argparse.Namespace, seconds: float) -> Part:
-    """The last part, which takes what is left."""
+    """The last part, which takes what is left.
+
+    As many steps as fit, by what one has just been measured to take; else until the
+    time is up.
+    """
     arguments = [*run_keys(flags), *flags.training.split()]
+    dtype = "bfloat16" if "bfloat16" in flags.training else "float32"
+    measured = flags.output / f"step_{dtype}.json"
+    if measured.exists():
+        step = json.loads(measured.read_text())["ours"]["step_s"]
+        steps = int(max(seconds - START, 1.0) / step)
+        arguments.append(f"--config.train.steps={min(steps, 50_000)}")
     command = [
         *(sys.executable, "-m", "benchmarks.timed_training"),
         f"--seconds={seconds:.0f}",

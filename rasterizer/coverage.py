@@ -193,13 +193,19 @@ class Arithmetic(NamedTuple):
     Attributes:
         divide: (a, b) -> a / b, rounded once.
         round_mantissa: (value, bits) -> value rounded to nearest, ties to even.
+        step: value -> value, as a step of its own; see `worklist.coarsening`.
     """
 
     divide: Callable
     round_mantissa: Callable
+    step: Callable = lambda value: value
 
 
-XLA = Arithmetic(divide, lambda value, bits: jax.lax.reduce_precision(value, 8, bits))
+XLA = Arithmetic(
+    divide,
+    lambda value, bits: jax.lax.reduce_precision(value, 8, bits),
+    jax.lax.optimization_barrier,
+)
 
 
 def nearness(edges, inverse_depths, facing: int = 0, arithmetic: Arithmetic = XLA):

@@ -472,7 +472,7 @@ def nearest_of(
     def nearness(corners):
         x, y = [xs[i] for i in corners], [ys[i] for i in corners]
         if wide:
-            shift = coarsening(x + y)
+            shift = coarsening(x + y, arithmetic.step)
             half = (1 << shift) >> 1
             x, y = ([(v + half) >> shift for v in q] for q in (x, y))
             unit = 1 << (grid.bits - shift)
@@ -494,15 +494,22 @@ def nearest_of(
     return best
 
 
-def coarsening(coordinates) -> jax.Array:
+def coarsening(coordinates, step: Callable = lambda value: value) -> jax.Array:
     """By how many bits the snapped coordinates of a face must be rounded to keep to
-    +-MAX_SPAN / 2; 0 for nearly all."""
-    reach = jnp.abs(coordinates[0])
+    +-MAX_SPAN / 2; 0 for nearly all.
+
+    Args:
+        step: done to what is computed on the way. JAX 0.11.2 for CUDA 13 computes 0
+            whatever the coordinates (on an H200) if all of it is one kernel, and the
+            right number if each operation is one.
+    """
+    reach = step(jnp.abs(coordinates[0]))
     for value in coordinates[1:]:
-        reach = jnp.maximum(reach, jnp.abs(value))
+        reach = step(jnp.maximum(reach, step(jnp.abs(value))))
     shift = jnp.zeros_like(reach)
     for s in range(coverage.MAX_SUBPIXEL_BITS):
-        shift += (reach > (coverage.MAX_SPAN // 2) << s).astype(jnp.int32)
+        beyond = step(reach > (coverage.MAX_SPAN // 2) << s)
+        shift = step(shift + beyond.astype(jnp.int32))
     return shift
 
 

@@ -23,6 +23,7 @@ ROOMS = (
     "configuration",
     "nets",
     "formation",
+    "terminal",
     "files",
     "errors",
 )

@@ -4,13 +4,14 @@ Only what is light is imported up here: `--help` and a misspelt flag answer at o
 without waiting for JAX.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax import flags
+from unsup3d_jax import flags, terminal
 from unsup3d_jax.engine import host_memory
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.errors import UserError, one_line
@@ -28,11 +29,19 @@ METHODS = {
 def main(argv: Sequence[str]) -> int:
     """Runs a command line and returns its exit status.
 
-    Status 0: done, or stopped by a first Ctrl-C or SIGTERM with everything
+    What cannot be shown, because the terminal is closed or nobody reads the pipe,
+    changes neither the run nor its status.
+
+    Status 0: done, or stopped by a first Ctrl-C, SIGTERM or SIGHUP with everything
     saved. 1: training diverged; another process of the run is gone; or the
     deadline after a signal came before everything was saved. 2: the user can
     fix it; one line on stderr says how. 130: aborted by a second Ctrl-C.
     """
+    with terminal.lasting():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     several = False
     host_memory.keep_freed()  # before `Interrupts` starts a thread
     try:
@@ -45,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
                 hosts.join(hosts.Cluster(*args.cluster))
                 several = True
+            _check_platforms()
             if mode.keeps_compiled:
                 _keep_compiled(args.config)
             mode.run(args, interrupts)
@@ -62,6 +72,30 @@ def main(argv: Sequence[str]) -> int:
 
             hosts.leave_at_once(status)
         return status
+
+
+def _check_platforms() -> None:
+    """Looks for the devices that JAX_PLATFORMS asks for.
+
+    Raises:
+        UserError: if there are none. JAX says so by an error of its own for some, by
+            an assertion without a word for others, whenever a device is first used.
+    """
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    if not wanted:
+        return
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        extra = next((x for x in ("cuda", "tpu") if x in wanted.split(",")), None)
+        install = f"install '.[{extra}]'" if extra else "name cpu, cuda or tpu"
+        why = f" ({one_line(error, 200)})" if str(error) else ""
+        raise UserError(
+            f"JAX found no device of JAX_PLATFORMS={wanted}; {install}, or unset "
+            f"it.{why}"
+        ) from error
 
 
 def _keep_compiled(config: ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave with status 0, in time."""
+"""Ctrl-C, SIGTERM, SIGHUP: finish the step, save, leave with status 0, in time."""
 
 import contextlib
 import os
@@ -13,8 +13,25 @@ from typing import Any
 GRACE = 5.0
 
 
+def _signals() -> set[signal.Signals]:
+    """Those that stop a run: SIGHUP, of a terminal that is closed, unless the run was
+    started to outlive that (nohup, disown)."""
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    stops = {signal.SIGINT, signal.SIGTERM}
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        stops.add(hangup)
+    return stops
+
+
+def _tell(text: str) -> None:
+    """Says it on stderr if that is still there; not print: its buffer may be in use
+    where the signal struck."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+
+
 class Interrupted(BaseException):
-    """A first Ctrl-C or SIGTERM, at a moment when stopping at once is safe.
+    """A first Ctrl-C, SIGTERM or SIGHUP, at a moment when stopping at once is safe.
 
     Not an `Exception`: whoever catches whatever a library may raise over a broken
     file would take a signal for one.
@@ -51,7 +68,7 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _signals():
                 self._previous[number] = signal.signal(number, self._handle)
             self._left.clear()
             self._pipe = os.pipe()
@@ -62,7 +79,9 @@ class Interrupts:
                 self._pipe[1], warn_on_full_buffer=False
             )
             self._timer = threading.Thread(
-                target=self._keep_time, args=self._pipe[:1], daemon=True
+                target=self._keep_time,
+                args=(self._pipe[0], set(self._previous)),
+                daemon=True,
             )
             self._timer.start()
         return self
@@ -89,15 +108,13 @@ class Interrupts:
         if self.requested:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            return  # a second SIGTERM: already stopping
+            return  # a second SIGTERM or SIGHUP: already stopping
         self.requested = True
         if not self._deferred:
             raise Interrupted(signal.Signals(number).name)
-        # Not print: its buffer may be in use where the signal struck.
-        os.write(2, b"\nfinishing this step and saving; Ctrl-C aborts at once.\n")
+        _tell("\nfinishing this step and saving; Ctrl-C aborts at once.\n")
 
-    def _keep_time(self, reader: int) -> None:
-        stops = {signal.SIGINT, signal.SIGTERM}
+    def _keep_time(self, reader: int, stops: set[int]) -> None:
         while not self._left.is_set() and not stops & set(os.read(reader, 64)):
             pass
         start = busy = time.monotonic()
@@ -119,8 +136,7 @@ class Interrupts:
             if unsaved
             else "everything is saved"
         )
-        text = f"\nstopped {waited:.0f} s after the signal: {what}.\n"
-        os.write(2, text.encode())
+        _tell(f"\nstopped {waited:.0f} s after the signal: {what}.\n")
         os._exit(1 if unsaved else 0)
 
     @contextlib.contextmanager

@@ -100,6 +100,20 @@ def test_an_empty_tuple_and_a_workdir():
             ],
             "0 <= --process < --processes",
         ),
+        *(
+            (
+                [
+                    f"--config={FOLDER}",
+                    f"--coordinator={address}",
+                    "--processes=2",
+                    "--process=0",
+                ],
+                "a port from 1 to 65535",
+            )
+            for address in ("a:-1", "a:70000", "a:http", "a:", ":80", "a")
+        ),
+        ([f"--config={FOLDER}", "--workdir=gs://bucket/run"], "mount a bucket"),
+        ([f"--config={FOLDER}", "--config.data.path=s3:/b/x"], "config.data.path=s3"),
         (
             [f"--config={FOLDER}", "--mode=reconstruct", "--input=/no", "--output=x"],
             "/no does not exist",

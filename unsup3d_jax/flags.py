@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -210,6 +211,8 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         )
     _check_flags(flags, modes)
 
+    _check_places(flags, config)
+
     def path(text: str | None) -> Path | None:
         return Path(text).expanduser() if text else None
 
@@ -229,6 +232,22 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         cluster=_cluster(flags),
         given=frozenset(given),
     )
+
+
+def _check_places(flags: argparse.Namespace, config: ConfigDict) -> None:
+    """Refuses gs://bucket/run and the like, of which Path makes a folder "gs:".
+
+    Of every flag and every key: none has an address for a value.
+    """
+    keys = configuration.flatten(config.to_dict())
+    named = {f"--{name}": value for name, value in vars(flags).items()}
+    named |= {f"--config.{key}": value for key, value in keys.items()}
+    for name, value in named.items():
+        if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
+            raise UserError(
+                f"{name}={value}: only folders and files of this machine are read and "
+                "written; mount a bucket (gcsfuse, s3fs), or copy."
+            )
 
 
 def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
@@ -271,9 +290,12 @@ def _cluster(
             "--coordinator, --processes and --process go together; --distributed "
             "finds what is left out by the environment."
         )
-    if not 0 <= flags.process < flags.processes or ":" not in flags.coordinator:
+    host, _, port = flags.coordinator.rpartition(":")
+    valid = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16
+    if not (0 <= flags.process < flags.processes and host and valid):
         raise UserError(
-            "need --coordinator=HOST:PORT and 0 <= --process < --processes, got "
+            "need --coordinator=HOST:PORT, a port from 1 to 65535, and 0 <= --process "
+            "< --processes, got "
             f"{flags.coordinator}, {flags.process}, {flags.processes}."
         )
     return given

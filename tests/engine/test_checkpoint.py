@@ -9,6 +9,7 @@ import pytest
 import tiny_task
 from PIL import Image
 
+from configs import default
 from unsup3d_jax.data.load import load_split
 from unsup3d_jax.engine import checkpoint, gradient_step, packing, workdir
 from unsup3d_jax.engine import optimizer as optimizers
@@ -204,3 +205,26 @@ def test_the_fingerprint_of_photos_does_not_depend_on_their_folder(tmp_path):
         return load_split(config, "train").digest
 
     assert digest("a", 0) == digest("b", 0) != digest("c", 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"config": []}', "null", "[" * 100_000, "\udcff"]
+)
+def test_a_config_of_a_run_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    file = tmp_path / "config.json"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    config = default.get_config()
+    for look in (
+        lambda: workdir.check_workdir(tmp_path, config, IDENTITY),
+        lambda: workdir.check_meaning(config, tmp_path, IDENTITY),
+    ):
+        with pytest.raises(UserError, match="is not the config of a run"):
+            look()
+    assert workdir._other_versions(tmp_path, {}) == []
+
+
+def test_a_folder_with_a_raised_digit_for_a_name_is_no_checkpoint(tmp_path):
+    for name in ("5", "²", "٣", "7.part"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert workdir.checkpoint_steps(tmp_path) == [5]

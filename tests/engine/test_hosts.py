@@ -217,6 +217,15 @@ def test_a_coordinator_that_does_not_answer_is_said(monkeypatch):
         jax.config.update("jax_cpu_collectives_implementation", before)
 
 
+def test_a_port_that_is_taken_is_said():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on port {port}"):
+            hosts.join(hosts.Cluster(f"localhost:{port}", 2, 0))
+
+
 def test_what_is_said_of_a_lost_host_names_the_way_on():
     message, status = cli.ending(hosts.HostLost("connection reset"))
     assert status == 1 and message and "start all processes again" in message

@@ -26,13 +26,38 @@ def test_numbers_are_written_short_and_nan_as_text(tmp_path):
     }
 
 
+def _line(step):
+    return {"step": step, "split": "train"}
+
+
 def test_truncating_drops_later_and_torn_lines(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    path.write_text("".join(json.dumps(_line(k)) + "\n" for k in (1, 2, 3)) + '{"st')
     file = log.MetricsFile(path)
-    assert file.truncate(2) == [{"step": 1}, {"step": 2}]
-    file.append({"step": 3})
+    assert file.truncate(2) == [_line(1), _line(2)]
+    file.append(_line(3))
     assert [json.loads(x)["step"] for x in path.read_text().splitlines()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\xff\xfe\n",
+        b'{"split": "train", "total": 1.0}\n',
+        b'{"step": "2", "split": "train"}\n',
+        b'{"step": 2}\n',
+        b"[1, 2]\n",
+        b"null\n",
+        b"[" * 100_000 + b"\n",
+        b"1" * 5_000 + b"\n",
+    ],
+    ids=["bytes", "no step", "text", "no split", "list", "null", "deep", "long"],
+)
+def test_a_damaged_line_never_stops_a_run_from_going_on(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps(_line(k)).encode() + b"\n" for k in (1, 2)]
+    path.write_bytes(good[0] + damage + good[1])
+    assert log.MetricsFile(path).truncate(2) == [_line(1), _line(2)]
 
 
 def test_a_log_file_gets_whole_lines():

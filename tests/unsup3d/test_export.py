@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import bust
 import imageio_ffmpeg
@@ -393,6 +394,12 @@ def test_photos_of_one_stem_get_folders_of_their_own(tmp_path, trained, exported
     names = [target.name for _, target in result.written]
     assert len({name.casefold() for name in names}) == 3
     assert names[0] == "face"
+
+
+def test_no_name_of_a_photo_leads_out_of_the_output():
+    files = [Path(n) for n in ("a/...jpg", "b/...jpg", "c/.. .png", "d/face.jpg")]
+    names = reconstruct_files._folder_names(files)
+    assert list(names.values()) == ["photo", "photo-2", "photo-3", "face"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -54,6 +55,8 @@ def join(cluster: Cluster) -> None:
     Raises:
         UserError: if the others cannot be found, or the addresses make no sense.
     """
+    if cluster.coordinator is not None and cluster.process == 0:
+        _check_port(cluster.coordinator)
     # Its C++ handler would take SIGTERM away from `interrupts`.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -70,6 +73,25 @@ def join(cluster: Cluster) -> None:
             "HOST:PORT --processes=N --process=I, or --distributed on a TPU pod, "
             "SLURM or Open MPI."
         ) from error
+
+
+def _check_port(coordinator: str) -> None:
+    """Looks whether this process can listen there, as the C++ code dies if not.
+
+    Raises:
+        UserError: if another program does.
+    """
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        # As a server does, which may take over a port that was closed just now.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator={coordinator}: process 0 cannot listen on port {port} "
+                f"({error.strerror}); choose a free one, the same for all processes."
+            ) from error
 
 
 def leave_at_once(status: int) -> NoReturn:

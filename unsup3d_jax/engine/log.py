@@ -52,16 +52,16 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> list[dict]:
-        """All complete lines; a line torn by a kill is left out."""
+        """All lines of a run; one that was torn by a kill, or damaged, is left out."""
         if not self.path.exists():
             return []
         lines = []
-        for text in self.path.read_text().splitlines():
+        for text in self.path.read_text(errors="replace").splitlines():
             try:
                 line = json.loads(text)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(line, dict) and "step" in line:
+            if _is_line(line):
                 lines.append(_numbers(line))
         return lines
 
@@ -93,6 +93,15 @@ class MetricsFile:
             file.write(_text(line))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _is_line(line: Any) -> bool:
+    """Whether it has what whoever resumes a run goes by."""
+    return (
+        isinstance(line, dict)
+        and type(line.get("step")) is int
+        and isinstance(line.get("split"), str)
+    )
 
 
 def _text(line: Mapping[str, Any]) -> str:

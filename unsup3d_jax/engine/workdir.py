@@ -65,9 +65,22 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         return []
+    # "²" is a digit to str.isdigit, and no number to int.
     return sorted(
-        int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()
+        int(p.name)
+        for p in folder.iterdir()
+        if p.name.isascii() and p.name.isdigit() and p.is_dir()
     )
+
+
+def recorded(path: Path) -> dict[str, Any] | None:
+    """What a config.json of a run holds; None if it is torn or something else."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_one = isinstance(record, dict) and isinstance(record.get("config"), dict)
+    return record if is_one else None
 
 
 def is_harmless(key: str, identity: Identity) -> bool:
@@ -103,14 +116,13 @@ def check_workdir(workdir: Path, config: ConfigDict, identity: Identity) -> None
     path = workdir / "config.json"
     if newest_step(workdir) is None:
         return  # nothing has been trained there
-    try:
-        old = json.loads(path.read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError):
+    record = recorded(path)
+    if record is None:
         raise UserError(
             f"{workdir} holds checkpoints, but {path} is not the config of a run; "
             "choose another --workdir."
-        ) from None
-    if differing := differing_keys(old, _json_of(config), identity):
+        )
+    if differing := differing_keys(record["config"], _json_of(config), identity):
         raise UserError(
             f"{workdir} holds a run of another config; these keys differ: "
             f"{', '.join(differing)}. Choose another --workdir, or the old values."
@@ -130,9 +142,15 @@ def check_meaning(config: ConfigDict, checkpoint: Path, identity: Identity) -> N
     for folder in (checkpoint, *list(checkpoint.resolve().parents)[:2]):
         path = folder / "config.json"
         if path.is_file():
-            old = json.loads(path.read_text())["config"]
+            record = recorded(path)
+            if record is None:
+                raise UserError(
+                    f"{path} is not the config of a run, so that nobody knows what "
+                    f"the checkpoint in {checkpoint} is of. Remove it to use the "
+                    "checkpoint all the same."
+                )
             # Options younger than the checkpoint keep its meaning by default.
-            known = flatten(old)
+            known = flatten(record["config"])
             new = {k: v for k, v in flatten(_json_of(config)).items() if k in known}
             keys = differing_keys(known, new, identity)
             keys = [key for key in keys if key.startswith(identity.meaning)]
@@ -187,7 +205,9 @@ def _other_versions(workdir: Path, now: Mapping[str, str | None]) -> list[str]:
     """Packages whose version decides bits, and has changed since the last start."""
     if newest_step(workdir) is None:
         return []
-    before = json.loads((workdir / "config.json").read_text()).get("versions", {})
+    before = (recorded(workdir / "config.json") or {}).get("versions", {})
+    if not isinstance(before, dict):
+        return []
     return [
         f"{name} was {before[name] or 'absent'} and is {now[name] or 'absent'}"
         for name in NUMERIC

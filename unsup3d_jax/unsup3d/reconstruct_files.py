@@ -149,15 +149,19 @@ def _crop_of(file: Path, config: ConfigDict) -> tuple[int, ...]:
 
 
 def _folder_names(files: Sequence[Path]) -> dict[Path, str]:
-    """Stems, made unique: face, face-2, face-3, in the order of the files."""
+    """Stems, made unique: face, face-2, face-3, in the order of the files.
+
+    A file may be called "...jpg", whose stem is the folder above.
+    """
     taken: set[str] = set()
     names = {}
     # Case is folded because some file systems do.
     for file in files:
-        name, count = file.stem, 1
+        stem = file.stem if file.stem.strip(". ") else "photo"
+        name, count = stem, 1
         while name.casefold() in taken:
             count += 1
-            name = f"{file.stem}-{count}"
+            name = f"{stem}-{count}"
         taken.add(name.casefold())
         names[file] = name
     return names

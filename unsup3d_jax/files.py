@@ -1,9 +1,11 @@
 """Files that are there whole or not at all."""
 
 import contextlib
+import errno
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +34,19 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def need_regular(path: str | os.PathLike) -> None:
+    """Refuses what would be waited for, or read, for ever: pipes, sockets, devices.
+
+    Raises:
+        OSError: if the file is such, a folder, or not there.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -412,10 +412,13 @@ def test_damaged_bytes_never_raise(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "x.png"
     path.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
     item = ds.Item("x.png", (str(path),))
-    result = ds.read_item(
-        item, lambda i: images.read_image(i.paths[0], crop=(), image_size=4)
-    )
-    assert isinstance(result, ds.Failure) or result[0].shape == (4, 4, 3)
+
+    def read(item):
+        pixels, size = images.read_image(item.paths[0], crop=(), image_size=4)
+        return {"image": pixels}, size
+
+    result = ds.read_item(item, read)
+    assert isinstance(result, ds.Failure) or result[0]["image"].shape == (4, 4, 3)
 
 
 # --- errors ------------------------------------------------------------------
@@ -812,3 +815,37 @@ def test_reasons_do_not_repeat_the_path(config, photos):
     assert reason == "cannot identify image file"
     error = ValueError("/p/x.png is\n not '/p/x.png'")
     assert ds.reason_of(error, ["/p/x.png"]) == "file is not file"
+
+
+def _special_files(folder):
+    """A pipe, a socket's kin and a device, called as photos are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.png").symlink_to("/dev/zero")
+    return folder / "pipe.jpg", folder / "device.png"
+
+
+@pytest.mark.timeout(60)
+def test_pipes_and_devices_are_counted_not_waited_for(config, tmp_path):
+    root = tmp_path / "photos"
+    for split in ("train", "test"):
+        write(root / split / "face.png", np.zeros((8, 8, 3), np.uint8))
+    _special_files(root / "train")
+    dataset = load_split(config, "train")
+    assert len(dataset) == 1
+    reasons = {os.path.basename(n): r for n, r in dataset.report.broken}
+    assert reasons.keys() == {"pipe.jpg", "device.png"}
+    assert all("not a regular file" in reason for reason in reasons.values())
+
+
+@pytest.mark.timeout(60)
+def test_no_reader_of_files_waits_for_a_pipe(tmp_path):
+    from unsup3d_jax.data import keypoint_files
+    from unsup3d_jax.nets import vgg16_files
+
+    os.mkfifo(tmp_path / "weights.npz")
+    os.mkfifo(tmp_path / "points.csv")
+    with pytest.raises(UserError, match="not a regular file"):
+        vgg16_files.load_vgg16(str(tmp_path / "weights.npz"), "relu1_2")
+    with pytest.raises(UserError, match="not a regular file"):
+        keypoint_files._lines(tmp_path / "points.csv")

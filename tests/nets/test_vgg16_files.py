@@ -245,3 +245,19 @@ def test_saved_weights_are_loaded_back(tmp_path, ending):
     vgg16_files.save_vgg16(path, vgg, origin={"network": "VGG16"})
     found = vgg16_files.load_vgg16(str(path), "relu2_2")
     jax.tree.map(np.testing.assert_array_equal, found, vgg)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, 500, -1])
+def test_a_damaged_npz_is_named(tmp_path, keep):
+    path = tmp_path / "vgg.npz"
+    np.savez_compressed(path, **_as_torchvision(random_vgg("relu1_2")))
+    whole = path.read_bytes()
+    if keep >= 0:
+        path.write_bytes(whole[:keep])
+    else:  # a byte within the compressed numbers
+        middle = len(whole) // 2
+        path.write_bytes(
+            whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]
+        )
+    with pytest.raises(UserError, match="vgg.npz"):
+        vgg16_files.load_vgg16(str(path), "relu1_2")

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from unsup3d_jax.files import need_regular
+
 # Extensions of the authors' loader, compared in lower case.
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -82,8 +84,10 @@ def open_upright(path: str | pathlib.Path) -> Image.Image:
 
     Raises:
         ValueError: if the image has more than MAX_PIXELS pixels.
+        OSError: if it is no regular file: a pipe would be waited for, for ever.
         Exception: whatever PIL raises on a file that is broken.
     """
+    need_regular(path)
     try:
         return _open_upright(path)
     except ValueError as error:

@@ -25,6 +25,7 @@ from jaxtyping import Float
 
 from unsup3d_jax.data import folder
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.files import need_regular
 
 LAYOUTS = ("csv", "npz", "3dfaw")
 NPZ_NAME = "keypoints.npz"
@@ -122,6 +123,7 @@ def _lines(path: Path) -> list[str]:
         UserError: if it cannot be read, or is UTF-16 or UTF-32, naming the line.
     """
     try:
+        need_regular(path)
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
@@ -143,6 +145,7 @@ def _lines(path: Path) -> list[str]:
 def _find_npz(root: Path) -> tuple[list[Path], np.ndarray]:
     path = root / NPZ_NAME
     try:
+        need_regular(path)
         with np.load(path, allow_pickle=False) as archive:
             names, points = archive["names"], archive["keypoints"]
     except (OSError, ValueError, KeyError) as error:

@@ -4,6 +4,8 @@ No code stored in a weight file is ever run.
 """
 
 import importlib.util
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.files import replacing
+from unsup3d_jax.files import need_regular, replacing
 from unsup3d_jax.nets import torch_files, vgg16, weight_files
 
 # What Keras's preprocessing subtracts, as red, green, blue, in 0 to 255.
@@ -142,9 +144,14 @@ def torchvision_indices(*, has_norm: bool = False) -> list[int]:
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
     try:
+        need_regular(file)
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError) as error:
+    # Truncated and altered ones, beside what is no archive at all.
+    except (
+        *(OSError, ValueError, AttributeError, EOFError, NotImplementedError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise UserError(f"{file}: not a readable .npz file ({error}).") from error
 
 

@@ -116,6 +116,7 @@ def _peer(name, prepare):
     return Peer(name=name, version="1", device="none", prepare=prepare)
 
 
+@pytest.mark.slow  # two renderers to compile
 def test_a_gpus_figures_are_written_case_by_case(monkeypatch, tmp_path, capsys):
     def good(scene):
         depth, gradient = _ours(scene), np.zeros_like(scene.vertices)

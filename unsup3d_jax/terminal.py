@@ -1,13 +1,14 @@
 """Streams that a run outlives: a closed terminal, a pipe that nobody reads any more."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 
-class Lasting:
+class Lasting(io.TextIOBase):
     """A text stream that falls silent, and raises nothing, once it cannot be written.
 
     What it was to show is in metrics.jsonl and the files of scores; who started a
@@ -33,6 +34,26 @@ class Lasting:
                 self._stream.flush()
             except OSError:
                 self._lose()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:
+        return self._stream.errors
+
+    def close(self) -> None:
+        """Not the stream, which is its owner's."""
 
     def _lose(self) -> None:
         self._gone = True

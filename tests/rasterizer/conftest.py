@@ -41,3 +41,12 @@ def backend(request, monkeypatch):
         pytest.importorskip("numba")
     monkeypatch.setattr(backends, "numba_installed", lambda: request.param == "numba")
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`slow_by_list`: slow for the work list, whose programs take long to compile."""
+    for item in items:
+        if item.get_closest_marker("slow_by_list"):
+            if item.callspec.params.get("backend") == "xla":
+                item.add_marker(pytest.mark.slow)

@@ -133,6 +133,7 @@ def test_rows_are_summed_as_by_scatter():
     np.testing.assert_array_equal(got, run(rows, ids))
 
 
+@pytest.mark.slow
 def test_float64_gives_float64():
     vertices = scenes.warped_grid(0, 5, 4).astype(np.float64)
     flat, faces = scenes.flatten(vertices)

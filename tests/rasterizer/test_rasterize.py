@@ -15,6 +15,12 @@ from rasterizer import backends, reference
 from tests.rasterizer import scenes
 
 BACKENDS = pytest.mark.usefixtures("backend")
+AS_COMPILED = pytest.mark.usefixtures("as_compiled")
+
+
+@pytest.fixture(autouse=True)
+def optimised():
+    """Not here, but where faces are many: these tests compile for minutes."""
 
 
 def assert_matches_reference(vertices, faces, size, **options):
@@ -37,6 +43,7 @@ def test_identity_view_covers_every_pixel_with_its_own_vertex():
     np.testing.assert_allclose(image.depth, vertices[..., 2], rtol=3e-7)
 
 
+@AS_COMPILED
 @BACKENDS
 def test_ties_go_to_the_smallest_face_index():
     vertices, faces = scenes.flatten(scenes.grid(5, 6))
@@ -51,6 +58,7 @@ def test_ties_go_to_the_smallest_face_index():
     np.testing.assert_array_equal(again.face_index, first)
 
 
+@AS_COMPILED
 @BACKENDS
 @pytest.mark.parametrize("seed", range(4))
 def test_random_triangles_match_the_reference(seed):
@@ -59,6 +67,7 @@ def test_random_triangles_match_the_reference(seed):
     assert_matches_reference(vertices, faces, (13, 17), pixel_offset=(0.5, -0.3))
 
 
+@AS_COMPILED
 @BACKENDS
 @pytest.mark.parametrize("seed", range(3))
 def test_warped_grid_matches_the_reference_and_the_general_path(seed):
@@ -368,6 +377,7 @@ def draw_nasty_grid(vertices, backend):
     return covered, gradient
 
 
+@AS_COMPILED
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     st.sampled_from(INSTALLED),
@@ -390,6 +400,7 @@ def test_nasty_meshes_match_the_reference(backend, points, faces):
     np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
 
 
+@AS_COMPILED
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.sampled_from(INSTALLED),

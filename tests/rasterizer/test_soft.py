@@ -77,6 +77,7 @@ def test_soft_silhouette_matches_finite_differences():
         np.testing.assert_array_equal(gradient[:, 2], 0.0)
 
 
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_soft_sees_across_silhouettes_where_hard_does_not():
     # A flat square: growing it changes no covered pixel's depth, only the outline.
@@ -95,6 +96,7 @@ def test_soft_sees_across_silhouettes_where_hard_does_not():
     assert (np.asarray(soft)[:, :2] * outwards < 0).all()
 
 
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_soft_tends_to_hard_in_value_and_gradient():
     vertices, faces = scenes.soup(4, count=8, size=(12, 12))
@@ -277,6 +279,7 @@ def test_soft_gradients_are_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices))
 
 
+@pytest.mark.slow_by_list
 @BACKENDS
 @pytest.mark.parametrize(("away", "gamma"), [(1.0, 1e-9), (1e15, 1e-3)])
 def test_soft_gradients_of_small_gammas_are_those_of_float64(away, gamma):
@@ -320,6 +323,7 @@ def test_soft_boxes_hold_what_snapping_moves():
     np.testing.assert_allclose(image.depth, 1.0, rtol=1e-6)
 
 
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_soft_maps_over_faces_too():
     vertices, faces = scenes.soup(2, count=6, size=SIZE)

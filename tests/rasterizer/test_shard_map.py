@@ -36,7 +36,11 @@ def run(backend: str, cases: tuple[str, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("backend", ["xla", "numba", "pallas"])
+@pytest.mark.parametrize(
+    "backend",
+    # By the loops the whole training step is tried, in tests/engine.
+    ["xla", "pallas", pytest.param("numba", marks=pytest.mark.slow)],
+)
 def test_shard_map_takes_all_functions(backend, case):
     if backend == "numba":
         pytest.importorskip("numba")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rasterizer
-from rasterizer import backends, engines, kernels, reference, sums
+from rasterizer import backends, engines, reference, sums, walks
 from rasterizer.coverage import Rules, SampleGrid
 from rasterizer.engines import INTERPRETED, LIST
 from rasterizer.visibility import grid_visibility, mesh_visibility
@@ -25,9 +25,9 @@ def optimised():
 @pytest.fixture
 def huge(monkeypatch):
     """Kernels to which boxes of more than five samples are huge."""
-    monkeypatch.setattr(kernels, "HUGE", 5)
-    monkeypatch.setattr(kernels, "_TEAM", 32)
-    monkeypatch.setattr(kernels, "_TEAMS", 4)
+    monkeypatch.setattr(walks, "HUGE", 5)
+    monkeypatch.setattr(walks, "TEAM", 32)
+    monkeypatch.setattr(walks, "TEAMS", 4)
     return engines.by_kernels(interpret=True)
 
 
@@ -69,7 +69,7 @@ def test_huge_boxes_match_the_reference(huge):
     vertices = np.stack([v for v, _ in soups])
     vertices[1, 3, :2] = [-4e4, 3.0]
     index, boxes = assert_faces_match(vertices, soups[0][1], (13, 17), huge)
-    assert (boxes.count > kernels.HUGE).sum() > 20
+    assert (boxes.count > walks.HUGE).sum() > 20
     assert_sums_match(index, boxes, SampleGrid(13, 17), 1, huge)
 
 

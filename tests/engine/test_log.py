@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import pty
 
 import pytest
 
@@ -96,3 +98,15 @@ def test_the_first_line_shows_compilation_and_no_rate():
 )
 def test_durations(seconds, text):
     assert log.duration(seconds) == text
+
+
+def test_a_terminal_that_says_it_has_no_columns_shows_the_progress():
+    reader, end = pty.openpty()  # 0 columns until somebody says
+    with os.fdopen(end, "w") as stream:
+        progress = log.Progress(100, 8, stream=stream)
+        progress.line(LINE)
+        progress.close()
+        stream.flush()
+        shown = os.read(reader, 4096).decode()
+    os.close(reader)
+    assert "step 10/100 (10%)" in shown and "loss 0.2500" in shown

@@ -202,6 +202,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def _width(stream: Any) -> int | None:
+    """Columns of a terminal: 80 where it says 0, as those of containers do, in which
+    nothing could be shown; None where nobody knows."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return None
+
+
 class Progress:
     """One line of progress: redrawn on a terminal, appended to a log file.
 
@@ -259,6 +268,7 @@ class Progress:
             self._bar = tqdm(
                 total=self._steps,
                 file=self._stream,
+                ncols=_width(self._stream),
                 # Rate and time left are ours: they leave compilation out.
                 bar_format="step {n}/{total} ({percentage:.0f}%) |{bar:20}|{postfix}",
             )

@@ -100,10 +100,11 @@ def test_durations(seconds, text):
     assert log.duration(seconds) == text
 
 
-def test_a_terminal_that_says_it_has_no_columns_shows_the_progress():
+def test_a_terminal_that_says_it_has_no_columns_shows_the_progress(monkeypatch):
     reader, end = pty.openpty()  # 0 columns until somebody says
     with os.fdopen(end, "w") as stream:
-        progress = log.Progress(100, 8, stream=stream)
+        monkeypatch.setattr("sys.stderr", stream)  # whose size tqdm looks for
+        progress = log.Progress(100, 8)
         progress.line(LINE)
         progress.close()
         stream.flush()

@@ -269,6 +269,7 @@ class Progress:
                 total=self._steps,
                 file=self._stream,
                 ncols=_width(self._stream),
+                nrows=20,  # more than the one; else of a terminal that may say 0
                 # Rate and time left are ours: they leave compilation out.
                 bar_format="step {n}/{total} ({percentage:.0f}%) |{bar:20}|{postfix}",
             )

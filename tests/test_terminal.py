@@ -60,7 +60,16 @@ def test_a_pipe_that_is_closed_changes_no_status():
     assert (process.returncode, said.strip()) == (0, b"still here")
 
 
-def test_a_closed_terminal_is_a_signal_to_stop():
+@pytest.fixture
+def hangup(request):
+    """What a hangup does before; the tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield request.param
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("hangup", [signal.SIG_DFL], indirect=True)
+def test_a_closed_terminal_is_a_signal_to_stop(hangup):
     with Interrupts() as interrupts, interrupts.deferred(lambda: True):
         os.kill(os.getpid(), signal.SIGHUP)
         assert interrupts.requested
@@ -68,15 +77,12 @@ def test_a_closed_terminal_is_a_signal_to_stop():
         os.kill(os.getpid(), signal.SIGHUP)
 
 
-def test_a_hangup_that_was_to_be_ignored_is_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        with Interrupts() as interrupts:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not interrupts.requested
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+@pytest.mark.parametrize("hangup", [signal.SIG_IGN], indirect=True)
+def test_a_hangup_that_was_to_be_ignored_is_ignored(hangup):
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not interrupts.requested
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

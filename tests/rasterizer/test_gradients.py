@@ -44,7 +44,7 @@ def safe_scene(seed):
 
 
 @BACKENDS
-@pytest.mark.parametrize("supersample", [1, 2])
+@pytest.mark.parametrize("supersample", [pytest.param(1, marks=pytest.mark.once), 2])
 def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
     vertices, weight = safe_scene(supersample)
     flat, faces = scenes.flatten(vertices)
@@ -107,6 +107,7 @@ def test_interpolation_matches_finite_differences():
         np.testing.assert_allclose(by_attribute, numeric, atol=1e-6)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_at_the_identity_view_only_the_pixels_own_vertex_moves_its_depth_in_z():
     vertices = scenes.grid(4, 5)
@@ -117,6 +118,7 @@ def test_at_the_identity_view_only_the_pixels_own_vertex_moves_its_depth_in_z():
     np.testing.assert_allclose(jacobian.reshape(20, 20), np.eye(20), atol=1e-5)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_moving_the_mesh_sideways_moves_the_image():
     # For a plane of 1/z, d depth/d(translation x) = -d depth/dx.
@@ -159,6 +161,7 @@ def test_gradients_are_bit_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices, weight))
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_gradients_are_the_same_whatever_the_batch():
     vertices, weight, loss = batch_of_grids()
@@ -246,6 +249,7 @@ def test_mesh_gradients_are_bit_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices))
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_uncovered_pixels_pull_on_nothing():
     vertices = scenes.grid(4, 4)
@@ -258,6 +262,7 @@ def test_uncovered_pixels_pull_on_nothing():
     np.testing.assert_array_equal(jax.grad(outside)(vertices), 0.0)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -1.0, 0.0])
 def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad):
@@ -290,6 +295,7 @@ def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad):
     np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_background_is_differentiable():
     vertices, faces = scenes.soup(0, count=3, size=(6, 6))

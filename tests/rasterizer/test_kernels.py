@@ -171,7 +171,9 @@ def as_on_h100():
         yield
 
 
-@pytest.mark.parametrize("size", [(16, 16), (80, 80)])
+@pytest.mark.parametrize(
+    "size", [pytest.param((16, 16), marks=pytest.mark.once), (80, 80)]
+)
 @pytest.mark.parametrize("kind", ["grid", "mesh"])
 def test_kernels_lower_for_cuda(kind, size):
     vertices = scenes.warped_grid(0, 9, 9)

@@ -171,6 +171,7 @@ NASTY = {
 }  # fmt: skip
 
 
+@pytest.mark.once_by_list
 @pytest.mark.parametrize("backend", INSTALLED)
 @pytest.mark.parametrize("name", NASTY)
 def test_beside_a_nasty_face_gradients_are_those_of_the_reference(name, backend):

@@ -132,6 +132,7 @@ def test_faces_larger_than_fine_arithmetic_match_the_reference():
     np.testing.assert_array_equal(fast, slow)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_a_far_corner_of_a_grid_is_drawn_like_a_mesh():
     vertices = scenes.warped_grid(3, 6, 6)
@@ -186,6 +187,7 @@ def test_both_windings_are_drawn():
     )
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -204,6 +206,7 @@ def test_a_bad_vertex_removes_its_faces_only(bad, axis):
     assert not np.isnan(fragments.barycentrics).any()
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_near_plane_and_negative_depth_reject_the_face():
     vertices = np.array([[0, 0, 1], [8, 0, 1], [0, 8, 1], [9, 9, -1]], np.float32)
@@ -216,6 +219,7 @@ def test_near_plane_and_negative_depth_reject_the_face():
     assert rasterizer.rasterize(vertices, faces, (8, 8)).face_index.max() == 0
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.parametrize(
     "corners",
@@ -293,6 +297,7 @@ def test_leading_axes_vmap_and_jit_agree():
     np.testing.assert_array_equal(mapped.face_index[1], single.face_index)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_samples_lie_where_documented():
     # A step in depth: two quads that meet at x = 1.3.
@@ -315,6 +320,7 @@ def test_samples_lie_where_documented():
     np.testing.assert_allclose(row(pixel_offset=(0.4, 0.0)), [1, 2, 2, 2], rtol=1e-6)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_covered_means_all_samples():
     vertices = scenes.grid(4, 4)

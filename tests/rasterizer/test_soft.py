@@ -35,7 +35,7 @@ def soft_scene():
 
 
 @BACKENDS
-@pytest.mark.parametrize("sigma", [0.3, 1.0])
+@pytest.mark.parametrize("sigma", [0.3, pytest.param(1.0, marks=pytest.mark.once)])
 def test_soft_depth_matches_finite_differences(sigma):
     vertices, faces = soft_scene()
     weight = np.random.default_rng(0).normal(size=SIZE)
@@ -58,6 +58,7 @@ def test_soft_depth_matches_finite_differences(sigma):
         )
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_soft_silhouette_matches_finite_differences():
     vertices, faces = soft_scene()
@@ -77,7 +78,7 @@ def test_soft_silhouette_matches_finite_differences():
         np.testing.assert_array_equal(gradient[:, 2], 0.0)
 
 
-@pytest.mark.slow_by_list
+@pytest.mark.once_by_list
 @BACKENDS
 def test_soft_sees_across_silhouettes_where_hard_does_not():
     # A flat square: growing it changes no covered pixel's depth, only the outline.
@@ -96,7 +97,7 @@ def test_soft_sees_across_silhouettes_where_hard_does_not():
     assert (np.asarray(soft)[:, :2] * outwards < 0).all()
 
 
-@pytest.mark.slow_by_list
+@pytest.mark.once_by_list
 @BACKENDS
 def test_soft_tends_to_hard_in_value_and_gradient():
     vertices, faces = scenes.soup(4, count=8, size=(12, 12))
@@ -133,6 +134,7 @@ def test_soft_tends_to_hard_in_value_and_gradient():
     assert np.abs(hard_gradient).mean() > 0.05
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_soft_handles_bad_faces_empty_meshes_and_vmap():
     vertices, faces = scenes.soup(2, count=4, size=(8, 8))
@@ -199,9 +201,12 @@ def draw(vertices, faces, weight, size, sigma, gamma, backend, options=()):
 @pytest.mark.parametrize(
     ("sigma", "gamma", "options"),
     [
-        (0.03, 0.01, {"near": 0.9, "far": 3.0, "cull": "back"}),
-        (0.2, 0.1, {"supersample": 3, "pixel_offset": (0.3, -0.2)}),
-        (3.0, 1.0, {"cull": "front"}),
+        (0.2, 0.1, {"supersample": 3, "pixel_offset": (0.3, -0.2), "cull": "front"}),
+        pytest.param(
+            *(0.03, 0.01, {"near": 0.9, "far": 3.0, "cull": "back"}),
+            marks=pytest.mark.once,
+        ),
+        pytest.param(3.0, 1.0, {}, marks=pytest.mark.once),
     ],
 )
 def test_soft_images_follow_the_formulas(sigma, gamma, options):
@@ -260,6 +265,7 @@ def test_nasty_soft_meshes_follow_the_formulas(backend, points, faces):
     np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
 def test_soft_gradients_are_equal_from_run_to_run():
@@ -279,7 +285,7 @@ def test_soft_gradients_are_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices))
 
 
-@pytest.mark.slow_by_list
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.parametrize(("away", "gamma"), [(1.0, 1e-9), (1e15, 1e-3)])
 def test_soft_gradients_of_small_gammas_are_those_of_float64(away, gamma):
@@ -323,7 +329,7 @@ def test_soft_boxes_hold_what_snapping_moves():
     np.testing.assert_allclose(image.depth, 1.0, rtol=1e-6)
 
 
-@pytest.mark.slow_by_list
+@pytest.mark.once_by_list
 @BACKENDS
 def test_soft_maps_over_faces_too():
     vertices, faces = scenes.soup(2, count=6, size=SIZE)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_evaluate import random_params
 
 from configs import default
 from unsup3d_jax.formation import heads
@@ -34,15 +35,11 @@ def images():
     return jax.random.uniform(jax.random.key(3), (2, SIZE, SIZE, 3))
 
 
-def _init(options):
-    return model.init_params(jax.random.key(0), options)
-
-
 @pytest.fixture(scope="module")
 def setup():
     config = _config()
     options = options_from_config(config)
-    return config, options, _init(options)
+    return config, options, random_params(options)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +55,26 @@ def _total(params, batch, config, options):
     )
 
 
-def _gradient(params, batch, config, options):
-    weights = loss_weights(config, 0)
-    (total, out), gradient = jax.jit(
-        lambda p, b: jax.value_and_grad(model.objective, has_aux=True)(
-            p, {}, b, weights, options
+@pytest.fixture(scope="module")
+def far(images):
+    """As a function of how far the faces are moved: total, outputs, gradient."""
+    config = _config(view__translation_xy_max=5.0)
+    options, weights = options_from_config(config), loss_weights(config, 0)
+    params = random_params(options)
+
+    @jax.jit
+    def gradient(params):
+        return jax.value_and_grad(model.objective, has_aux=True)(
+            params, {}, Batch(image=images), weights, options
         )
-    )(params, batch)
-    return total, out, gradient
+
+    def move(distance):
+        view = params["view"]
+        last = {"kernel": distance * view["Conv_4"]["kernel"]}
+        (total, out), grads = gradient({**params, "view": {**view, "Conv_4": last}})
+        return total, out, grads
+
+    return move
 
 
 def test_factors_lie_in_their_ranges(factors):
@@ -97,7 +106,7 @@ def test_the_heads_get_the_numbers_of_the_config(images):
         light__diffuse_min=0.3,
     )
     options = options_from_config(config)
-    params = _init(options)
+    params = random_params(options)
     nets = model.build_networks(options)
     raw = {
         name: jax.jit(lambda p, x, net=net: net.apply({"params": p}, 2 * x - 1))(
@@ -156,11 +165,8 @@ def test_pictures_of_a_view_warm_up_compile_once(monkeypatch):
         return plain(params, image, options, view_range=view_range)
 
     monkeypatch.setattr(model, "decompose", decompose)
-    shapes = jax.eval_shape(lambda k: model.init_params(k, options), jax.random.key(0))
+    params = random_params(options)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda s: jnp.asarray(rng.normal(0, 0.1, s.shape), jnp.float32), shapes
-    )
     images = jnp.asarray(rng.uniform(size=(1, SIZE, SIZE, 3)), jnp.float32)
     shown = [
         panel.panel(
@@ -188,7 +194,7 @@ def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, factors):
 def test_the_total_is_the_weighted_sum_of_its_terms(images):
     config = _config(loss__depth_smoothness=0.3, loss__flip=0.25)
     options = options_from_config(config)
-    params = _init(options)
+    params = random_params(options)
     total, out = _total(params, Batch(image=images), config, options)
     t = out.terms
     expected = t["photometric"] + 0.25 * t["photometric_flip"] + 0.3 * t["smoothness"]
@@ -201,21 +207,18 @@ def test_the_flip_weight_follows_its_schedule():
     assert float(loss_weights(config, 10).flip) == 0.5
 
 
-def test_every_network_receives_a_finite_gradient(setup, images):
-    config, options, params = setup
-    _, _, grads = _gradient(params, Batch(image=images), config, options)
+def test_every_network_receives_a_finite_gradient(far):
+    _, out, grads = far(0.01)
+    assert out.reconstruction.plain.valid.any()
     for name, tree in grads.items():
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
         assert all(np.isfinite(leaf).all() for leaf in leaves), name
         assert any(np.abs(leaf).max() > 0 for leaf in leaves), name
 
 
-def test_an_image_that_leaves_the_frame_gives_a_finite_loss_and_gradient(setup, images):
-    config, options, params = setup
-    gone = jnp.tile(jnp.array([0.0, 0, 0, 5.0, 0, 0]), (2, 1))
-    options = dataclasses.replace(options, oracle_view=True)
-    batch = Batch(image=images, view=gone)
-    total, out, grads = _gradient(params, batch, config, options)
+def test_an_image_that_leaves_the_frame_gives_a_finite_loss_and_gradient(far):
+    total, out, grads = far(1e4)  # 5 half widths
+    assert (jnp.abs(out.factors.view[:, 3:5]) > 4).all()
     assert not out.reconstruction.plain.valid.any()
     assert float(total) == 0.0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
@@ -229,7 +232,7 @@ def test_joint_mask_counts_only_pixels_valid_in_both_passes(images):
         config = _config(compat__joint_mask=joint, model__oracle_view=True)
         config.depth.bump_height = 1.5
         options = options_from_config(config)
-        params = _init(options)
+        params = random_params(options)
         totals[joint], out = _total(params, batch, config, options)
     assert (out.reconstruction.plain.valid != out.reconstruction.flip.valid).any()
     assert float(totals[True]) != pytest.approx(float(totals[False]), rel=1e-6)
@@ -251,7 +254,7 @@ def test_oracles_take_view_and_light_from_the_batch(setup, factors, images):
 def test_supervision_trains_the_depth_net_alone(images):
     config = _config(model__supervision="depth")
     options = options_from_config(config)
-    params = _init(options)
+    params = random_params(options)
     assert set(params) == {"depth"}
     truth = jnp.full((2, SIZE, SIZE), 0.95)
     mask = jnp.ones((2, SIZE, SIZE), bool).at[:, :8].set(False)
@@ -267,7 +270,7 @@ def test_supervision_trains_the_depth_net_alone(images):
 def test_without_confidence_there_is_no_network_for_it(images):
     config = _config(model__use_confidence=False)
     options = options_from_config(config)
-    params = _init(options)
+    params = random_params(options)
     assert "conf" not in params
     _, out = _total(params, Batch(image=images), config, options)
     error = 2 * np.abs(np.asarray(out.reconstruction.plain.image - images)).mean(-1)

@@ -80,7 +80,10 @@ ALL = ("depth", "albedo", "light", "view", "conf")
 
 @pytest.mark.parametrize(
     "supervision, networks",
-    [("depth", ["depth"]), pytest.param("none", ALL, marks=pytest.mark.slow)],
+    [
+        pytest.param("depth", ["depth"], marks=pytest.mark.once),
+        pytest.param("none", ALL, marks=pytest.mark.slow),
+    ],
 )
 def test_the_command_compiles_the_real_step_once_for_all_runs(
     tmp_path, supervision, networks

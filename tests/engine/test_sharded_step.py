@@ -92,9 +92,8 @@ def test_a_step_split_over_two_devices_is_that_of_one():
     _assert_alike(one, two, 2e-5)
 
 
-@pytest.mark.parametrize(
-    "backend", [pytest.param("xla", marks=pytest.mark.slow), "numba"]
-)
+@pytest.mark.once
+@pytest.mark.parametrize("backend", ["xla", "numba"])
 def test_the_models_step_passes_the_checks(backend):
     """Traced only, which is where they are made; rasterizer included."""
     _run(f"trace {backend}")

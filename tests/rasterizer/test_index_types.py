@@ -51,9 +51,13 @@ def everything(vertices, faces):
 
 
 TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int64]
+RARE = (np.int8, np.uint32)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(t, marks=[pytest.mark.once] * (t in RARE)) for t in TYPES],
+)
 def test_faces_of_any_integer_type_draw_what_int32_draws(dtype):
     vertices, faces = scene(dtype)
     expected = jax.jit(everything)(vertices, faces)

@@ -64,6 +64,7 @@ def test_coincident_faces_match_the_reference():
     assert_faces_match(flat[None], twice, (6, 7), INTERPRETED)
 
 
+@pytest.mark.once
 def test_huge_boxes_match_the_reference(huge):
     soups = [scenes.soup(s, count=37, size=(13, 17)) for s in range(4, 6)]
     vertices = np.stack([v for v, _ in soups])

@@ -39,7 +39,11 @@ def run(backend: str, cases: tuple[str, ...]) -> dict[str, str]:
 @pytest.mark.parametrize(
     "backend",
     # By the loops the whole training step is tried, in tests/engine.
-    ["xla", "pallas", pytest.param("numba", marks=pytest.mark.slow)],
+    [
+        "xla",
+        pytest.param("pallas", marks=pytest.mark.once),
+        pytest.param("numba", marks=pytest.mark.slow),
+    ],
 )
 def test_shard_map_takes_all_functions(backend, case):
     if backend == "numba":

@@ -346,6 +346,7 @@ def test_soft_maps_over_faces_too():
         np.testing.assert_allclose(image, render(vertices, f), rtol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_compiled")
 def test_an_image_is_the_same_alone_and_in_a_batch():
     # However its rows are shared out to threads.

@@ -1,4 +1,4 @@
-"""Every option of the project, once, with its unit and its source.
+"""Every option of the project, once, with its unit, its source and its range.
 
 The defaults are the authors' CelebA recipe (Wu et al., CVPR 2020, Tables 6-9
 and the released code), but for the initial depth, which is made robust against
@@ -258,3 +258,110 @@ def use_papers_start(config: ConfigDict) -> None:
     On the command line: --config.depth.bump_height=0 --config.depth.output_gain=1
     """
     config.depth.bump_height, config.depth.output_gain = 0.0, 1.0
+
+
+# The least and the greatest value of every key that holds a number, both included; of
+# a tuple, of each of its elements. Units are those above. What a number has to do with
+# another key is checked where both are used.
+_COUNT = (0, 2**31 - 1)
+_POSITIVE = (1, 2**31 - 1)
+_BATCH = (1, 2**20)
+_RATE = (1e-12, 10.0)
+_WEIGHT = (0.0, 1e6)
+_LENGTH = (1e-3, 1e3)  # scene units
+RANGES = {
+    # JAX takes the lower 32 bits of a seed: 2^32 would be 0 again, without a word.
+    "seed": (0, 2**32 - 1),
+    "data.image_size": (8, 256),
+    "data.crop": (0, 10**6),
+    "data.hash_split_percent": (0, 100),
+    "data.min_images": _COUNT,
+    "data.max_images": _COUNT,
+    "data.workers": (0, 1024),
+    "data.device_memory_mib": _COUNT,
+    "data.count_train": (1, 2**24),
+    "data.count_val": (1, 2**24),
+    "data.count_test": (1, 2**24),
+    "data.asymmetry": (0.0, 2.0),
+    "data.seed": (0, 2**20 - 1),
+    "view.fov_deg": (0.01, 179.0),
+    "view.rotation_max_deg": (0.0, 180.0),
+    "view.translation_xy_max": (0.0, 1e3),
+    "view.translation_z_max": (0.0, 1e3),
+    "view.rotation_centre_depth": _LENGTH,
+    "view.warmup_start": (1e-6, 1.0),
+    "view.warmup_steps": _COUNT,
+    "depth.min": _LENGTH,
+    "depth.max": _LENGTH,
+    "depth.border_columns": (0, 128),
+    "depth.border_depth": _LENGTH,
+    "depth.bump_height": (-100.0, 100.0),
+    "depth.bump_width": (1e-3, 1e3),
+    "depth.output_gain": (0.0, 1e3),
+    "light.ambient_min": (0.0, 100.0),
+    "light.ambient_max": (0.0, 100.0),
+    "light.diffuse_min": (0.0, 100.0),
+    "light.diffuse_max": (0.0, 100.0),
+    "model.width": (16, 1024),
+    "model.encoder_width": (8, 1024),
+    "model.bottleneck": (1, 2**16),
+    "model.confidence_bottleneck": (1, 2**16),
+    "raster.supersample": (1, 16),
+    "raster.sigma": (0.0, 1e3),
+    "raster.gamma": (0.0, 1e3),
+    "loss.flip": _WEIGHT,
+    "loss.flip_start": _COUNT,
+    "loss.perceptual": _WEIGHT,
+    "loss.depth_smoothness": _WEIGHT,
+    "loss.light_prior": _WEIGHT,
+    "loss.light_prior_steps": _COUNT,
+    "train.steps": _POSITIVE,
+    "train.batch_size": _BATCH,
+    "train.learning_rate": _RATE,
+    "train.warmup_steps": _COUNT,
+    "train.constant_fraction": (0.0, 1.0),
+    "train.weight_decay": (0.0, 1e3),
+    "train.beta1": (0.0, 0.999999),
+    "train.beta2": (0.0, 0.999999),
+    "train.clip_norm": (0.0, 1e30),
+    "train.lr_scale.depth": (0.0, 1e3),
+    "train.lr_scale.albedo": (0.0, 1e3),
+    "train.lr_scale.light": (0.0, 1e3),
+    "train.lr_scale.view": (0.0, 1e3),
+    "train.lr_scale.conf": (0.0, 1e3),
+    "train.depth_start": _COUNT,
+    "train.depth_full": _COUNT,
+    "train.grad_norm_max": (0.0, 1e30),
+    "train.skips_in_a_row": _POSITIVE,
+    "train.rollbacks": _COUNT,
+    "train.devices": (0, 2**16),
+    "rotnet.steps": _POSITIVE,
+    "rotnet.batch_size": _BATCH,
+    "rotnet.learning_rate": _RATE,
+    "rotnet.weight_decay": (0.0, 1e3),
+    "rotnet.convolutions": (2, 13),
+    "log.every": _POSITIVE,
+    "log.picture_every": _COUNT,
+    "log.picture_count": (1, 1024),
+    "checkpoint.every": _POSITIVE,
+    "checkpoint.keep": _POSITIVE,
+    "checkpoint.deadline": (0.001, 1e6),
+    "eval.every": _COUNT,
+    "eval.batch_size": _BATCH,
+    "eval.max_images": _COUNT,
+    "eval.baseline_steps": _COUNT,
+    "tables.seeds": (1, 1000),
+    "tables.figure_images": (0, 1000),
+}
+
+# Keys that some runs are older than, and the value that means what was done then.
+YOUNGER = {
+    "method": "unsup3d",
+    "train.grad_norm_max": 0.0,
+    "train.skips_in_a_row": 10,
+    "train.rollbacks": 0,
+    "view.warmup_start": 0.1,
+    "view.warmup_steps": 0,
+    "loss.light_prior": 0.0,
+    "loss.light_prior_steps": 0,
+}

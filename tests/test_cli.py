@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from unsup3d_jax import cli, flags
+from unsup3d_jax.configuration import Keys
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.experiments.tables import run as table_run
@@ -64,7 +65,7 @@ def test_an_empty_tuple_and_a_workdir():
         ([f"--config={FOLDER}", "--config.method=other"], "one method"),
         ([f"--config={FOLDER}", "--mode=tables"], "tables.name must be one of table2"),
         ([f"--config={TABLE}", "--config.tables.scale=huge"], "tables.scale must be"),
-        ([f"--config={TABLE}", "--config.tables.seeds=0"], "tables.seeds must be"),
+        ([f"--config={TABLE}", "--config.tables.seeds=0"], "from 1 to 1000."),
         ([f"--config={TABLE}", "--config.tables.rows=ours,mine"], "'mine' is no row"),
         ([], "--config=configs/NAME.py is missing"),
         (["--config=nowhere.py"], "no file nowhere.py"),
@@ -258,7 +259,7 @@ def test_a_method_brings_its_keys_and_its_modes(tmp_path, capsys):
         return config
 
     painting = flags.Method(
-        defaults,
+        Keys(defaults, {"brush": (1, 9), "checkpoint.deadline": (0.1, 9.0)}),
         {
             "train": flags.Mode("paint", lambda args, _: seen.append(args)),
             "frame": flags.Mode("frame it", lambda args, _: None, flags=("input",)),
@@ -278,6 +279,7 @@ def test_a_method_brings_its_keys_and_its_modes(tmp_path, capsys):
     assert flags.parse(["main.py", config, "--mode=frame", "--input=i"], methods).input
     for given, words in (
         (["--config.train.steps=3"], "no such key"),
+        (["--config.brush=10"], "config.brush=10: expected an integer from 1 to 9"),
         (["--mode=reconstruct"], "method painting of .* has train, frame"),
         (["--input=i"], "belongs to --mode=frame"),
     ):

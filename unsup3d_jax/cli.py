@@ -20,9 +20,7 @@ from unsup3d_jax.unsup3d import modes as unsup3d
 
 # By the key "method" of a config: what it knows, and studies that run it.
 METHODS = {
-    "unsup3d": flags.Method(
-        unsup3d.default_config, unsup3d.MODES | experiments.OF_UNSUP3D
-    ),
+    "unsup3d": flags.Method(unsup3d.KEYS, unsup3d.MODES | experiments.OF_UNSUP3D),
 }
 
 
@@ -48,6 +46,8 @@ def _run(argv: Sequence[str]) -> int:
         with Interrupts() as interrupts:
             args = flags.parse(argv, METHODS)
             mode = METHODS[args.config.method].modes[args.mode]
+            if args.note:
+                print(args.note, file=sys.stderr, flush=True)
             interrupts.deadline = args.config.checkpoint.deadline
             if args.cluster is not None:
                 from unsup3d_jax.engine import hosts

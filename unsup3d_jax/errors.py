@@ -21,6 +21,15 @@ def one_line(error: BaseException, most: int = 10_000) -> str:
 
 
 @contextlib.contextmanager
+def refusing(prefix: str = "") -> Iterator[None]:
+    """Makes a UserError of a ValueError of the body, which is about a user's value."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{prefix}{error}") from None
+
+
+@contextlib.contextmanager
 def writing(path: str | Path, hint: str = "") -> Iterator[None]:
     """Makes a UserError that names `path` of an OSError of the body.
 

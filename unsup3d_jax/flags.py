@@ -2,17 +2,19 @@
 
 import argparse
 import dataclasses
+import errno
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from unsup3d_jax import configuration
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, refusing
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 # Several processes of one run; a mode takes all of them or none.
@@ -35,6 +37,7 @@ class Arguments:
         cluster: (coordinator, processes, process) of a run of several; each
             None is found in the environment. None: one process.
         given: the config's keys that the command line sets, "section.key".
+        note: what of the config file the run's own config overrules, or "".
     """
 
     mode: str
@@ -51,6 +54,7 @@ class Arguments:
     profile: tuple[int, int] | None = None
     cluster: tuple[str | None, int | None, int | None] | None = None
     given: frozenset[str] = frozenset()
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Mode:
         flags: names of those it takes beside --config and --workdir.
         required: of these, the ones it cannot do without.
         keeps_compiled: whether its programs are worth keeping on disk.
+        of_run: whether it works with what a run has learnt, and so with the config that
+            the run was trained with, where there is one: `_read_config`.
     """
 
     help: str
@@ -71,6 +77,7 @@ class Mode:
     flags: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     keeps_compiled: bool = True
+    of_run: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +85,11 @@ class Method:
     """A method, as the command line sees it.
 
     Attributes:
-        default_config: every key it has, with its default.
+        keys: that its configs have.
         modes: by name; "train" is the default.
     """
 
-    default_config: Callable[[], ConfigDict]
+    keys: configuration.Keys
     modes: Mapping[str, Mode]
 
 
@@ -108,12 +115,17 @@ def _parser(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
         ),
     )
 
-    def used_by(flag: str) -> str:
-        modes = {m: None for x in methods.values() for m in x.modes
-                 if flag in x.modes[m].flags}  # fmt: skip
-        return ", ".join(modes)
+    def modes(wanted: Callable[[Mode], bool]) -> str:
+        found = {m: None for x in methods.values() for m in x.modes
+                 if wanted(x.modes[m])}  # fmt: skip
+        return ", ".join(found)
 
-    parser.add_argument("--config", metavar="FILE", help="configs/NAME.py; required")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configs/NAME.py; not needed where there is a run: "
+        f"{modes(lambda mode: mode.of_run)} take the config it was trained with",
+    )
     parser.add_argument("--mode", default="train", metavar="MODE", help="see below")
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
     for flag, metavar in (
@@ -125,7 +137,11 @@ def _parser(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
         ("split", "NAME"),
         ("near", "small|large"),
     ):
-        parser.add_argument(f"--{flag}", metavar=metavar, help=used_by(flag))
+        parser.add_argument(
+            f"--{flag}",
+            metavar=metavar,
+            help=modes(lambda mode, flag=flag: flag in mode.flags),
+        )
     parser.add_argument(
         "--dry_run",
         action="store_true",
@@ -186,32 +202,26 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         raise UserError(
             f"--mode={flags.mode}: expected one of {', '.join(every_mode)}."
         )
-    if not flags.config:
-        raise UserError(
-            f"--config=configs/NAME.py is missing; the configs are in {CONFIG_FOLDER}."
-        )
-    defaults = {name: method.default_config for name, method in methods.items()}
-    config = configuration.load(Path(flags.config), defaults, folder=CONFIG_FOLDER)
-    given = set()
-    for argument in rest:
-        key, equals, text = argument.removeprefix("--config.").partition("=")
-        if not argument.startswith("--config.") or not equals:
-            raise UserError(f"unknown argument {argument!r} (--help lists the flags).")
-        if key == "method":
-            raise UserError("--config.method: a config file has one method; use "
-                            "another file.")  # fmt: skip
-        configuration.override(config, key, text)
-        given.add(key)
+    _check_names(vars(flags))
+    changes = _changes(rest)
+    source = _read_config(flags, methods, name=changes.get("name"))
+    config, ranges = source.config, methods[source.config.method].keys.ranges
+    for key, text in changes.items():
+        configuration.override(config, key, text, ranges)
+    with refusing(f"{source.path}: "):
+        configuration.check_numbers(config, ranges)
     config.lock()
     modes = methods[config.method].modes
     if flags.mode not in modes:
         raise UserError(
-            f"--mode={flags.mode}: the method {config.method} of {flags.config} has "
+            f"--mode={flags.mode}: the method {config.method} of {source.path} has "
             f"{', '.join(modes)}."
         )
     _check_flags(flags, modes)
 
-    _check_places(flags, config)
+    workdir = source.workdir or Path("runs") / config.name
+    _check_names(configuration.flatten(config.to_dict()), "--config.")
+    _check_names({"workdir": str(workdir)})  # which the config's name may make
 
     def path(text: str | None) -> Path | None:
         return Path(text).expanduser() if text else None
@@ -219,7 +229,7 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
     return Arguments(
         mode=flags.mode,
         config=config,
-        workdir=path(flags.workdir) or Path("runs") / config.name,
+        workdir=workdir,
         checkpoint=path(flags.checkpoint),
         input=path(flags.input),
         output=path(flags.output),
@@ -230,24 +240,145 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         dry_run=flags.dry_run,
         profile=_profile_steps(flags.profile),
         cluster=_cluster(flags),
-        given=frozenset(given),
+        given=frozenset(changes),
+        note=source.note(changes),
     )
 
 
-def _check_places(flags: argparse.Namespace, config: ConfigDict) -> None:
-    """Refuses gs://bucket/run and the like, of which Path makes a folder "gs:".
+def _changes(rest: Sequence[str]) -> dict[str, str]:
+    """{"section.key": text} of what argparse does not know, as given; the last counts.
 
-    Of every flag and every key: none has an address for a value.
+    Raises:
+        UserError: for an argument that is no --config.key=value.
     """
-    keys = configuration.flatten(config.to_dict())
-    named = {f"--{name}": value for name, value in vars(flags).items()}
-    named |= {f"--config.{key}": value for key, value in keys.items()}
+    changes = {}
+    for argument in rest:
+        key, equals, text = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.") or not equals:
+            raise UserError(f"unknown argument {argument!r} (--help lists the flags).")
+        if key == "method":
+            raise UserError("--config.method: a config file has one method; use "
+                            "another file.")  # fmt: skip
+        changes[key] = text
+    return changes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where a config is from, before the command line changes it.
+
+    Attributes:
+        config: unlocked.
+        path: the file it is from.
+        workdir: None where the config's name decides.
+        overruled: of the file of --config, where a run's config.json stands above it.
+    """
+
+    config: ConfigDict
+    path: Path
+    workdir: Path | None
+    overruled: ConfigDict | None = None
+
+    def note(self, given: Collection[str]) -> str:
+        """Which keys of the file are not heard, so that nobody waits for them."""
+        if self.overruled is None:
+            return ""
+        old, new = (
+            configuration.flatten(c.to_dict()) for c in (self.overruled, self.config)
+        )
+        unlike = [k for k in new if old[k] != new[k] and k != "name" and k not in given]
+        if not unlike:
+            return ""
+        shown = [
+            f"{key} ({configuration.shown(new[key])}, "
+            f"not {configuration.shown(old[key])})"
+            for key in unlike[:8]
+        ]
+        more = f" and {len(unlike) - 8} more" if len(unlike) > 8 else ""
+        return (
+            f"the config of the run, {self.path}, stands above --config: "
+            f"{', '.join(shown)}{more}. Change it by --config.key=value."
+        )
+
+
+def _read_config(
+    flags: argparse.Namespace, methods: Mapping[str, Method], *, name: str | None
+) -> _Source:
+    """The config of --config, or of the run that a mode works with.
+
+    A mode `of_run` takes the config.json of --checkpoint, else of the workdir. It
+    stands above the file of --config, which then only names the default workdir: what
+    was set on the command line of the training need not be repeated. Keys set on the
+    command line stand above both.
+
+    Args:
+        name: of the config, where the command line gives it another one.
+
+    Raises:
+        UserError: if there is neither, or the two are of different methods.
+    """
+    every = {name: method.keys for name, method in methods.items()}
+    workdir = Path(flags.workdir).expanduser() if flags.workdir else None
+    file = None
+    if flags.config:
+        place = Path(flags.config).expanduser()
+        config = configuration.load(place, every, folder=CONFIG_FOLDER)
+        file = _Source(config, place, workdir)
+        workdir = workdir or Path("runs") / (name or config.name)
+    missing = "--config=configs/NAME.py is missing"
+    if _is_of_run(flags.mode, methods):
+        checkpoint = Path(flags.checkpoint).expanduser() if flags.checkpoint else None
+        for place in filter(None, (checkpoint, workdir)):
+            path = configuration.record_beside(place)
+            if path is None:
+                continue
+            config = configuration.of_run(path, every)
+            if file is None:
+                return _Source(config, path, workdir or path.parent)
+            if config.method != file.config.method:
+                raise UserError(
+                    f"--config: {file.path} is of the method {file.config.method}, the "
+                    f"run of {path} of {config.method}; leave --config out."
+                )
+            return _Source(config, path, workdir, overruled=file.config)
+        where = " or ".join(str(p) for p in (checkpoint, workdir) if p)
+        missing += f", and no config.json of a run is in {where or 'a --workdir'}"
+    if file is None:
+        raise UserError(f"{missing}; the configs are in {CONFIG_FOLDER}.")
+    return file
+
+
+def _is_of_run(mode: str, methods: Mapping[str, Method]) -> bool:
+    return any(x.modes[mode].of_run for x in methods.values() if mode in x.modes)
+
+
+# Of which Path makes a folder "gs:".
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def _check_names(named: Mapping[str, Any], prefix: str = "--") -> None:
+    """Refuses gs://bucket/run and the like, and what no file can be called.
+
+    Of every flag and every key: none has such a thing for a value.
+    """
     for name, value in named.items():
-        if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
+        if not isinstance(value, str):
+            continue
+        text = f"{prefix}{name}={configuration.shown(value)}"
+        if _ADDRESS.match(value):
             raise UserError(
-                f"{name}={value}: only folders and files of this machine are read and "
+                f"{text}: only folders and files of this machine are read and "
                 "written; mount a bucket (gcsfuse, s3fs), or copy."
             )
+        # Each part too: behind a folder that does not exist none is looked at.
+        for part in (value, *Path(value).parts):
+            try:
+                os.lstat(part)
+            except ValueError:  # a NUL
+                raise UserError(f"{text}: no file can have such a name.") from None
+            except OSError as error:  # too long, a circle of links, a closed folder
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    raise UserError(f"{text}: {error.strerror or error}.") from None
 
 
 def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
@@ -269,11 +400,12 @@ def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
 def _profile_steps(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    parts = text.split(",")
-    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
-        first, last = map(int, parts)
+    try:
+        first, last = map(int, text.split(","))
         if 1 <= first <= last:
             return first, last
+    except ValueError:
+        pass
     raise UserError(f"--profile={text}: expected FIRST,LAST with 1 <= FIRST <= LAST.")
 
 

@@ -452,7 +452,6 @@ def test_errors_name_the_key(config, tmp_path):
     check("data.crop", crop=(1, 2))
     check("data.name", name="imagenet")
     check("data.hash_split_percent", hash_split_percent=(90, 10, 10))
-    check("data.workers", workers=-1)
     with pytest.raises(UserError, match="split"):
         load_split(config, "dev")
     config.data.split = "random"

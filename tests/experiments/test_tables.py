@@ -34,6 +34,7 @@ from unsup3d_jax.experiments.tables import figure, run, summary
 from unsup3d_jax.experiments.tables.rows import base_config, row_config, table_of
 from unsup3d_jax.experiments.tables.text import markdown, write_table
 from unsup3d_jax.unsup3d import evaluate, model, task
+from unsup3d_jax.unsup3d.modes import KEYS
 
 FILES = {
     "table2": table2, "table3": table3, "table4": table4, "table5": table5,
@@ -163,7 +164,7 @@ def test_rows_can_be_chosen_and_are_checked():
 def test_each_config_starts_as_it_says():
     """bump, gain, clipping, rates of the viewpoint and depth networks."""
     starts = {}
-    methods = {"unsup3d": default.get_config}
+    methods = {"unsup3d": KEYS}
     for path in flags.CONFIG_FOLDER.glob("*.py"):
         if path.stem not in ("__init__", "default"):
             c = configuration.load(path, methods, folder=flags.CONFIG_FOLDER)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import images
 from unsup3d_jax.data.prepare import prepare
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, refusing
 
 
 def check_options(config: ConfigDict) -> None:
@@ -20,15 +20,8 @@ def check_options(config: ConfigDict) -> None:
         UserError: naming the key.
     """
     crop = tuple(config.data.crop)
-    try:
+    with refusing("data.crop: "):
         images.crop_box(crop, 1 << 30, 1 << 30)
-    except ValueError as error:
-        raise UserError(f"data.crop: {error}") from None
-    for key, least in (("image_size", 1), ("max_images", 0), ("workers", 0)):
-        if config.data[key] < least:
-            raise UserError(
-                f"data.{key}: must be at least {least}, got {config.data[key]}."
-            )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import filelock
 import jax
 from ml_collections import ConfigDict
 
-from unsup3d_jax.configuration import flatten
+from unsup3d_jax.configuration import flatten, record_beside, recorded
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.engine.task import Identity
 from unsup3d_jax.errors import UserError
@@ -40,13 +40,6 @@ HARMLESS = (
     "data.cache_dir",
     "data.device_memory_mib",
 )
-# Younger than some workdirs, whatever the method.
-YOUNGER = {
-    "method": "unsup3d",
-    "train.grad_norm_max": 0.0,
-    "train.skips_in_a_row": 10,
-    "train.rollbacks": 0,
-}
 # Packages that decide the bits of a run: its numbers, images and their order.
 NUMERIC = ("jax", "jaxlib", "flax", "optax", "grain", "numpy", "pillow", "numba")
 PACKAGES = (*NUMERIC, "orbax-checkpoint", "ml_collections")
@@ -73,16 +66,6 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     )
 
 
-def recorded(path: Path) -> dict[str, Any] | None:
-    """What a config.json of a run holds; None if it is torn or something else."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-    is_one = isinstance(record, dict) and isinstance(record.get("config"), dict)
-    return record if is_one else None
-
-
 def is_harmless(key: str, identity: Identity) -> bool:
     """Whether a run may be resumed with another value of a config key."""
     return any(
@@ -93,7 +76,7 @@ def is_harmless(key: str, identity: Identity) -> bool:
 
 def differing_keys(old: Mapping, new: Mapping, identity: Identity) -> list[str]:
     """Names and values of config keys that differ and are not harmless."""
-    younger = YOUNGER | dict(identity.younger)
+    younger = dict(identity.younger)
     a, b = younger | flatten(old), younger | flatten(new)
     missing = object()
 
@@ -139,27 +122,26 @@ def check_meaning(config: ConfigDict, checkpoint: Path, identity: Identity) -> N
     Raises:
         UserError: naming the keys that differ.
     """
-    for folder in (checkpoint, *list(checkpoint.resolve().parents)[:2]):
-        path = folder / "config.json"
-        if path.is_file():
-            record = recorded(path)
-            if record is None:
-                raise UserError(
-                    f"{path} is not the config of a run, so that nobody knows what "
-                    f"the checkpoint in {checkpoint} is of. Remove it to use the "
-                    "checkpoint all the same."
-                )
-            # Options younger than the checkpoint keep its meaning by default.
-            known = flatten(record["config"])
-            new = {k: v for k, v in flatten(_json_of(config)).items() if k in known}
-            keys = differing_keys(known, new, identity)
-            keys = [key for key in keys if key.startswith(identity.meaning)]
-            if keys:
-                raise UserError(
-                    f"the checkpoint in {checkpoint} is of another model; these keys "
-                    f"differ: {', '.join(keys)}. Use the config it was trained with."
-                )
-            return
+    path = record_beside(checkpoint)
+    if path is None:
+        return
+    record = recorded(path)
+    if record is None:
+        raise UserError(
+            f"{path} is not the config of a run, so that nobody knows what the "
+            f"checkpoint in {checkpoint} is of. Remove it to use the checkpoint all "
+            "the same."
+        )
+    # Options younger than the checkpoint keep its meaning by default.
+    known = flatten(record["config"])
+    new = {k: v for k, v in flatten(_json_of(config)).items() if k in known}
+    keys = differing_keys(known, new, identity)
+    keys = [key for key in keys if key.startswith(identity.meaning)]
+    if keys:
+        raise UserError(
+            f"the checkpoint in {checkpoint} is of another model; these keys differ: "
+            f"{', '.join(keys)}. Use the config it was trained with."
+        )
 
 
 def _json_of(config: ConfigDict) -> dict:

@@ -70,5 +70,6 @@ OF_UNSUP3D = {
         run_keypoints,
         flags=("checkpoint", "input", "output", "sheet", "layout", "split", "near"),
         required=("input",),
+        of_run=True,
     ),
 }

@@ -21,8 +21,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
+from configs import default
 from rasterizer.batching import like
-from unsup3d_jax.configuration import changed
+from unsup3d_jax.configuration import changed, check_numbers, need
 from unsup3d_jax.data.batches import eval_batches
 from unsup3d_jax.data.source import train_source
 from unsup3d_jax.engine import run
@@ -34,7 +35,7 @@ from unsup3d_jax.engine.task import (
     StepContext,
     Task,
 )
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.files import write_atomically
 from unsup3d_jax.nets import vgg16, vgg16_files
 
@@ -47,7 +48,7 @@ _LOG_LINES = 100
 # What the method does with the images is no matter here; steps and images a step are
 # among section rotnet's keys.
 _OTHERS = ("model.", "view.", "depth.", "light.", "raster.", "loss.", "compat.")
-IDENTITY = Identity(harmless=(*_OTHERS, "train.", "tables."))
+IDENTITY = Identity(harmless=(*_OTHERS, "train.", "tables."), younger=default.YOUNGER)
 
 
 class RotNet(nn.Module):
@@ -199,25 +200,16 @@ def rotation_accuracy(
 
 
 def check_config(config: ConfigDict) -> None:
-    """Checks section rotnet.
+    """Checks section rotnet, and every number.
 
     Raises:
         UserError: naming the key.
     """
-    options = config.rotnet
-    if options.convolutions not in CONVOLUTIONS:
-        allowed = ", ".join(map(str, CONVOLUTIONS))
-        raise UserError(
-            f"rotnet.convolutions must be one of {allowed}, got {options.convolutions}."
-        )
-    for name in ("steps", "batch_size"):
-        if options[name] < 1:
-            raise UserError(f"rotnet.{name} must be at least 1, got {options[name]}.")
-    if options.learning_rate <= 0 or options.weight_decay < 0:
-        raise UserError(
-            "rotnet.learning_rate must be greater than 0 and rotnet.weight_decay 0 or "
-            f"more, got {options.learning_rate} and {options.weight_decay}."
-        )
+    whole = config.rotnet.convolutions in CONVOLUTIONS
+    rule = f"one of {', '.join(map(str, CONVOLUTIONS))}"
+    with refusing():
+        check_numbers(config, default.RANGES)
+        need(config, "rotnet.convolutions", whole, rule)
 
 
 def run_config(config: ConfigDict) -> ConfigDict:

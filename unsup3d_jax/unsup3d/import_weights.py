@@ -29,7 +29,7 @@ from unsup3d_jax.engine import checkpoint, gradient_step
 from unsup3d_jax.engine.optimizer import make_optimizer
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.engine.workdir import claim_workdir, newest_step
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.nets import torch_files, weight_files
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
@@ -213,10 +213,8 @@ def import_checkpoint(config: ConfigDict, source: Path, workdir: Path) -> str:
         UserError: if the file does not fit the config, the workdir is in use, or
             the checkpoint cannot be written (`checkpoint.NotSaved`).
     """
-    try:
+    with refusing():
         options = options_from_config(config)
-    except ValueError as error:
-        raise UserError(str(error)) from None
     params = read_authors_checkpoint(source, options)
     if newest_step(workdir) is not None:
         raise UserError(f"--workdir {workdir} holds checkpoints already.")

@@ -2,17 +2,12 @@
 
 from typing import Any
 
-from ml_collections import ConfigDict
-
+from configs import default
+from unsup3d_jax.configuration import Keys
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode, command
 
-
-def default_config() -> ConfigDict:
-    """Every key of the method, with its default."""
-    from configs import default
-
-    return default.get_config()
+KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
 
 
 def run_train(args: Arguments, interrupts: Any) -> None:
@@ -153,12 +148,14 @@ MODES = {
         "score the newest checkpoint, or --checkpoint, on config.eval.split",
         run_eval,
         flags=("checkpoint",),
+        of_run=True,
     ),
     "reconstruct": Mode(
         "decompose the photos of --input into --output",
         run_reconstruct,
         flags=("checkpoint", "input", "output"),
         required=("input", "output"),
+        of_run=True,
     ),
     "data": Mode(
         "check the data set: counts, broken files, spread, a contact sheet",

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from unsup3d_jax.configuration import need, need_least
+from configs import default
+from unsup3d_jax.configuration import need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import load
 from unsup3d_jax.data.batches import to_batch
@@ -30,7 +31,7 @@ from unsup3d_jax.engine.task import (
     Task,
     run_keys,
 )
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import refusing
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.evaluation.scores import limits_of
 from unsup3d_jax.unsup3d import evaluate, model, panel, watch
@@ -41,12 +42,7 @@ BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
 
 IDENTITY = Identity(
     meaning=("model.", "view.", "depth.", "light.", "compat.", "data.image_size"),
-    younger={
-        "view.warmup_start": 0.1,
-        "view.warmup_steps": 0,
-        "loss.light_prior": 0.0,
-        "loss.light_prior_steps": 0,
-    },
+    younger=default.YOUNGER,
 )
 
 
@@ -56,26 +52,21 @@ def check_config(config: ConfigDict) -> ModelOptions:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
-    try:
+    with refusing():
+        options = options_from_config(config)
         settings.check(config)
-        settings.check_optimizer(config)
         _check_run(config)
-        return options_from_config(config)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+        return options
 
 
 def _check_run(config: ConfigDict) -> None:
     """Checks what neither the engine nor the model's options read."""
     check, train, ev = functools.partial(need, config), config.train, config.eval
-    need_least(config, "train", ("depth_start",), 0)
     later = train.depth_full >= train.depth_start
     check("train.depth_full", later, "depth_start or more")
     # Else the result would know a part of the range, and be used with all of it.
     inside = config.view.warmup_steps <= train.steps
     check("view.warmup_steps", inside, f"at most train.steps, {train.steps}")
-    need_least(config, "eval", ("batch_size",), 1)
-    need_least(config, "eval", ("max_images", "baseline_steps"), 0)
     check("eval.split", ev.split in ds.SPLITS, f"one of {', '.join(ds.SPLITS)}")
     unknown = [name for name in ev.baselines if name not in BASELINES]
     check("eval.baselines", not unknown, f"any of {', '.join(BASELINES)}")

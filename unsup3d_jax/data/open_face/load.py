@@ -11,7 +11,7 @@ from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.data.open_face import scene
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
 from unsup3d_jax.data.prepare import cache_root
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, refusing
 
 
 def load(config: ConfigDict, split: str) -> ds.Dataset:
@@ -33,7 +33,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         "perturb": data.perturb,
     }
     start = time.monotonic()
-    try:
+    with refusing("config.data, open_faces: "):  # of the option, the key's name
         arrays = open_faces.load(
             split,
             cache_dir=cache_root(data.cache_dir),
@@ -41,8 +41,6 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
             fields=(*FACTORS, "keypoints") if split == "train" else None,
             **options,
         )
-    except ValueError as error:  # names the option, which is the key's name
-        raise UserError(f"config.data, open_faces: {error}") from None
     size = len(arrays["image"])
     # A few hundred images stand for all: they tell versions of the renderer
     # apart, and hashing everything would read the whole cache file.

@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from configs import default
 from configs.tables import recipes
-from unsup3d_jax.configuration import changed, flatten
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.configuration import changed, check_numbers, flatten
+from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.experiments.paper_tables import TABLES, Row, Table
 from unsup3d_jax.unsup3d import score
 
@@ -32,11 +32,8 @@ def table_of(config: ConfigDict) -> tuple[Table, dict[str, Row]]:
             f"tables.scale must be one of {', '.join(recipes.SCALES)}, got "
             f"{options.scale!r}."
         )
-    for name, least in (("seeds", 1), ("figure_images", 0)):
-        if options[name] < least:
-            raise UserError(
-                f"tables.{name} must be at least {least}, got {options[name]}."
-            )
+    with refusing():
+        check_numbers(config, default.RANGES)
     table = TABLES[options.name]
     if tuple(options.rows) in (ALL_ROWS, ()):
         return table, dict(table.rows)

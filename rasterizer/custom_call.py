@@ -18,6 +18,8 @@ from llvmlite import ir
 from numba import extending, types
 from numba.np.numpy_support import carray
 
+from rasterizer.compiled import njit
+
 # XLA_FFI_CallFrame
 _FRAME_SIZE, _EXTENSION = 0, 1
 _ARGUMENTS, _RESULTS = 9, 14  # arrays of addresses of XLA_FFI_Buffer
@@ -67,37 +69,37 @@ def _call(typingctx, function, argument):
     return types.intp(types.intp, types.intp), generate
 
 
-@numba.njit(cache=True)
+@njit()
 def _words(address, count):
     return carray(_pointer(address), count, np.int64)
 
 
-@numba.njit(cache=True)
+@njit()
 def _buffer(frame, side, number):
     buffers = _words(_words(frame, side + 1)[side], number + 1)
     return _words(buffers[number], _EXTENTS + 1)
 
 
-@numba.njit(cache=True)
+@njit()
 def argument(frame, number, dtype):
     """The numbers of the call's argument, flat; `dtype` must be its own."""
     return _flat(_buffer(frame, _ARGUMENTS, number), dtype)
 
 
-@numba.njit(cache=True)
+@njit()
 def result(frame, number, dtype):
     """The numbers of the call's result, flat, to be written."""
     return _flat(_buffer(frame, _RESULTS, number), dtype)
 
 
-@numba.njit(cache=True)
+@njit()
 def extent(frame, number, axis):
     """Length of an axis of the call's argument."""
     buffer = _buffer(frame, _ARGUMENTS, number)
     return _words(buffer[_EXTENTS], axis + 1)[axis]
 
 
-@numba.njit(cache=True)
+@njit()
 def _flat(buffer, dtype):
     count: Any = 1
     for length in _words(buffer[_EXTENTS], buffer[_RANK]):
@@ -105,7 +107,7 @@ def _flat(buffer, dtype):
     return carray(_pointer(buffer[_DATA]), count, dtype)
 
 
-@numba.njit(cache=True)
+@njit()
 def _serve(frame, run_part):
     """Answers a call: its parts on threads, the first one on this."""
     address = _words(frame, _EXTENSION + 1)[_EXTENSION]

@@ -14,11 +14,11 @@ each item of the work list; here a sample costs a few nanoseconds.
 
 import jax
 import jax.numpy as jnp
-import numba
 import numpy as np
 
 from rasterizer import coverage, custom_call
 from rasterizer.batching import fold_vmap, result_like
+from rasterizer.compiled import njit
 from rasterizer.coverage import SampleGrid
 from rasterizer.options import Drawing
 from rasterizer.types import DepthImage
@@ -186,7 +186,7 @@ def _target(work: str, dtype: np.dtype) -> str:
 # --- kernels ----------------------------------------------------------------------
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _draw_share(frame, k, n, real):
     whole, limits, vertices, faces = meshes(frame, real)
     background = custom_call.argument(frame, 4, real)
@@ -210,7 +210,7 @@ def _draw_share(frame, k, n, real):
             )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _pull_share(frame, k, n, real):
     whole, limits, vertices, faces = meshes(frame, real)
     batch = len(vertices)
@@ -228,7 +228,7 @@ def _pull_share(frame, k, n, real):
         )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def meshes(frame, real):
     """The arguments that all kernels take first: options, vertices, faces."""
     return (
@@ -239,7 +239,7 @@ def meshes(frame, real):
     )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def band_of(work, whole):
     """Image of a piece of work, and its rows of samples: first, and past the last."""
     bands, supersample = np.int64(whole[10]), np.int64(whole[3])
@@ -251,14 +251,14 @@ def band_of(work, whole):
     )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _as_triples(frame, number, dtype):
     batch = custom_call.extent(frame, number, 0)
     count = custom_call.extent(frame, number, 1)
     return custom_call.argument(frame, number, dtype).reshape((batch, count, 3))
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def snap(vertices, whole, limits, real, snapped, inverse):
     """`worklist.snap_vertices`."""
     supersample, bits, origin_x, origin_y = whole[3], whole[4], whole[5], whole[6]
@@ -280,7 +280,7 @@ def snap(vertices, whole, limits, real, snapped, inverse):
             inverse[v] = np.float32(1.0) / np.float32(z)
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _draw_faces(faces, whole, band, snapped, inverse, nearness, index):
     """The z-buffer; `coverage.nearness`, with edge functions summed along rows."""
     columns = np.int64(whole[2])
@@ -359,14 +359,14 @@ def _draw_faces(faces, whole, band, snapped, inverse, nearness, index):
             row_c += right * (bx - ax)
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _to_float(value):
     """The nearest float32, by way of two that are exact."""
     high, low = value >> 18, value & ((1 << 18) - 1)
     return np.float32(high) * np.float32(1 << 18) + np.float32(low)
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _round_mantissa(value, bits):
     """`jax.lax.reduce_precision(value, 8, bits)` of a normal float32."""
     drop = 23 - bits
@@ -377,7 +377,7 @@ def _round_mantissa(value, bits):
     return word.view(np.float32)
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _weigh(xa, ya, xb, yb, xc, yc, smallest, real):
     """`rasterize.screen_weights`, and one over the area; 0 for a face too thin."""
     one = real(1.0)
@@ -394,7 +394,7 @@ def _weigh(xa, ya, xb, yb, xc, yc, smallest, real):
     return a * total, b * total, c * total, scale
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _fill_image(
     vertices, faces, background, whole, band, limits, real, index, depth, covered
 ):
@@ -430,7 +430,7 @@ def _fill_image(
                 depth[pixel] += share / (wa / a[2] + wb / b[2] + wc / c[2])
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _pull_image(vertices, faces, whole, band, limits, real, index, cotangent, gradient):
     """The formula of `depth._slopes`, summed over vertices in the order of samples.
 

@@ -8,11 +8,11 @@ lies as far from two edges of a face, up to which of the two gradients is meant.
 
 import jax
 import jax.numpy as jnp
-import numba
 import numpy as np
 
 from rasterizer import custom_call, native
 from rasterizer.batching import fold_vmap, like, result_like
+from rasterizer.compiled import njit
 from rasterizer.options import Drawing
 from rasterizer.soft import REACH, box_margin
 
@@ -126,7 +126,7 @@ def _target(work: str, dtype: np.dtype) -> str:
 # --- kernels ----------------------------------------------------------------------
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _blend_share(frame, k, n, real):
     whole, limits, vertices, faces = native.meshes(frame, real)
     background = custom_call.argument(frame, 4, real)
@@ -146,7 +146,7 @@ def _blend_share(frame, k, n, real):
         _fill_image(background[i], whole, band, limits, real, state[i], image[i])
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _pull_share(frame, k, n, real):
     whole, limits, vertices, faces = native.meshes(frame, real)
     background = custom_call.argument(frame, 4, real)
@@ -171,7 +171,7 @@ def _pull_share(frame, k, n, real):
         )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _box(face, faces, vertices, whole, band, limits, snapped, inverse):
     """First and last row and column that a face may reach; none if it is not drawn."""
     columns = np.int64(whole[2])
@@ -202,7 +202,7 @@ def _box(face, faces, vertices, whole, band, limits, snapped, inverse):
     )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _edges(p, q, r, real):
     """Of the edges q r, r p and p q: x, y, 1 / length and 1 / length squared (1 for one
     too short to divide by). Then 1 / area, and its sign."""
@@ -217,7 +217,7 @@ def _edges(p, q, r, real):
     )
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _edge(x, y, real):
     square = x * x + y * y
     if square < real(1e-12):
@@ -225,13 +225,13 @@ def _edge(x, y, real):
     return x, y, real(1.0) / np.sqrt(square), real(1.0) / square, True
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _crosses(ax, ay, bx, by, cx, cy):
     """Twice the areas that the sample at the origin makes with the edges."""
     return bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _inside(crosses, edges):
     """The least of the signed distances to the three lines, and its edge."""
     sign = edges[4]
@@ -245,7 +245,7 @@ def _inside(crosses, edges):
     return least, at
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _beside(x, y, edge, cross, sign, real):
     """How far the origin, outside the face, is from an edge that starts at (x, y).
 
@@ -266,7 +266,7 @@ def _beside(x, y, edge, cross, sign, real):
     return -length, along, x / length, y / length
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _outside(ax, ay, bx, by, cx, cy, crosses, edges, real):
     """`_beside` of the nearest edge, and which it is."""
     sign = edges[4]
@@ -280,7 +280,7 @@ def _outside(ax, ay, bx, by, cx, cy, crosses, edges, real):
     return best, at
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _cover(distance, sigma, real):
     """D and 1 - D."""
     ratio = distance / sigma
@@ -291,7 +291,7 @@ def _cover(distance, sigma, real):
     return small * scale, scale
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _clip(value, real):
     """To [0, 1]; and its slope, a half at either end, as `jnp.clip` has it."""
     if value > 0 and value < 1:
@@ -301,7 +301,7 @@ def _clip(value, real):
     return (real(0.0) if value < 0 else real(1.0)), real(0.0)
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _blend_faces(vertices, faces, whole, band, limits, real, snapped, inverse, state):
     columns, supersample = np.int64(whole[2]), whole[3]
     sigma, gamma = limits[6], limits[7]
@@ -364,7 +364,7 @@ def _blend_faces(vertices, faces, whole, band, limits, real, snapped, inverse, s
                     mine[_BEYOND] += weight * behind
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _fill_image(background, whole, band, limits, real, state, image):
     """Turns sums into means, and averages the depths of a pixel's samples."""
     columns, supersample = np.int64(whole[2]), whole[3]
@@ -388,7 +388,7 @@ def _fill_image(background, whole, band, limits, real, state, image):
             image[pixel] += share * value
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _pull_background(whole, band, real, state, cotangent):
     columns, supersample = np.int64(whole[2]), whole[3]
     width = columns // supersample
@@ -403,7 +403,7 @@ def _pull_background(whole, band, real, state, cotangent):
     return total
 
 
-@numba.njit(error_model="numpy", cache=True)
+@njit(error_model="numpy")
 def _pull_faces(
     vertices,
     faces,

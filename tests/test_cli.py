@@ -1,6 +1,7 @@
 """The command line from outside: what it accepts, refuses, and prints."""
 
 import errno
+import json
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.experiments.tables import run as table_run
 from unsup3d_jax.unsup3d import modes
+from unsup3d_jax.unsup3d.modes import KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = str(ROOT / "configs" / "tables" / "table2.py")
@@ -211,13 +213,18 @@ def _documented() -> list[str]:
     return calls
 
 
-def test_every_documented_command_is_understood(monkeypatch):
+def test_every_documented_command_is_understood(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
+    record = {"config": json.loads(json.dumps(KEYS.defaults().to_dict()))}
+    (tmp_path / "config.json").write_text(json.dumps(record))
     calls = _documented()
     assert len(calls) >= 6
     for call in calls:
         call = call.replace("--config=...", "--config=configs/folder.py")
+        if "--config=" not in call:  # of a run
+            call = re.sub(r"--workdir=\S+", f"--workdir={tmp_path}", call)
         _parse(*shlex.split(call, comments=True))
+    assert any(" --config=" not in f" {call}" for call in calls)
 
 
 @pytest.mark.parametrize("mode", ["tables", "rotnet"])

@@ -290,8 +290,8 @@ class _Source:
         if not unlike:
             return ""
         shown = [
-            f"{key} ({configuration.shown(new[key])}, "
-            f"not {configuration.shown(old[key])})"
+            f"{key} ({configuration.shown(repr(new[key]))}, "
+            f"not {configuration.shown(repr(old[key]))})"
             for key in unlike[:8]
         ]
         more = f" and {len(unlike) - 8} more" if len(unlike) > 8 else ""

@@ -84,7 +84,9 @@ def test_a_run_is_trained_scored_and_used(trained, tmp_path, capsys, monkeypatch
     )
     os.mkdir(photos)
     out = str(tmp_path / "out")
-    run(trained, "--mode=reconstruct", f"--input={photos}", f"--output={out}")
+    # No key of the training is repeated.
+    given = [f"--workdir={trained}", f"--input={photos}", f"--output={out}"]
+    assert cli.main(["main.py", "--mode=reconstruct", *given]) == 0
     ((config, params, *places),) = used
     assert config.data.image_size == 32
     assert [str(place) for place in places] == [str(photos), out]
@@ -106,7 +108,8 @@ def test_a_run_is_enlarged_by_one_more_row(trained, tmp_path, capsys):
     assert oracle["view"]["yaw"]["pearson"] == pytest.approx(1.0, abs=1e-3)
     assert newest_step(workdir / "baselines" / "oracle") == STEPS
 
-    run(workdir, "--mode=eval", "--config.eval.baselines=oracle")
+    given = [f"--workdir={workdir}", "--config.eval.baselines=oracle"]
+    assert cli.main(["main.py", "--mode=eval", *given]) == 0
     assert names(capsys.readouterr().out) == ["oracle", "ours"]
 
 

@@ -76,6 +76,10 @@ def test_a_run_is_trained_scored_and_used(trained, tmp_path, capsys, monkeypatch
     run(trained, "--config.eval.baselines=constant,average")
     assert names(capsys.readouterr().out) == ["constant", "average", "ours"]
     assert scores_of(trained) == scores
+    # The scores are the last line of the log, once for both.
+    last = [json.loads(x) for x in (trained / "metrics.jsonl").open()][len(lines) - 1 :]
+    assert [(x["step"], x["split"], x["of"]) for x in last] == [(STEPS, "eval", "test")]
+    assert last[0]["side_x100"] == pytest.approx(100 * scores["side"]["mean"], rel=1e-6)
 
     # What is reconstructed is what was trained.
     used, photos = [], tmp_path / "photos"

@@ -8,6 +8,7 @@ import tiny_task
 
 from configs import default
 from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.engine import log
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
@@ -128,6 +129,65 @@ def test_another_evaluation_is_not_taken_for_the_runs_table(recorded):
             now[section][name] = value
         assert table(now) is None
     assert table()
+
+
+def _values(workdir):
+    """{tag: [(step, value)]} of the TensorBoard of a run."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:  # length 8, checksum 4, message, checksum 4 bytes
+            size = int.from_bytes(data[:8], "little")
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            for value in event.summary.value:
+                number = (event.step, value.simple_value)
+                found.setdefault(value.tag, []).append(number)
+    return found
+
+
+def test_final_scores_are_logged_once(tmp_path):
+    config = _config()
+    config.unlock()
+    config.log.tensorboard = True
+    data = ds.Dataset(arrays={}, report=ds.Report("x", "test", "", 3), digest="abc")
+    session = _session(lambda split: data, config)
+    train = '{"step": 12, "split": "train", "total": 0.5}\n'
+    (tmp_path / "metrics.jsonl").write_text(f'{train}{{"step": 12, "spl')  # torn
+
+    def lines(side, step=12):
+        mean = {"side": side, "mad_deg": 20.0, "recon_l1": float("nan")}
+        row = {key: {"mean": value, "std": 0.0, "n": 3} for key, value in mean.items()}
+        report.write_scores(
+            tmp_path,
+            {"name": "ours", "images": 3, "ground_truth": True, **row},
+            score.provenance(config, data, step, "test"),
+        )
+        score.log_scores(session, tmp_path, 12, "test")
+        return [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+
+    ours = {"step": 12, "split": "eval", "of": "test", "mad_deg": 20.0}
+    first, second = ours | {"side_x100": 1.25}, ours | {"side_x100": 1.5}
+    assert lines(0.0125) == [json.loads(train), first]
+    assert lines(0.0125) == [json.loads(train), first]
+    assert lines(0.03, step=9) == [json.loads(train), first]  # of another checkpoint
+    assert _values(tmp_path) == {
+        "eval/side_x100": [(12, 1.25)],
+        "eval/mad_deg": [(12, 20.0)],
+    }
+    assert lines(float("nan")) == [json.loads(train), first, ours]  # nothing scored
+    assert lines(0.015)[1:] == [first, ours, second]
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log, "write_atomically", full)
+    log.record_once(tmp_path, {"step": 3, "split": "eval"}, tensorboard=True)
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "metrics.jsonl lacks the scores: [Errno 28]" in err
 
 
 def test_a_recorded_table_outlives_its_data(recorded):

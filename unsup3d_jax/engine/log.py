@@ -95,6 +95,28 @@ class MetricsFile:
             os.fsync(file.fileno())
 
 
+def record_once(workdir: Path, line: Mapping[str, Any], *, tensorboard: bool) -> None:
+    """Adds a line to the log of a run that is finished, unless it is there already.
+
+    What cannot be written is said; a finished run is none the less.
+
+    Args:
+        line: with the step that the run has reached.
+    """
+    file, step = MetricsFile(workdir / "metrics.jsonl"), line["step"]
+    try:
+        if _text(line) in map(_text, file.read()):
+            return
+        # Not appended: the last line may be torn.
+        file.truncate(step, extra=line)
+    except OSError as error:
+        say(f"warning: {file.path} lacks the scores: {error}.")
+        return
+    board = Board(workdir / "tensorboard", enabled=tensorboard, first_step=step + 1)
+    board.scalars(line)
+    board.close()
+
+
 def _is_line(line: Any) -> bool:
     """Whether it has what whoever resumes a run goes by."""
     return (

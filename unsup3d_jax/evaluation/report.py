@@ -71,7 +71,8 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     for key in ("recon_l1", "valid_share", "mad_deg", "coverage"):
         if key in row:
             out[key] = row[key]["mean"]
-    if "side" in row:
+    # None, as files have NaN, where no image could be scored.
+    if "side" in row and row["side"]["mean"] is not None:
         out["side_x100"] = 100.0 * row["side"]["mean"]
     for angle, agreement in row.get("view", {}).items():
         out[f"{angle}_pearson"] = agreement["pearson"]

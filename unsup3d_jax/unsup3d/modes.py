@@ -51,6 +51,7 @@ def run_train(args: Arguments, interrupts: Any) -> None:
                 # They train with all processes, or none.
                 train_baselines=processes.count == 1,
             )
+        score.log_scores(session, args.workdir, step, split)
         print(table, flush=True)
         if config.log.picture_every:
             say(f"pictures: {args.workdir / 'pictures'}")

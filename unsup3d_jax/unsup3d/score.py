@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from unsup3d_jax.configuration import changed
 from unsup3d_jax.engine.interrupts import Interrupted
-from unsup3d_jax.engine.log import say
+from unsup3d_jax.engine.log import record_once, say
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.errors import UserError
@@ -173,6 +174,27 @@ def score_run(
     )
     say(f"scores of {row['images']} images of split {split}: {path}")
     return report.format_table([*rows, row])
+
+
+def log_scores(session: Session, workdir: Path, step: int, split: str) -> None:
+    """Writes the recorded scores of a finished run into its log, once.
+
+    As a line of metrics.jsonl with `"split": "eval"`, and `"of"` the split, and as
+    eval/<name> in TensorBoard.
+    """
+    row = recorded_row(session, workdir, step, split)
+    if row is None:
+        return
+    numbers = {
+        name: value
+        for name, value in report.scalars(row).items()
+        if value is not None and math.isfinite(value)
+    }
+    record_once(
+        workdir,
+        {"step": step, "split": "eval", "of": split, **numbers},
+        tensorboard=session.config.log.tensorboard,
+    )
 
 
 def recorded_table(

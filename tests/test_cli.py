@@ -68,6 +68,7 @@ def test_an_empty_tuple_and_a_workdir():
         ([f"--config={FOLDER}", "--mode=tables"], "tables.name must be one of table2"),
         ([f"--config={TABLE}", "--config.tables.scale=huge"], "tables.scale must be"),
         ([f"--config={TABLE}", "--config.tables.seeds=0"], "from 1 to 1000."),
+        ([f"--config={TABLE}", f"--config.seed={2**32 - 1}"], "at most 4294967293 for"),
         ([f"--config={TABLE}", "--config.tables.rows=ours,mine"], "'mine' is no row"),
         ([], "--config=configs/NAME.py is missing"),
         (["--config=nowhere.py"], "no file nowhere.py"),
@@ -103,6 +104,17 @@ def test_an_empty_tuple_and_a_workdir():
             ],
             "0 <= --process < --processes",
         ),
+        (
+            [
+                f"--config={FOLDER}",
+                "--coordinator=a:1",
+                f"--processes={10**30}",
+                "--process=2",
+            ],
+            "< --processes <= 65536",
+        ),
+        ([f"--config={FOLDER}", "--profile=²,³"], "FIRST,LAST"),
+        ([f"--config={FOLDER}", f"--profile=1,{'9' * 5000}"], "FIRST,LAST"),
         *(
             (
                 [

@@ -202,7 +202,7 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         raise UserError(
             f"--mode={flags.mode}: expected one of {', '.join(every_mode)}."
         )
-    _check_names(vars(flags))
+    _check_names({k: v for k, v in vars(flags).items() if k not in _NO_PLACES})
     changes = _changes(rest)
     source = _read_config(flags, methods, name=changes.get("name"))
     config, ranges = source.config, methods[source.config.method].keys.ranges
@@ -352,6 +352,8 @@ def _is_of_run(mode: str, methods: Mapping[str, Method]) -> bool:
     return any(x.modes[mode].of_run for x in methods.values() if mode in x.modes)
 
 
+# Flags that name neither file nor folder.
+_NO_PLACES = ("mode", "layout", "split", "near", "profile", "coordinator")
 # Of which Path makes a folder "gs:".
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -359,7 +361,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 def _check_names(named: Mapping[str, Any], prefix: str = "--") -> None:
     """Refuses gs://bucket/run and the like, and what no file can be called.
 
-    Of every flag and every key: none has such a thing for a value.
+    Of every key too: none has such a thing for a value.
     """
     for name, value in named.items():
         if not isinstance(value, str):
@@ -406,7 +408,10 @@ def _profile_steps(text: str | None) -> tuple[int, int] | None:
             return first, last
     except ValueError:
         pass
-    raise UserError(f"--profile={text}: expected FIRST,LAST with 1 <= FIRST <= LAST.")
+    raise UserError(
+        f"--profile={configuration.shown(text)}: expected FIRST,LAST with "
+        "1 <= FIRST <= LAST."
+    )
 
 
 def _cluster(
@@ -424,10 +429,11 @@ def _cluster(
         )
     host, _, port = flags.coordinator.rpartition(":")
     valid = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16
-    if not (0 <= flags.process < flags.processes and host and valid):
+    ordered = 0 <= flags.process < flags.processes <= 2**16
+    if not (ordered and host and valid):
         raise UserError(
             "need --coordinator=HOST:PORT, a port from 1 to 65535, and 0 <= --process "
-            "< --processes, got "
+            "< --processes <= 65536, got "
             f"{flags.coordinator}, {flags.process}, {flags.processes}."
         )
     return given

@@ -71,15 +71,18 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     for key in ("recon_l1", "valid_share", "mad_deg", "coverage"):
         if key in row:
             out[key] = row[key]["mean"]
-    # None, as files have NaN, where no image could be scored.
-    if "side" in row and row["side"]["mean"] is not None:
-        out["side_x100"] = 100.0 * row["side"]["mean"]
+    if "side" in row:
+        out["side_x100"] = row["side"]["mean"]
     for angle, agreement in row.get("view", {}).items():
         out[f"{angle}_pearson"] = agreement["pearson"]
         out[f"{angle}_slope"] = agreement["slope"]
     if "viewpoint" in row:
         out["viewpoint_deg"] = row["viewpoint"]["error_deg"]["mean"]
-    return out
+    # Files have null where nothing could be scored.
+    known = {name: value for name, value in out.items() if value is not None}
+    if "side_x100" in known:
+        known["side_x100"] *= 100.0
+    return known
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:

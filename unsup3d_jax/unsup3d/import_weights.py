@@ -6,9 +6,9 @@
         --config.depth.output_gain=1 --workdir=runs/authors_celeba
 
 (Their depth has no bump to start from, and no quiet network.)
-Then `main.py --mode=eval` and `--mode=reconstruct` with the same --config and
---workdir use it. The optimizer's state is not imported. PyTorch is not needed,
-and nothing in the file is executed (`nets.torch_files`).
+Then `main.py --mode=eval` and `--mode=reconstruct` with the same --workdir use it.
+The optimizer's state is not imported. PyTorch is not needed, and nothing in
+the file is executed (`nets.torch_files`).
 
 A file holds one state dictionary per network, netD, netA, netL, netV and (not
 for cars) netC, whose keys number the layers of the authors' `nn.Sequential`. One flat

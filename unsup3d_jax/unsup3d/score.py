@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +184,9 @@ def log_scores(session: Session, workdir: Path, step: int, split: str) -> None:
     row = recorded_row(session, workdir, step, split)
     if row is None:
         return
-    numbers = {
-        name: value
-        for name, value in report.scalars(row).items()
-        if value is not None and math.isfinite(value)
-    }
     record_once(
         workdir,
-        {"step": step, "split": "eval", "of": split, **numbers},
+        {"step": step, "split": "eval", "of": split, **report.scalars(row)},
         tensorboard=session.config.log.tensorboard,
     )
 

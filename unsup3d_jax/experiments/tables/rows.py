@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from configs.tables import recipes
-from unsup3d_jax.configuration import changed, check_numbers, flatten
+from unsup3d_jax.configuration import changed, check_numbers, flatten, need
 from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.experiments.paper_tables import TABLES, Row, Table
 from unsup3d_jax.unsup3d import score
@@ -34,6 +34,8 @@ def table_of(config: ConfigDict) -> tuple[Table, dict[str, Row]]:
         )
     with refusing():
         check_numbers(config, default.RANGES)
+        last = default.RANGES["seed"][1] + 1 - options.seeds
+        need(config, "seed", config.seed <= last, f"at most {last} for so many seeds")
     table = TABLES[options.name]
     if tuple(options.rows) in (ALL_ROWS, ()):
         return table, dict(table.rows)

@@ -15,8 +15,12 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException, most: int = 10_000) -> str:
-    """The text of an error on one line, cut off after `most` characters."""
+    """The text of an error on one line, cut off after `most` characters.
+
+    What would steer a terminal, such as a name out of a stranger's file, is spelt out.
+    """
     text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
     return text if len(text) < most else f"{text[:most]} ..."
 
 

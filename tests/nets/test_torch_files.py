@@ -9,9 +9,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch_zip
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.nets import torch_files
+from unsup3d_jax.nets import file_guard, torch_files
 
 
 class _Runs:
@@ -34,8 +35,8 @@ def test_numpy_pickle_is_read_in_every_protocol(tmp_path):
                 torch_files.read_numpy_pickle(file)
             continue
         found = torch_files.read_numpy_pickle(file)
-        np.testing.assert_array_equal(found["a"][0], tree["a"][0])
-        np.testing.assert_array_equal(found["b"], tree["b"])
+        np.testing.assert_array_equal(found["a"][0].array(), tree["a"][0])
+        np.testing.assert_array_equal(found["b"].array(), tree["b"])
 
 
 @pytest.mark.parametrize("read", ["read_numpy_pickle", "read_torch_file"])
@@ -110,7 +111,7 @@ def test_torch_files_are_read_without_torch_or_the_pickled_class(tmp_path, zippe
         torch_files.read_torch_file(file)
     found = torch_files.read_torch_file(file, foreign_classes=True)
     assert found["epoch"] == 30
-    assert type(found["log"]).__name__ == "vanished_package.Log"
+    assert found["log"].name == "vanished_package.Log"
     np.testing.assert_array_equal(found["net"]["base"].array(), base.numpy())
     np.testing.assert_array_equal(found["net"]["shared"].array(), shared.numpy())
     np.testing.assert_array_equal(found["net"]["parameter"].array(), base[:1].numpy())
@@ -126,9 +127,17 @@ def test_torch_files_are_read_without_torch_or_the_pickled_class(tmp_path, zippe
 
 
 def test_tensor_beyond_its_storage_is_an_error(tmp_path):
-    store = torch_files._Storage("<f4", 4, tmp_path, "0", lambda: np.zeros(4, "<f4"))
-    outside = ((2, (3,), (1,)), (0, (2, 2), (9, 1)), (-1, (1,), (1,)))
-    for offset, shape, strides in outside:
-        handle = torch_files.TensorHandle(store, offset, shape, strides)
-        with pytest.raises(UserError, match="does not fit"):
-            handle.array()
+    file = tmp_path / "4.pth"
+    torch_zip.save({"w": np.zeros(4, np.float32)}, file)
+    budget = file_guard.Budget(file)
+    store = torch_files._Storage("0", "<f4", 4, lambda: np.zeros(4, "<f4"))
+    for offset, shape, strides in ((2, (3,), (1,)), (0, (2, 2), (9, 1))):
+        with pytest.raises(file_guard.Refused, match="does not fit"):
+            torch_files._Tensor(budget, store, offset, shape, strides)
+    for offset, shape in ((-1, (1,)), (0, (1 << 50,)), (0, (-1,)), (0, (1.5,))):
+        with pytest.raises(file_guard.Refused, match="impossible shape"):
+            torch_files._Tensor(budget, store, offset, shape, (1,))
+    # Steps of 0: what is small in the file is 4 TB.
+    wide = torch_files._Tensor(budget, store, 0, (1 << 20, 1 << 20), (0, 0))
+    with pytest.raises(UserError, match="4.pth: expands to more than 1,024 MiB"):
+        wide.array()

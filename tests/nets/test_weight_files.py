@@ -37,8 +37,9 @@ def test_safetensors_keep_their_types_but_bfloat16(tmp_path):
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         wanted = array.astype(np.float32) if name == "short" else array
-        np.testing.assert_array_equal(found[name], wanted)
-        assert found[name].dtype == wanted.dtype
+        np.testing.assert_array_equal(found[name].array(), wanted)
+        assert found[name].array().dtype == wanted.dtype
+        assert found[name].shape == wanted.shape
 
 
 def test_safetensors_that_cannot_be_read_are_named(tmp_path):

@@ -175,7 +175,7 @@ def test_imported_networks_compute_what_theirs_compute(theirs, tmp_path, zipped)
     if zipped:
         return  # the other serialisation holds the same numbers
     image = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
-    x = torch.tensor(image).permute(0, 3, 1, 2)
+    x, pixels = torch.tensor(image).permute(0, 3, 1, 2), jnp.asarray(image)
     with torch.no_grad():
         expected = {name: nets[name]["network"](x) for name in ("netD", "netA")}
         vectors = {
@@ -184,7 +184,7 @@ def test_imported_networks_compute_what_theirs_compute(theirs, tmp_path, zipped)
         trunk = nets["netC"]["network"](x)
         conf = [nets["netC"][name](trunk) for name in ("out_net1", "out_net2")]
     found = {
-        name: jax.jit(lambda p, net=net: net.apply({"params": p}, image))(params[name])
+        name: jax.jit(lambda p, net=net: net.apply({"params": p}, pixels))(params[name])
         for name, net in model.build_networks(OPTIONS).items()
     }
     found["albedo"] = jnp.tanh(found["albedo"])

@@ -4,8 +4,6 @@ No code stored in a weight file is ever run.
 """
 
 import importlib.util
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.files import need_regular, replacing
+from unsup3d_jax.files import replacing
 from unsup3d_jax.nets import torch_files, vgg16, weight_files
 
 # What Keras's preprocessing subtracts, as red, green, blue, in 0 to 255.
@@ -67,14 +65,14 @@ def read_state(file: Path) -> Mapping[str, Any]:
         file: .npz, .safetensors, or anything else for PyTorch's.
 
     Returns:
-        Names -> arrays (or `torch_files.TensorHandle`s), without the wrapper
-        that training scripts put around them.
+        Names -> `file_guard.StoredArray`s, without the wrapper that training
+        scripts put around them.
 
     Raises:
         UserError: if it cannot be read.
     """
     if file.suffix == ".npz":
-        state: Mapping[str, Any] = _read_npz(file)
+        state: Mapping[str, Any] = weight_files.read_npz(file)
     elif file.suffix == ".safetensors":
         state = weight_files.read_safetensors(file)
     else:
@@ -142,19 +140,6 @@ def torchvision_indices(*, has_norm: bool = False) -> list[int]:
     return indices
 
 
-def _read_npz(file: Path) -> dict[str, np.ndarray]:
-    try:
-        need_regular(file)
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    # Truncated and altered ones, beside what is no archive at all.
-    except (
-        *(OSError, ValueError, AttributeError, EOFError, NotImplementedError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
-        raise UserError(f"{file}: not a readable .npz file ({error}).") from error
-
-
 def _places() -> list[tuple[int, int]]:
     """Block, and number in it, of every convolution; both count from 1."""
     places, block, number = [], 1, 1
@@ -214,10 +199,13 @@ def _from_torch(
 def _read_norm(
     state: Mapping[str, Any], name: str, channels: int, source: str
 ) -> list[np.ndarray]:
-    return [
+    found = [
         weight_files.require_array(state, f"{name}.{key}", (channels,), source=source)
         for key in ("weight", "bias", "running_mean", "running_var")
     ]
+    if found[-1].min() < 0:
+        raise UserError(f"{source}: {name}.running_var must be 0 or more.")
+    return found
 
 
 def fold_batch_norm(

@@ -30,7 +30,7 @@ from unsup3d_jax.engine.optimizer import make_optimizer
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.engine.workdir import claim_workdir, newest_step
 from unsup3d_jax.errors import UserError, refusing
-from unsup3d_jax.nets import torch_files, weight_files
+from unsup3d_jax.nets import file_guard, torch_files, weight_files
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 from unsup3d_jax.unsup3d.task import IDENTITY
@@ -112,7 +112,7 @@ def convert(
     """Renames and transposes {"netD": state dictionary, ...} to our parameters.
 
     Args:
-        tree: leaves are numpy arrays or `torch_files.TensorHandle`s; wrappers and
+        tree: leaves are numpy arrays or `file_guard.StoredArray`s; wrappers and
             prefixes are seen through.
         options: see `read_authors_checkpoint`.
         source: file name, for messages.
@@ -130,7 +130,7 @@ def convert(
             remedy = (
                 "train it without, --config.model.use_confidence=False."
                 if name == "conf"
-                else f"the file holds {sorted(map(str, tree))[:8]}."
+                else f"the file holds {file_guard.shown(sorted(map(str, tree)))}."
             )
             raise UserError(
                 f"{source}: network {theirs!r} ({name}) is missing; {remedy}"
@@ -174,8 +174,9 @@ def _network(
             params[module][leaf] = _leaf(state, key, module, wanted.shape, source)
     unknown = sorted(set(state) - used)
     if unknown:
+        key = file_guard.shown(unknown[0])
         raise UserError(
-            f"{source}: unknown key {unknown[0]!r}; the network is not the authors'."
+            f"{source}: unknown key {key}; the network is not the authors'."
         )
     return params
 

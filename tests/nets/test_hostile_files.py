@@ -79,7 +79,7 @@ def test_the_budget_is_asked_before_anything_is_read(tmp_path, monkeypatch):
 
 
 def test_a_file_larger_than_the_budget_may_be_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_guard, "LIMIT", 2**10)
+    monkeypatch.setattr(file_guard, "LIMIT", 2**14)
     tree = {f"{n}": np.full(5000, n, np.float32) for n in range(3)}
     torch_zip.save(tree, tmp_path / "large.pth")
     np.savez(tmp_path / "large.npz", **tree)

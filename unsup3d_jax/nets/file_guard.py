@@ -17,8 +17,8 @@ import numpy as np
 from unsup3d_jax.errors import UserError, one_line
 from unsup3d_jax.files import need_regular
 
-# Bytes that a file may expand to, all it declares added up; larger files, their own
-# size. All of VGG16 is 0.55 GB.
+# Bytes that the content of a file may have beyond the file itself, all it declares
+# added up. All of VGG16 is 0.55 GB.
 LIMIT = 2**30
 
 
@@ -61,7 +61,7 @@ class Budget:
 
     def __init__(self, path: Path):
         self.path = path
-        self.limit = self._left = max(LIMIT, path.stat().st_size)
+        self.limit = self._left = LIMIT + path.stat().st_size
 
     def take(self, count: int) -> None:
         """Books bytes before they are made.

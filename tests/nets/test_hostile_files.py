@@ -15,6 +15,9 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import file_guard, torch_files, weight_files
 
 PROGRAM = Path(__file__).with_name("hostile_files.py")
+measured = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory is measured on Linux"
+)
 
 
 def _seeds(first, last, folder):
@@ -27,10 +30,12 @@ def _seeds(first, last, folder):
     assert found["read"] and found["refused"]
 
 
+@measured
 def test_a_few_hundred_damaged_files(tmp_path):
     _seeds(0, 300, tmp_path)
 
 
+@measured
 @pytest.mark.slow
 def test_many_thousand_damaged_files(tmp_path):
     _seeds(300, 20_000, tmp_path)

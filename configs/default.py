@@ -162,6 +162,10 @@ def get_config() -> ConfigDict:
 
     # --- training ---------------------------------------------------------
     c.train = train = ConfigDict()
+    # Where the parameters come from: a workdir, one checkpoints/<step> folder of it, or
+    # what --mode=import made; "": noise. The optimizer and all schedules begin anew
+    # (Table 5, "w/ CelebA pre-training"). Baselines and rotnet begin from noise.
+    train.init_from = ""
     train.steps = 50000  # Table 6: about 50k
     train.batch_size = 64  # over all devices; Table 6
     # adam | muon: momentum of each convolution kernel made orthogonal, Adam for
@@ -360,6 +364,7 @@ YOUNGER = {
     "train.grad_norm_max": 0.0,
     "train.skips_in_a_row": 10,
     "train.rollbacks": 0,
+    "train.init_from": "",
     "view.warmup_start": 0.1,
     "view.warmup_steps": 0,
     "loss.light_prior": 0.0,

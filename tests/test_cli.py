@@ -88,6 +88,14 @@ def test_an_empty_tuple_and_a_workdir():
         ([f"--config={FOLDER}"], "data.path"),
         ([f"--config={FOLDER}", "--config.data.path=/no/such"], "/no/such"),
         ([f"--config={FOLDER}", "--config.train.schedule=up"], "train.schedule"),
+        (
+            [f"--config={FOLDER}", "--config.train.init_from=nowhere"],
+            "train.init_from: no checkpoint at nowhere",
+        ),
+        (
+            [f"--config={FOLDER}", "--config.train.init_from=nowhere", "--dry_run"],
+            "train.init_from: no checkpoint at nowhere",
+        ),
         ([f"--config={FOLDER}", "--mode=eval", "--workdir=/no/such"], "no checkpoint"),
         ([f"--config={FOLDER}", "--mode=reconstruct"], "--input"),
         ([f"--config={FOLDER}", "--mode=rotnet", f"--output={ROOT}"], "is a folder"),

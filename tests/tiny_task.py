@@ -107,7 +107,8 @@ class Source:
         return {"position": self.position, "reordered": self._reordered}
 
     def restore(self, state):
-        self.position, self._reordered = state["position"], state["reordered"]
+        self.position = state.get("position", 0)
+        self._reordered = state.get("reordered", 0)
 
     def reorder(self, number):
         self._reordered = number

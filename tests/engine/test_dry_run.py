@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_task
 
-from unsup3d_jax.engine import dry_run
+from unsup3d_jax.engine import dry_run, warm_start
 from unsup3d_jax.unsup3d.task import random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +31,12 @@ def test_it_counts_compiles_times_and_reads_no_data(tmp_path):
         random_batch=functools.partial(random_batch, config),
     )
     text = dry_run.report(config, task)
+    start = warm_start.Start({}, 7, Path("runs/other"))
+    other = dry_run.report(config, task, start=start)
+    assert "start      step 7 of runs/other" in other
     size = config.data.image_size
     assert f"batch      image  (8, {size}, {size}, 3) float32" in text
+    assert "start      from noise" in text
     assert "all                24 parameters" in text  # 4 networks of 3 + 3
     # Parameters, two moments and Adam's counter, 4 bytes each.
     assert f"{(3 * 24 + 1) * 4 / 2**20:,.1f} MiB a device" in text

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import errno
+import json
 import os
 import sys
 import types
@@ -16,9 +17,9 @@ import torch_zip
 from defaults import options
 
 from configs import celeba
-from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.engine import checkpoint, packing
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import import_weights, model
+from unsup3d_jax.unsup3d import import_weights, model, task
 
 OPTIONS = options(
     model__width=32,
@@ -341,10 +342,31 @@ def test_an_imported_checkpoint_is_step_0_of_a_run(run):
     assert "parameters of " in text and "conf" in text and str(file) in text
     parts, step = checkpoint.load_parts(workdir)
     assert step == 0
+    record = json.loads((workdir / "init_from.json").read_text())
+    assert record["path"] == str(file) and record["step"] is None
+    assert record["checksums"] == packing.checksums(parts)
     expected = import_weights.read_authors_checkpoint(file, NO_TORCH)
     jax.tree.map(np.testing.assert_array_equal, parts["params"], expected)
     with pytest.raises(UserError, match="holds checkpoints already"):
         import_weights.import_checkpoint(config, file, workdir)
+
+
+def test_another_run_begins_from_an_imported_one(run):
+    config, file, workdir = run
+    import_weights.import_checkpoint(config, file, workdir)
+    config.train.init_from, config.view.warmup_steps = str(workdir), 100
+    start = task.read_start(config)
+    assert str(start) == f"step 0 of {workdir}"
+    expected = import_weights.read_authors_checkpoint(file, NO_TORCH)
+    jax.tree.map(np.testing.assert_array_equal, start.parts["params"], expected)
+    config.model.width = 32
+    with pytest.raises(UserError, match=r"init_from: .*model.width \(16 there, 32 now"):
+        task.read_start(config)
+    (workdir / "config.json").unlink()  # nobody knows what it was trained with
+    with pytest.raises(
+        UserError, match=r"Conv_0/kernel has shape .*16\), expected .*32"
+    ):
+        task.read_start(config)
 
 
 def test_success_is_said_only_of_what_is_on_disk(run, monkeypatch):

@@ -271,6 +271,20 @@ class Checkpoints:
             self._manager.close()
 
 
+def write_first(workdir: Path, state: RunState) -> None:
+    """Makes a state, which has seen no data, the first checkpoint of a workdir.
+
+    Raises:
+        NotSaved: if it cannot be written; else it is on disk.
+    """
+    checkpoints = Checkpoints(workdir, keep=1)
+    try:
+        checkpoints.save(state, {})
+        checkpoints.wait()  # written in the background: a full disk shows here
+    finally:
+        checkpoints.close()
+
+
 def _saved_arrays(folder: Path) -> Any:
     """Shapes of a checkpoint folder's state, unread; Damaged if not even these."""
     try:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from unsup3d_jax.engine import parallel
 from unsup3d_jax.engine.log import duration
 from unsup3d_jax.engine.task import Task, initial_state
+from unsup3d_jax.engine.warm_start import Start
 from unsup3d_jax.errors import UserError
 
 TIMED_STEPS = 3
@@ -43,11 +44,12 @@ def _limit(device: jax.Device) -> str:
     return f" of {_mib(limit)}" if limit else ""
 
 
-def report(config: ConfigDict, task: Task) -> str:
+def report(config: ConfigDict, task: Task, *, start: Start | None = None) -> str:
     """Text about one run of this config on the devices that are here.
 
     Args:
         task: of the config; its data set, which it reads when asked, is left alone.
+        start: what the run begins from; None: noise.
 
     Raises:
         UserError: as `parallel.run_devices`, or if there are several processes, or
@@ -69,6 +71,7 @@ def report(config: ConfigDict, task: Task) -> str:
     lines = [
         f"run        {config.name}: {config.train.steps} steps of "
         f"{config.train.batch_size} images of {config.data.image_size} px",
+        f"start      {start or 'from noise'}",
         f"devices    {len(devices)} x {devices[0].device_kind}, "
         f"{config.train.batch_size // len(devices)} images each",
         *(

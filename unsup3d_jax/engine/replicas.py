@@ -26,11 +26,12 @@ def check_config(config: ConfigDict) -> None:
     Raises:
         UserError: naming the key.
     """
-    for key, value in (("grad_norm_max", 0.0), ("rollbacks", 0), ("nan", "stop")):
+    alone = {"grad_norm_max": 0.0, "rollbacks": 0, "nan": "stop", "init_from": ""}
+    for key, value in alone.items():
         if config.train[key] != value:
             raise UserError(
-                f"tables.together needs train.{key} = {value}, got "
-                f"{config.train[key]}: it would let one seed change another."
+                f"tables.together needs train.{key} = {value!r}, got "
+                f"{config.train[key]!r}: it would let one seed change another."
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unsup3d_jax.data import folder
-from unsup3d_jax.engine import loop, parallel
+from unsup3d_jax.engine import loop, parallel, warm_start
 from unsup3d_jax.engine.checkpoint import load_parts
 from unsup3d_jax.engine.hosts import Hosts
 from unsup3d_jax.engine.log import say
@@ -31,12 +31,14 @@ class Plan:
             data, and raises what is wrong with them before the workdir is claimed.
         identity: which keys make two runs the same.
         results: parts of the state that the caller wants.
+        start: reads what the run begins from, if it begins; None: noise.
     """
 
     make_task: Callable[[], Task]
     describe: Callable[[], str]
     identity: Identity
     results: tuple[str, ...] = ("params",)
+    start: Callable[[], warm_start.Start] | None = None
 
 
 def train(session: Session, workdir: Path, plan: Plan) -> tuple[Any, int]:
@@ -79,18 +81,25 @@ def train(session: Session, workdir: Path, plan: Plan) -> tuple[Any, int]:
                 if hosts.first:
                     say(f"{workdir}: training is finished ({step} steps).")
                 return (kept[0] if kept else None), step
-        task = plan.make_task()
+        task, read = plan.make_task(), plan.start
+        starts = []
+        if done is None and read is not None:
+            # Before hours of data preparation; and never again.
+            hosts.from_first(lambda: starts.append(read()))
         what = plan.describe()
 
         def claim() -> None:  # only now: the data is usable
             lock()  # another process may have made the folder since
             claim_workdir(workdir, config, devices, plan.identity)
+            for start in starts:
+                warm_start.begin(workdir, task, config.seed, start)
 
         hosts.from_first(claim)
         if hosts.first:
             say(
                 f"{'resuming' if done else 'training'} {config.name} in {workdir}"
-                f"{f' at step {done}' if done else ''}: {what}, "
+                f"{f' at step {done}' if done else ''}"
+                f"{f' from {starts[0]}' if starts else ''}: {what}, "
                 f"{config.train.steps} steps of {config.train.batch_size} images, "
                 f"{len(devices)} x {devices[0].device_kind}"
                 f"{f' in {hosts.count} processes' if hosts.count > 1 else ''}."

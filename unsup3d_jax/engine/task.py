@@ -70,7 +70,7 @@ class Source(Protocol):
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from a `state()`, exactly."""
+        """Continues from a `state()`, exactly; an empty one is the beginning."""
         ...
 
     def reorder(self, number: int) -> None:
@@ -131,12 +131,15 @@ class Identity:
             a run: none of them changes a parameter.
         meaning: beginnings of keys that give parameters their meaning: scoring or
             using a checkpoint under other values would be wrong without a word.
+        on_the_way: keys among them that say how a model is reached: another run may
+            begin from it under other values.
         younger: keys that some workdirs are older than, and the value that means what
             was done then.
     """
 
     harmless: tuple[str, ...] = ()
     meaning: tuple[str, ...] = ()
+    on_the_way: tuple[str, ...] = ()
     younger: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

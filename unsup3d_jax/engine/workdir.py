@@ -112,12 +112,19 @@ def check_workdir(workdir: Path, config: ConfigDict, identity: Identity) -> None
         )
 
 
-def check_meaning(config: ConfigDict, checkpoint: Path, identity: Identity) -> None:
+def check_meaning(
+    config: ConfigDict,
+    checkpoint: Path,
+    identity: Identity,
+    *,
+    but: tuple[str, ...] = (),
+) -> None:
     """Checks that a checkpoint is of a model like the config's.
 
     Args:
         checkpoint: a workdir, or one `checkpoints/<step>` folder in it. Without
             a config.json beside it nothing is known, and nothing is checked.
+        but: keys that may differ.
 
     Raises:
         UserError: naming the keys that differ.
@@ -134,6 +141,7 @@ def check_meaning(config: ConfigDict, checkpoint: Path, identity: Identity) -> N
         )
     # Options younger than the checkpoint keep its meaning by default.
     known = flatten(record["config"])
+    known = {key: value for key, value in known.items() if key not in but}
     new = {k: v for k, v in flatten(_json_of(config)).items() if k in known}
     keys = differing_keys(known, new, identity)
     keys = [key for key in keys if key.startswith(identity.meaning)]

@@ -224,6 +224,7 @@ def run_config(config: ConfigDict) -> ConfigDict:
         {
             "train.steps": options.steps,
             "train.batch_size": options.batch_size,
+            "train.init_from": "",
             "log.every": max(1, options.steps // _LOG_LINES),
             "log.picture_every": 0,
             "eval.every": 0,

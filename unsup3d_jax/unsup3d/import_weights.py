@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from unsup3d_jax.engine import checkpoint, gradient_step
+from unsup3d_jax.engine import checkpoint, gradient_step, warm_start
 from unsup3d_jax.engine.optimizer import make_optimizer
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.engine.workdir import claim_workdir, newest_step
@@ -225,11 +225,7 @@ def import_checkpoint(config: ConfigDict, source: Path, workdir: Path) -> str:
         key=jax.random.key(config.seed),
         parts=gradient_step.init(params, make_optimizer(config)),
     )
-    checkpoints = checkpoint.Checkpoints(workdir, keep=1)
-    try:
-        checkpoints.save(state, {})
-        checkpoints.wait()  # written in the background: a full disk shows here
-    finally:
-        checkpoints.close()
+    warm_start.note(workdir, warm_start.Start({"params": params}, None, source))
+    checkpoint.write_first(workdir, state)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return f"{workdir}: {count:,} parameters of {', '.join(params)} from {source}"

@@ -23,12 +23,21 @@ def run_train(args: Arguments, interrupts: Any) -> None:
     if args.dry_run:
         from unsup3d_jax.engine import dry_run
 
-        print(dry_run.report(config, task.model_task(config, splits)), flush=True)
+        start = task.read_start(config) if config.train.init_from else None
+        the_task = task.model_task(config, splits)
+        print(dry_run.report(config, the_task, start=start), flush=True)
         return
     # Before any data are loaded.
     workdir.check_workdir(args.workdir, config, task.IDENTITY)
     session = Session(config, splits, interrupts, args.profile)
     processes = hosts.Hosts()
+
+    def look() -> None:
+        # The run, if it begins, reads it again; what is wrong with it is said now.
+        if config.train.init_from and workdir.newest_step(args.workdir) is None:
+            task.read_start(config)
+
+    processes.from_first(look)
     if (workdir.newest_step(args.workdir) or 0) < config.train.steps:
         score.check_data(session)
     params, step = task.train(session, args.workdir)

@@ -56,6 +56,7 @@ def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
         "eval.baselines": (),
         "eval.every": 0,  # its best checkpoint is of no interest
         "log.picture_every": 0,
+        "train.init_from": "",
         # The viewpoint is given, or not asked for: depth need not wait for it.
         "view.warmup_steps": 0,
         "train.depth_start": 0,

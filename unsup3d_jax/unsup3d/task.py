@@ -19,7 +19,7 @@ from unsup3d_jax.data.batches import to_batch
 from unsup3d_jax.data.load import Splits
 from unsup3d_jax.data.source import TrainSource, train_source
 from unsup3d_jax.engine import optimizer as optimizers
-from unsup3d_jax.engine import run, settings
+from unsup3d_jax.engine import run, settings, warm_start
 from unsup3d_jax.engine.gradient_step import Losses, gradient_step
 from unsup3d_jax.engine.gradient_step import init as init_state
 from unsup3d_jax.engine.log import say
@@ -42,6 +42,7 @@ BASELINES = (*evaluate.DESCRIPTIONS, *TRAINED_BASELINES)
 
 IDENTITY = Identity(
     meaning=("model.", "view.", "depth.", "light.", "compat.", "data.image_size"),
+    on_the_way=("view.warmup_start", "view.warmup_steps"),
     younger=default.YOUNGER,
 )
 
@@ -216,9 +217,19 @@ def random_batch(config: ConfigDict, devices: int) -> Any:
 
 
 def initial_params(config: ConfigDict) -> Any:
-    """The parameters `loop.fit` starts from, for the untrained baseline."""
+    """What `loop.fit` starts from without `train.init_from`: the untrained baseline."""
     init_key, _ = run_keys(config.seed)
     return model.init_params(init_key, options_from_config(config))
+
+
+def read_start(config: ConfigDict) -> warm_start.Start:
+    """What `train.init_from`, which is set, names.
+
+    Raises:
+        UserError: see `warm_start.read`.
+    """
+    like = jax.eval_shape(lambda: {"params": initial_params(config)})
+    return warm_start.read(config, like, IDENTITY)
 
 
 def plan(
@@ -236,7 +247,8 @@ def plan(
         return f"{len(splits('train'))} images of {config.data.image_size} px{note}"
 
     task = make_task or functools.partial(model_task, config, splits)
-    return run.Plan(task, describe, IDENTITY)
+    start = functools.partial(read_start, config) if config.train.init_from else None
+    return run.Plan(task, describe, IDENTITY, start=start)
 
 
 def train(session: Session, workdir: Path) -> tuple[Any, int]:

@@ -1,6 +1,12 @@
 """Saving, restoring, keeping, refusing."""
 
+import asyncio
+import functools
+import gc
 import json
+import os
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -228,3 +234,58 @@ def test_a_folder_with_a_raised_digit_for_a_name_is_no_checkpoint(tmp_path):
     for name in ("5", "²", "٣", "7.part"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert workdir.checkpoint_steps(tmp_path) == [5]
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ("largest", "OUT_OF_RANGE: Error reading"),
+        ("state/_METADATA", "the list of its arrays cannot be read"),
+    ],
+)
+def test_damage_is_said_in_one_line_and_no_trace(tmp_path, damage, words, capfd):
+    """Arrays are read side by side: those behind the damaged one come too late."""
+    checkpoints, state = checkpoint.Checkpoints(tmp_path, keep=2), _state(1)
+    rng = np.random.default_rng(0)
+    more = {f"{n}": rng.random(50_000, np.float32) for n in range(20)}
+    state = state.replace(parts=state.parts | {"params": state.parts["params"] | more})
+    checkpoints.save(state, {})
+    checkpoints.wait()
+    folder = tmp_path / "checkpoints" / "1"
+    file = folder / damage
+    if damage == "largest":
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        file = max(files, key=lambda p: p.stat().st_size)
+    os.truncate(file, file.stat().st_size // 2)
+    for place in (tmp_path, folder):
+        with pytest.raises(UserError, match=f"1 is damaged.*{words}.*an earlier"):
+            checkpoint.load_parts(place)
+    with pytest.raises(UserError, match=f"can be read; 1: .*{words}"):
+        checkpoints.restore_newest(state)
+    checkpoints.close()
+    gc.collect()
+    time.sleep(0.2)  # what comes late
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_may_not_grow_is_said_by_the_system(tmp_path):
+    error = ValueError('Error writing "key/0": [OS error 27: File too large]')
+    assert checkpoint._why(error) == "File too large"
+
+
+def test_only_arrays_that_come_late_are_not_printed():
+    seen = []
+    hook = checkpoint._WithoutLateArrays(seen.append)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    try:
+        loop.call_soon_threadsafe(print)
+    except RuntimeError as error:
+        raised = error
+    trace = raised.__traceback__  # which begins in this test
+    named = functools.partial(types.SimpleNamespace, exc_value=raised)
+    hook(named(exc_type=RuntimeError, exc_traceback=trace))
+    hook(named(exc_type=RuntimeError, exc_traceback=None))
+    assert len(seen) == 2
+    hook(named(exc_type=RuntimeError, exc_traceback=trace.tb_next))
+    assert len(seen) == 2

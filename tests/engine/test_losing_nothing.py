@@ -185,6 +185,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_loses_nothing(tmp_path, strai
     if "skip" in found:
         pytest.skip(f"no mount namespace: {found['skip']}")
     assert "No space left" in found["error"] and found["steps"] == [5]
+    assert "Traceback" not in (tmp_path / "disk.err").read_text()
     assert found["outcome"] == straight
 
 
@@ -259,6 +260,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd)
     again = lives.fit(tmp_path / "a", config, tiny_task.task(config))
     text = capfd.readouterr().err
     assert "checkpoint 12 is damaged" in text and "checkpoint 8" in text
+    assert "Traceback" not in text
     assert (tmp_path / "a" / "damaged" / "12").is_dir()
     assert Checkpoints(tmp_path / "a", keep=2).steps() == [8, 12]
     for x, y in zip(

@@ -5,13 +5,15 @@ renamed when complete, so a kill never leaves a half one. Each holds checksums o
 arrays; one that the disk has damaged is put aside, and the one before is taken.
 """
 
+import asyncio
 import contextlib
 import errno
 import json
 import logging
 import os
+import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,42 @@ def _position_sum(data_position: Mapping) -> int:
     return zlib.crc32(json.dumps(data_position, sort_keys=True).encode())
 
 
+def _quiet() -> None:
+    """Keeps orbax and what it is made of from printing what we say in one line.
+
+    Orbax logs each phase of each save, and errors that it raises as well. It reads and
+    writes the arrays of a checkpoint side by side; once one has failed it leaves, and
+    of each of the others tensorstore prints that nobody waits for it any more.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if not isinstance(sys.unraisablehook, _WithoutLateArrays):
+        sys.unraisablehook = _WithoutLateArrays(sys.unraisablehook)
+
+
+class _WithoutLateArrays:
+    """`sys.unraisablehook`, but for arrays that come when their reader has gone."""
+
+    def __init__(self, other: Callable):
+        self._other = other
+
+    def __call__(self, dropped: Any) -> None:
+        # What others drop in asyncio begins in a function of theirs; tensorstore calls
+        # it from outside of Python.
+        trace = dropped.exc_traceback
+        code = trace.tb_frame.f_code if trace is not None else None
+        is_late = (
+            dropped.exc_type is RuntimeError
+            and str(dropped.exc_value) == "Event loop is closed"
+            and code is asyncio.BaseEventLoop.call_soon_threadsafe.__code__
+        )
+        if not is_late:
+            self._other(dropped)
+
+
 def _why(error: BaseException) -> str:
     """The system's reason in an error of orbax, whose text runs over pages."""
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+    known = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO")
+    for number in (getattr(errno, name) for name in known):
         if (reason := os.strerror(number)) in str(error):
             return reason
     return one_line(error, 200)
@@ -68,8 +103,7 @@ class Checkpoints:
     def __init__(
         self, workdir: Path, *, keep: int, losses: Mapping[int, float] | None = None
     ):
-        # orbax logs each phase of each save at level INFO and some at WARNING.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _quiet()
         self.losses = dict(losses or {})
         self._keep = max(keep, 1)
         self._protected: int | None = None
@@ -289,9 +323,12 @@ def _saved_arrays(folder: Path) -> Any:
     """Shapes of a checkpoint folder's state, unread; Damaged if not even these."""
     try:
         with ocp.PyTreeCheckpointer() as reader:
-            return reader.metadata((folder / "state").resolve()).item_metadata.tree
+            found = reader.metadata((folder / "state").resolve()).item_metadata
     except Exception as error:  # whatever orbax, tensorstore and json raise
         raise Damaged(one_line(error, 200)) from error
+    if found is None:  # orbax has said why in its log
+        raise Damaged("the list of its arrays cannot be read")
+    return found.tree
 
 
 def load_parts(path: Path, names: Sequence[str] = ("params",)) -> tuple[dict, int]:
@@ -322,13 +359,21 @@ def load_parts(path: Path, names: Sequence[str] = ("params",)) -> tuple[dict, in
             f"no checkpoint in {path}: expected checkpoints/<step>/ in it. "
             "Train first, or name another --workdir or --checkpoint."
         )
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quiet()
+    damaged = []
     for folder in folders:
         try:
-            return _read_parts(folder, names)
+            found = _read_parts(folder, names)
         except Damaged as error:
-            say(f"warning: the checkpoint in {folder} is damaged ({error}).")
-    raise UserError(f"no checkpoint in {path} can be read.")
+            damaged.append(f"checkpoint {folder.name} is damaged ({error})")
+            continue
+        for sentence in damaged:
+            say(f"warning: {sentence}; {folder.name} of {path} is used.")
+        return found
+    raise UserError(
+        f"no checkpoint at {path} can be read: {damaged[0]}. Use an earlier one, or a "
+        "copy."
+    )
 
 
 def _read_parts(folder: Path, names: Sequence[str]) -> tuple[dict, int]:

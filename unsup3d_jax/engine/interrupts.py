@@ -1,8 +1,10 @@
 """Ctrl-C, SIGTERM, SIGHUP: finish the step, save, leave with status 0, in time."""
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +48,9 @@ class Interrupts:
     step. A second Ctrl-C always raises KeyboardInterrupt: abort now. Off the
     main thread Python cannot install handlers, and nothing is changed.
 
+    Python drops what is raised in a `__del__`, or in a callback of its garbage
+    collector, where a signal may strike too; it is raised again soon afterwards.
+
     Python runs handlers between bytecodes, so none runs while the main thread
     compiles or waits for a device. A second thread therefore keeps the time:
     it ends the process `deadline` seconds after the first signal, and once
@@ -62,6 +67,8 @@ class Interrupts:
         self._unsaved: Callable[[], bool] = lambda: False
         self._deferred = False
         self._previous: dict[int, Any] = {}
+        self._lost: type[BaseException] | None = None
+        self._previous_hook = sys.unraisablehook
         self._left = threading.Event()
         self._pipe: tuple[int, int] | None = None
         self._previous_fd = -1
@@ -70,6 +77,8 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in _signals():
                 self._previous[number] = signal.signal(number, self._handle)
+            self._previous_hook = sys.unraisablehook
+            sys.unraisablehook = self._notice
             self._left.clear()
             self._pipe = os.pipe()
             for end in self._pipe:
@@ -90,7 +99,9 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        self._lost = None
         if self._pipe is not None:
+            sys.unraisablehook = self._previous_hook
             signal.set_wakeup_fd(self._previous_fd)
             self._left.set()
             os.write(self._pipe[1], b"\0")
@@ -106,19 +117,33 @@ class Interrupts:
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.requested:
-            if number == signal.SIGINT:
+            lost, self._lost = self._lost, None
+            if number == signal.SIGINT or lost is KeyboardInterrupt:
                 raise KeyboardInterrupt
+            if lost is not None and not self._deferred:
+                raise lost
             return  # a second SIGTERM or SIGHUP: already stopping
         self.requested = True
         if not self._deferred:
             raise Interrupted(signal.Signals(number).name)
         _tell("\nfinishing this step and saving; Ctrl-C aborts at once.\n")
 
+    def _notice(self, dropped: Any) -> None:
+        """Python has dropped an exception: ours is kept, others are printed."""
+        if issubclass(dropped.exc_type, Interrupted | KeyboardInterrupt):
+            self._lost = dropped.exc_type
+        else:
+            self._previous_hook(dropped)
+
     def _keep_time(self, reader: int, stops: set[int]) -> None:
         while not self._left.is_set() and not stops & set(os.read(reader, 64)):
             pass
         start = busy = time.monotonic()
         while not self._left.wait(0.05):
+            if self._lost is not None:
+                # From here, because it would strike in the hook itself. Nothing
+                # happens if the handlers are gone.
+                _thread.interrupt_main(signal.SIGTERM)
             now, unsaved = time.monotonic(), self._is_unsaved()
             busy = now if unsaved else busy
             if now - start >= self.deadline or now - busy >= GRACE:

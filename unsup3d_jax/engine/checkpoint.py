@@ -368,7 +368,7 @@ def load_parts(path: Path, names: Sequence[str] = ("params",)) -> tuple[dict, in
             damaged.append(f"checkpoint {folder.name} is damaged ({error})")
             continue
         for sentence in damaged:
-            say(f"warning: {sentence}; {folder.name} of {path} is used.")
+            say(f"warning: {sentence}; checkpoint {folder.name} is used.")
         return found
     raise UserError(
         f"no checkpoint at {path} can be read: {damaged[0]}. Use an earlier one, or a "

@@ -94,9 +94,9 @@ def report(config: ConfigDict, task: Task, *, start: Start | None = None) -> str
     state, constants, schedule = parallel.replicate(
         (state, task.constants, task.schedule), devices
     )
-    start = time.perf_counter()
+    begin = time.perf_counter()
     compiled = step.lower(state, batch, constants, schedule).compile()
-    lines.append(f"compiled   in {time.perf_counter() - start:.1f} s")
+    lines.append(f"compiled   in {time.perf_counter() - begin:.1f} s")
     memory: Any = compiled.memory_analysis()
     if memory is not None:
         beside = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
@@ -114,10 +114,10 @@ def report(config: ConfigDict, task: Task, *, start: Start | None = None) -> str
         lines.append(f"work       {cost['flops'] / 1e9:,.1f} GFLOP a step and device")
     seconds = []
     for _ in range(TIMED_STEPS + 1):
-        start = time.perf_counter()
+        begin = time.perf_counter()
         state, metrics = step(state, batch, constants, schedule)
         jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - begin)
     each = statistics.median(seconds[1:])  # the first one warms up
     lines += [
         f"step       {each:.3f} s, {config.train.batch_size / each:.1f} images/s "

@@ -11,7 +11,7 @@ import io
 import mmap
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 from unsup3d_jax.nets.file_guard import Budget, Refused
 
@@ -88,7 +88,8 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self, file: io.BytesIO | mmap.mmap) -> Any:
-        for opcode, argument, _ in pickletools.genops(file):
+        # The stubs ask for a kind of file that mmap is not said to be.
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
             name = opcode.name
             self._budget.take(_STEP)
             if name == "STOP":

@@ -111,7 +111,7 @@ class _Dtype(pickles.Stateful):
         self._order = state[1]
 
     def dtype(self) -> np.dtype:
-        return np.dtype(self._code).newbyteorder(self._order)
+        return np.dtype(f"{self._order}{self._code}")
 
 
 class _Array(StoredArray, pickles.Stateful):

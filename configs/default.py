@@ -235,6 +235,12 @@ def get_config() -> ConfigDict:
     # Training steps of the supervised row; the oracle has train.steps.
     ev.baseline_steps = 0  # 0: as many as train.steps
 
+    # --- mode reconstruct ---------------------------------------------------
+    c.export = export = ConfigDict()
+    # Mesh and videos of all that the depth map holds, background too. Else of the
+    # object alone, as far as the model tells (unsup3d_jax/show/foreground.py).
+    export.whole_surface = False
+
     # --- mode tables ----------------------------------------------------------
     c.tables = tables = ConfigDict()
     tables.name = ""  # table2 | table3 | table4 | table5 | synface | stability

@@ -9,7 +9,7 @@ import trimesh
 from defaults import options
 
 from unsup3d_jax.formation.geometry import depth_to_normals
-from unsup3d_jax.show import mesh_files
+from unsup3d_jax.show import foreground, mesh_files
 from unsup3d_jax.show.mesh_files import Texture
 
 # Corners of an octahedron, counter-clockwise from outside.
@@ -42,7 +42,8 @@ def test_surface_of_a_depth_map_is_a_vertex_per_pixel_without_the_border():
     scene = dataclasses.replace(options().scene, centre_depth=2.0)
     depth = jnp.full((5, 7), 2.0).at[2, 3].set(1.9)
     normal = depth_to_normals(depth, fov_deg=10.0)
-    got = mesh_files.surface_of_depth(depth, normal, scene, border_columns=1)
+    part = foreground.whole(depth, border_columns=1)
+    got = mesh_files.surface_of_depth(depth, normal, scene, part)
     assert got.vertices.shape == got.normals.shape == (5 * 5, 3)
     assert got.faces.shape == (2 * 4 * 4, 3) and got.colours is None
     tip = got.vertices[2 * 5 + 2]
@@ -54,6 +55,25 @@ def test_surface_of_a_depth_map_is_a_vertex_per_pixel_without_the_border():
     corners = got.vertices[got.faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     assert (cross[:, 2] > 0).all()
+
+
+def test_surface_of_some_cells_has_their_corners_alone():
+    depth = jnp.linspace(1.0, 1.1, 35).reshape(5, 7)
+    cells = np.zeros((4, 6), bool)
+    cells[1, 2] = cells[3, 5] = True
+    part = foreground.whole(depth, border_columns=0).replace(cells=cells)
+    normal = depth_to_normals(depth, fov_deg=10.0)
+    scene = options().scene
+    got = mesh_files.surface_of_depth(depth, normal, scene, part)
+    assert got.faces.shape == (4, 3) and len(got.vertices) == 8
+    rows = np.array([1, 1, 2, 2, 3, 3, 4, 4])
+    columns = np.array([2, 3, 2, 3, 5, 6, 5, 6])
+    np.testing.assert_allclose(got.uv[:, 0], (columns + 0.5) / 7, rtol=1e-5)
+    np.testing.assert_allclose(got.uv[:, 1], 1 - (rows + 0.5) / 5, rtol=1e-5)
+    z = scene.centre_depth - depth[rows, columns]
+    np.testing.assert_allclose(got.vertices[:, 2], z, atol=1e-6)
+    corners = sorted(sorted(face) for face in got.faces.tolist())
+    assert corners == [[0, 1, 2], [1, 2, 3], [4, 5, 6], [5, 6, 7]]
 
 
 def test_mesh_without_a_depth_map_gets_unit_normals_outward(tmp_path):

@@ -22,6 +22,7 @@ from unsup3d_jax.data import tiles
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.formation.types import AnyArray
+from unsup3d_jax.show.foreground import Part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,7 @@ def surface_of_depth(
     depth: Float[AnyArray, "h w"],
     normal: Float[AnyArray, "h w 3"],
     scene: Scene,
-    *,
-    border_columns: int,
+    part: Part,
 ) -> Surface:
     """The surface of a canonical depth map, one vertex a pixel.
 
@@ -86,25 +86,24 @@ def surface_of_depth(
         depth: canonical, scene units.
         normal: pointing away from the camera.
         scene: camera.
-        border_columns: at each side, clamped and left out.
+        part: what of it is drawn; the rest leaves, with pixels that nothing else needs.
     """
     h, w = depth.shape
-    cut = border_columns
     points = geometry.depth_to_points(jnp.asarray(depth), fov_deg=scene.fov_deg)
-    points = mesh_frame(points, centre_depth=scene.centre_depth)
-    outward = np.asarray(normal) * [-1.0, 1.0, 1.0]
+    points = mesh_frame(part.place(points), centre_depth=scene.centre_depth)
+    outward = np.asarray(part.place(normal)) * [-1.0, 1.0, 1.0]
     # glTF wants unit length; those of compat.short_normals are a little short.
     outward = outward / np.linalg.norm(outward, axis=-1, keepdims=True)
     u, v = np.meshgrid((np.arange(w) + 0.5) / w, 1.0 - (np.arange(h) + 0.5) / h)
-    kept = [
-        a[:, cut : w - cut].reshape(-1, a.shape[-1])
-        for a in (points, outward, np.stack([u, v], axis=-1))
-    ]
+    uv = np.asarray(part.place(np.stack([u, v], axis=-1).astype(np.float32)))
     # grid_faces runs top left, bottom left, top right: counter-clockwise seen
     # from the camera, which is outside.
-    faces = np.asarray(rasterizer.grid_faces(h, w - 2 * cut))
-    points, outward, uv = (a.astype(np.float32) for a in kept)
-    return Surface(points, outward, faces.astype(np.int32), uv=uv)
+    faces = rasterizer.grid_faces(h, w)[np.tile(np.asarray(part.cells).ravel(), 2)]
+    used, faces = np.unique(faces, return_inverse=True)
+    points, outward, uv = (
+        a.reshape(h * w, -1)[used].astype(np.float32) for a in (points, outward, uv)
+    )
+    return Surface(points, outward, faces.reshape(-1, 3).astype(np.int32), uv=uv)
 
 
 def surface_of_mesh(

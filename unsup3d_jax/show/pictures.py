@@ -17,6 +17,7 @@ from unsup3d_jax.formation.types import AnyArray
 _CELL = 96  # pixels: smaller maps are enlarged by a whole factor to at least this
 _HEADER = 18  # of one line of names
 _LINE = 14  # of each more
+_STRIP = 8  # of the colours of a scale
 _INK = 225
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -112,6 +113,36 @@ def labelled_rows(
             middle, name, (_INK,) * 3, font, anchor="mm", spacing=2, align="center"
         )
     return np.concatenate([np.asarray(header), sheet])
+
+
+def scale_bar(
+    colours: Float[np.ndarray, "w 3"], words: tuple[str, str, str]
+) -> UInt8[np.ndarray, "H w 3"]:
+    """A strip of colours with its meaning below, to put under a picture as wide.
+
+    Args:
+        colours: from the scale's start to its end, [0, 1].
+        words: for the start, the end, and what is measured, between them; broken into
+            lines where they are too long.
+    """
+    width = len(colours)
+    font = ImageFont.load_default(size=12)
+    start, end, middle = words
+    room = width - round(font.getlength(start) + font.getlength(end)) - 4 * GAP
+    middle = _broken(middle, font, room)
+    height = _HEADER + middle.count("\n") * _LINE
+    below = Image.new("RGB", (width, height), (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(below)
+    for x, anchor, text in (
+        (GAP, "la", start),
+        (width - GAP, "ra", end),
+        (width / 2, "ma", middle),
+    ):
+        draw.multiline_text(
+            (x, GAP), text, (_INK,) * 3, font, anchor=anchor, spacing=2, align="center"
+        )
+    strip = np.repeat(to_bytes(colours)[None], _STRIP, axis=0)
+    return np.concatenate([strip, np.asarray(below)])
 
 
 def _broken(text: str, font: _Font, width: int) -> str:

@@ -18,6 +18,7 @@ import rasterizer
 from unsup3d_jax.formation import geometry, sampling
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.formation.types import AnyArray
+from unsup3d_jax.show.foreground import Part
 
 TURNTABLE_YAW_DEG = 50.0  # farther round there is nothing but the open back
 TURNTABLE_FRAMES = 60
@@ -27,6 +28,8 @@ FRAMES_PER_SECOND = 20
 _SIZE = 256  # pixels; a multiple of 16, which H.264 wants
 _SAMPLES = 2  # per pixel and axis
 _BACKGROUND = 0.11
+_FRAMED_YAWS = 21  # every 5 degrees: between them nothing leaves the margin
+_MARGIN = 0.03  # of the picture's side, around the turning object
 # Light of the relighting video: its ambient and diffuse strength and how far
 # its direction leans away from the optical axis (x, y over z).
 _RELIGHT_AMBIENT, _RELIGHT_DIFFUSE, _RELIGHT_LEAN = 0.25, 0.85, 0.9
@@ -34,49 +37,97 @@ _RELIGHT_AMBIENT, _RELIGHT_DIFFUSE, _RELIGHT_LEAN = 0.25, 0.85, 0.9
 _CLAY_LIGHT = (0.35, 0.45, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=("scene", "border_columns", "size"))
+@functools.partial(jax.jit, static_argnames=("scene", "size"))
 def render(
     maps: Float[AnyArray, "h w c"],
     depth: Float[AnyArray, "h w"],
     view: Float[AnyArray, "6"],
     scene: Scene,
     *,
-    border_columns: int,
+    part: Part,
     size: int,
+    frame: Float[AnyArray, "3"] | None = None,
 ) -> tuple[Float[Array, "{size} {size} c"], Bool[Array, "{size} {size}"]]:
     """Draws canonical maps from a viewpoint, at any resolution.
 
-    Unlike `reprojection.reproject` it draws the surface itself, without the
-    clamped border, and looks colours up at the exact surface point.
+    Unlike `reprojection.reproject` it draws the surface itself, a part of it,
+    and looks colours up at the exact surface point.
 
     Args:
         maps: any maps on the canonical grid.
         depth: canonical, scene units.
         view: rotation (radians), translation (scene units).
         scene: camera; static.
-        border_columns: at each side, clamped and not drawn; static.
+        part: what of the maps is drawn.
         size: height and width of the picture, pixels; static.
+        frame: of `turntable_frame`; None: the picture shows what the camera sees.
 
     Returns:
         The maps as seen, and (size, size) bool where the surface is.
     """
-    (h, w), cut = depth.shape, border_columns
+    h, w = depth.shape
     maps, depth, view = jnp.asarray(maps), jnp.asarray(depth), jnp.asarray(view)
-    points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+    points = part.place(geometry.depth_to_points(depth, fov_deg=scene.fov_deg))
     points = geometry.transform(points, view, centre_depth=scene.centre_depth)
     pixels = geometry.project(points, (size, size), fov_deg=scene.fov_deg)
-    vertices = jnp.concatenate([pixels, points[..., 2:]], axis=-1)
-    faces = jnp.asarray(rasterizer.grid_faces(h, w - 2 * cut))
-    fragments = rasterizer.rasterize(
-        vertices[:, cut : w - cut].reshape(-1, 3), faces, (size, size)
-    )
+    if frame is not None:
+        pixels = (pixels - frame[:2] * (size - 1)) * frame[2] + (size - 1) / 2.0
+    vertices = jnp.concatenate([pixels, points[..., 2:]], axis=-1).reshape(-1, 3)
+    # A face without an area is not drawn; leaving it out would compile anew for each
+    # object.
+    drawn = jnp.tile(jnp.asarray(part.cells).ravel(), 2)
+    faces = jnp.where(drawn[:, None], jnp.asarray(rasterizer.grid_faces(h, w)), 0)
+    fragments = rasterizer.rasterize(vertices, faces, (size, size))
     u, v = jnp.meshgrid(
         jnp.arange(w, dtype=depth.dtype), jnp.arange(h, dtype=depth.dtype)
     )
-    places = jnp.stack([u, v], axis=-1)[:, cut : w - cut].reshape(-1, 2)
+    places = part.place(jnp.stack([u, v], axis=-1)).reshape(-1, 2)
     where = rasterizer.interpolate(places, faces, fragments)
     seen = sampling.sample_bilinear(maps[None], where[None])[0]
     return seen, fragments.face_index >= 0
+
+
+def turntable_frame(
+    depth: Float[AnyArray, "h w"], scene: Scene, part: Part
+) -> Float[np.ndarray, "3"]:
+    """What the turntable's pictures show: all of the object at every yaw.
+
+    Args:
+        depth: canonical, scene units.
+        scene: camera.
+        part: what is drawn.
+
+    Returns:
+        Centre (x, y), as shares of the camera's picture, and magnification, at most 1:
+        an object that the camera has in sight all the way round is shown as seen.
+    """
+    views = np.zeros((_FRAMED_YAWS, 6), np.float32)
+    most_yaw = np.radians(TURNTABLE_YAW_DEG)
+    views[:, 1] = np.linspace(-most_yaw, most_yaw, _FRAMED_YAWS)
+    shares = np.asarray(_places(jnp.asarray(depth), part, views, scene))
+    shares = shares[:, part.vertices()]
+    shares = shares.reshape(-1, 2)
+    least, most = shares.min(axis=0), shares.max(axis=0)
+    room = 1.0 - 2.0 * _MARGIN
+    if least.min() >= _MARGIN and most.max() <= 1.0 - _MARGIN:
+        return np.array([0.5, 0.5, 1.0], np.float32)
+    zoom = min(1.0, room / (most - least).max())
+    return np.array([*(least + most) / 2.0, zoom], np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="scene")
+def _places(
+    depth: Float[Array, "h w"], part: Part, views: Float[Array, "n 6"], scene: Scene
+) -> Float[Array, "n h w 2"]:
+    """Where each pixel is seen from some viewpoints, as shares of the picture."""
+    points = part.place(geometry.depth_to_points(depth, fov_deg=scene.fov_deg))
+
+    def place(view: Array) -> Array:
+        moved = geometry.transform(points, view, centre_depth=scene.centre_depth)
+        # Of two by two pixels, whose centres are 0 and 1.
+        return geometry.project(moved, (2, 2), fov_deg=scene.fov_deg)
+
+    return jax.vmap(place)(views)
 
 
 def turntable_frames(
@@ -84,8 +135,7 @@ def turntable_frames(
     normal: Float[AnyArray, "h w 3"],
     depth: Float[AnyArray, "h w"],
     scene: Scene,
-    *,
-    border_columns: int,
+    part: Part,
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The canonical object swinging to both sides; beside it the bare shape.
 
@@ -94,29 +144,30 @@ def turntable_frames(
         normal: canonical, unit, pointing away from the camera.
         depth: canonical, scene units.
         scene: camera.
-        border_columns: at each side, clamped and not drawn.
+        part: what of them is drawn.
     """
+    frame = turntable_frame(depth, scene, part)
     for step in range(TURNTABLE_FRAMES):
         yaw = TURNTABLE_YAW_DEG * np.sin(2 * np.pi * step / TURNTABLE_FRAMES)
         view = np.array([0, np.radians(yaw), 0, 0, 0, 0], np.float32)
         yield np.asarray(
-            _turntable_frame(image, normal, depth, view, scene, border_columns)
+            _turntable_picture(image, normal, depth, view, scene, part, frame)
         )
 
 
-@functools.partial(jax.jit, static_argnames=("scene", "border_columns"))
-def _turntable_frame(
+@functools.partial(jax.jit, static_argnames="scene")
+def _turntable_picture(
     image: Array,
     normal: Array,
     depth: Array,
     view: Array,
     scene: Scene,
-    border_columns: int,
+    part: Part,
+    frame: Array,
 ) -> UInt8[Array, "H W 3"]:
     maps = jnp.concatenate([image, normal], axis=-1)
-    size = _SIZE * _SAMPLES
     seen, covered = render(
-        maps, depth, view, scene, border_columns=border_columns, size=size
+        maps, depth, view, scene, part=part, size=_SIZE * _SAMPLES, frame=frame
     )
     # The clay's light stays with the camera, so its normals turn.
     rotation = geometry.rotation_matrix(view[:3])
@@ -131,8 +182,7 @@ def relight_frames(
     depth: Float[AnyArray, "h w"],
     view: Float[AnyArray, "6"],
     scene: Scene,
-    *,
-    border_columns: int,
+    part: Part,
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The object as the input shows it, under a light that moves in a circle.
 
@@ -140,14 +190,12 @@ def relight_frames(
 
     Args:
         albedo: canonical, [0, 1].
-        normal, depth, scene, border_columns: as of `turntable_frames`.
+        normal, depth, scene, part: as of `turntable_frames`.
         view: rotation (radians), translation (scene units).
     """
     maps = np.concatenate([albedo, normal], axis=-1)
     size = _SIZE * _SAMPLES
-    seen, covered = render(
-        maps, depth, view, scene, border_columns=border_columns, size=size
-    )
+    seen, covered = render(maps, depth, view, scene, part=part, size=size)
     for step in range(RELIGHT_FRAMES):
         angle = 2 * np.pi * step / RELIGHT_FRAMES
         lean = _RELIGHT_LEAN * np.array([np.cos(angle), np.sin(angle)])

@@ -240,12 +240,19 @@ class Progress:
         steps: of the whole run.
         batch_size: images of a step over all devices.
         stream: stderr unless given.
+        noun: what is counted.
     """
 
     def __init__(
-        self, steps: int, batch_size: int, *, stream: TextIOBase | None = None
+        self,
+        steps: int,
+        batch_size: int,
+        *,
+        stream: TextIOBase | None = None,
+        noun: str = "step",
     ):
         self._steps = steps
+        self._noun = noun
         self._batch_size = batch_size
         self._stream: Any = stream or sys.stderr
         self._bar: tqdm | None = None
@@ -275,7 +282,7 @@ class Progress:
             self._draw(step, text)
         else:
             share = step / max(self._steps, 1)
-            say(f"step {step}/{self._steps} ({share:.0%}){text}", self._stream)
+            say(f"{self._noun} {step}/{self._steps} ({share:.0%}){text}", self._stream)
 
     def tick(self, step: int, step_time: Callable[[], float]) -> None:
         """Redraws on a terminal, at most twice a second."""
@@ -293,7 +300,8 @@ class Progress:
                 ncols=_width(self._stream),
                 nrows=20,  # more than the one; else of a terminal that may say 0
                 # Rate and time left are ours: they leave compilation out.
-                bar_format="step {n}/{total} ({percentage:.0f}%) |{bar:20}|{postfix}",
+                bar_format=self._noun
+                + " {n}/{total} ({percentage:.0f}%) |{bar:20}|{postfix}",
             )
         self._bar.n = step
         self._bar.set_postfix_str(text.strip(), refresh=False)

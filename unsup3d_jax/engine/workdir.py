@@ -34,6 +34,7 @@ HARMLESS = (
     "log.",
     "checkpoint.",
     "eval.",
+    "export.",
     "train.devices",
     "data.path",
     "data.workers",
@@ -233,11 +234,14 @@ def _git_commit() -> str | None:
 
 
 @contextlib.contextmanager
-def lock_workdir(workdir: Path) -> Iterator[None]:
+def lock_workdir(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Keeps a workdir for this process; makes the folder if need be.
 
     The lock is the system's, on `<workdir>/lock`, which a killed process cannot leave
     behind. `<workdir>/lock.holder` only names who had it last.
+
+    Args:
+        flag: that names the folder, or one around it.
 
     Raises:
         UserError: if another process holds it, or the folder cannot be made.
@@ -251,7 +255,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         except filelock.Timeout:
             raise UserError(
                 f"{workdir} is in use by {_name_in(holder)}; wait for it, stop it, or "
-                "choose another --workdir."
+                f"choose another {flag}."
             ) from None
         except NotImplementedError as error:
             # Some network file systems have no locks; that is no reason to stop.
@@ -260,7 +264,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
                 "second run uses it."
             )
     except OSError as error:
-        raise UserError(f"cannot write in --workdir {workdir}: {error}.") from None
+        raise UserError(f"cannot write in {flag} {workdir}: {error}.") from None
     try:
         with contextlib.suppress(OSError):  # a full disk says so elsewhere
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")

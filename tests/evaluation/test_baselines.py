@@ -53,16 +53,36 @@ def test_mask_defaults_to_what_is_nearer_than_the_background(arrays):
     assert given["side"] == found["side"] and given["coverage"] == found["coverage"]
 
 
+def test_a_baseline_is_scored_on_the_pixels_of_another_row_too(arrays):
+    """The last batch is padded, and each image has pixels of its own."""
+    shared = np.random.default_rng(1).uniform(size=(COUNT, SIZE, SIZE)) > 0.02
+    data = dataset_of(arrays)
+    got = baseline_row("constant", data, SCENE, LIMITS, shared=shared)
+    side, coverage = [], []
+    for depth, mask, part in zip(arrays["depth"], arrays["mask"], shared, strict=True):
+        scored = np.asarray(masks.erode(mask)) & np.asarray(masks.erode(part))
+        side.append(np.log(depth[scored]).std())
+        coverage.append(scored.sum() / mask.sum())
+    found = got.pop("shared_pixels")
+    np.testing.assert_allclose(found["side"]["mean"], np.mean(side), rtol=1e-3)
+    np.testing.assert_allclose(found["coverage"]["mean"], np.mean(coverage), rtol=1e-5)
+    assert found["scored_images"] == COUNT
+    # What it scores on its own pixels is what it was, to the last bit.
+    assert got == baseline_row("constant", data, SCENE, LIMITS)
+    assert found["coverage"]["mean"] < 0.95 * got["coverage"]["mean"]
+
+
 def test_unknown_name_is_an_error(arrays):
     with pytest.raises(ValueError, match="none of constant"):
         baseline_row("untrained", dataset_of(arrays), SCENE, LIMITS)
 
 
 def test_true_depth_scores_perfectly_without_any_method(arrays):
-    def score(batch, truth):
+    def score(batch, truth, _):
         return score_depth(batch.depth, batch.mask, batch, truth, fov_deg=10.0)
 
     scores = collect("truth", score, dataset_of(arrays), Limits(2, max_images=3))
+    np.testing.assert_array_equal(scores.usable, arrays["mask"][:3])
     row = summary.row_of("truth", scores)
     assert (row["name"], row["images"], row["scored_images"]) == ("truth", 3, 3)
     assert row["side"] == {"mean": 0.0, "std": 0.0, "n": 3}

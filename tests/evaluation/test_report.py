@@ -49,6 +49,56 @@ def test_table_prints_the_papers_units(row):
     assert report.scalars(row)["yaw_slope"] == row["view"]["yaw"]["slope"]
 
 
+def spread(mean, n=COUNT):
+    return {"mean": mean, "std": 0.01, "n": n}
+
+
+def test_photos_without_truth_show_what_is_known():
+    row = {
+        "name": "ours",
+        "images": 7,
+        "ground_truth": False,
+        "note": "no true depth",
+        "recon_l1": spread(0.0761),
+        "valid_share": spread(0.912),
+        "losses": {"perceptual": spread(0.1234), "photometric": spread(1.0)},
+        "shape": {"hollow_share": 0.1429, "view_std_y_deg": 16.04},
+        "confidence": {"plain": {"curve": [], "calibration_error": 0.043}},
+    }
+    header, rule, line, *words = report.format_table([row]).splitlines()
+    assert [c.strip() for c in header.split("  ") if c.strip()] == [
+        "method", "recon L1", "perceptual", "covered", "hollow", "yaw spread deg",
+        "calibration", "images",
+    ]  # fmt: skip
+    assert line.split() == ["ours", *"0.0761 0.1234 0.912 0.143 16.04 0.043 7".split()]
+    assert words[0] == "" and "No true depth" in words[1]
+    # Without perceptual loss and confidence there are no columns for them.
+    del row["losses"], row["confidence"]
+    assert "perceptual" not in report.format_table([row]).splitlines()[0]
+    assert "-" not in report.format_table([row]).splitlines()[2]
+
+
+def test_a_column_that_some_row_knows_stays(row):
+    plane = {k: row[k] for k in ("images", "ground_truth", "scored_images", "side")}
+    text = report.format_table([{**plane, "name": "plane"}, row]).splitlines()
+    assert "yaw r" in text[0] and text[2].split().count("-") >= 3
+    alone = report.format_table([{**plane, "name": "plane"}]).splitlines()
+    assert alone[0].split() == ["method", "SIDE", "x10^-2", "images"]
+
+
+def test_scores_on_common_pixels_stand_below(row):
+    shared = {"side": spread(0.0123), "mad_deg": spread(20.5), "scored_images": 4}
+    plane = {**row, "name": "plane", "shared_pixels": shared}
+    plain = report.format_table([{**row, "name": "plane"}, row])
+    text = report.format_table([plane, row])
+    assert text.startswith(plain + "\n")  # which is as it was
+    below = text[len(plain) :].splitlines()
+    assert below[2] == "On the pixels that 'ours' is scored on:"
+    assert below[5].startswith("plane") and "1.230 ± 1.000" in below[5]
+    assert f"4 of {COUNT}" in below[5] and "20.50 ± 0.01" in below[5]
+    assert below[6].startswith("ours") and below[6].split()[1] in plain
+
+
 def test_file_holds_scores_rules_and_baselines(tmp_path, row):
     broken = {**row, "name": "broken", "extra": float("nan")}
     made = provenance("test", 7, crop=(170,))

@@ -188,7 +188,13 @@ def test_without_true_depth_there_are_only_reconstruction_errors(
     got = evaluate.evaluate(params, photos, options, limits=LIMITS)
     assert not got["ground_truth"] and "no true depth" in got["note"]
     assert "side" not in got and "view" not in got and got["recon_l1"]["mean"] > 0
-    assert "No true depth" in report.format_table([got])
+    text = report.format_table([got])
+    assert "No true depth" in text and " - " not in text
+    hollow, spread = (
+        f"{got['shape'][k]:.{n}f}"
+        for k, n in (("hollow_share", 3), ("view_std_y_deg", 2))
+    )
+    assert hollow in text and spread in text
     assert baselines(photos, options, names=("constant",)) == []
 
 
@@ -228,6 +234,25 @@ def test_average_beats_constant_and_untrained_is_the_model(
         evaluate.baselines(
             dataset_of(arrays), options, names=("untrained",), limits=LIMITS
         )
+
+
+def test_baselines_are_scored_on_the_pixels_of_the_model(row, params, arrays, options):
+    data = dataset_of(arrays)
+    scores = evaluate.score_images(params, data, options, limits=LIMITS)
+    assert evaluate.row_of("ours", scores) == row
+    names, others = ("constant", "untrained"), {"initial_params": params}
+    constant, same = baselines(
+        data, options, names=names, shared=scores.usable, **others
+    )
+    # The plane covers all pixels, so it is scored on the model's, no more, no fewer.
+    assert constant["shared_pixels"]["coverage"] == row["coverage"]
+    assert same["shared_pixels"]["side"] == same["side"] == row["side"]
+    left = scores.usable & (np.arange(SIZE) < SIZE // 2)
+    found = baselines(data, options, names=names, shared=left, **others)
+    for one, before in zip(found, (constant, same), strict=True):
+        assert one["side"] == before["side"]
+        share = one["shared_pixels"]["coverage"]["mean"] / one["coverage"]["mean"]
+        assert 0.3 < share < 0.7
 
 
 def test_supervised_model_is_scored_in_the_input_view(arrays, options):

@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.evaluation import scores, summary
@@ -30,12 +30,20 @@ BASELINES = {
 _AVERAGE_SUPPORT = 0.02
 
 
-def baseline_row(name: str, dataset: Dataset, scene: Scene, limits: Limits) -> dict:
+def baseline_row(
+    name: str,
+    dataset: Dataset,
+    scene: Scene,
+    limits: Limits,
+    *,
+    shared: Bool[AnyArray, "n h w"] | None = None,
+) -> dict:
     """Scores one of `BASELINES`.
 
     Args:
         dataset: of `data.load.load_split`, with true depth.
         scene: camera; its centre is the depth of the constant one.
+        shared: see `scores.collect`.
 
     Returns:
         As of `summary.row_of`, and "description".
@@ -50,7 +58,8 @@ def baseline_row(name: str, dataset: Dataset, scene: Scene, limits: Limits) -> d
     else:
         depth = average_depth(dataset, limits, on_object=name == "average")
     score = functools.partial(_score_map, depth, fov_deg=scene.fov_deg)
-    row = summary.row_of(name, scores.collect(name, score, dataset, limits))
+    found = scores.collect(name, score, dataset, limits, shared=shared)
+    row = summary.row_of(name, found)
     row["description"] = BASELINES[name]
     return row
 
@@ -98,9 +107,14 @@ def _continue_smoothly(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _score_map(
-    depth: Float[AnyArray, "#h #w"], batch: Batch, truth: Truth, *, fov_deg: float
+    depth: Float[AnyArray, "#h #w"],
+    batch: Batch,
+    truth: Truth,
+    shared: Bool[AnyArray, "b h w"] | None,
+    *,
+    fov_deg: float,
 ) -> ImageScores:
     """Scores one depth map, valid everywhere, against every image of a batch."""
     depths = jnp.broadcast_to(depth, batch.image.shape[:3])
     everywhere = jnp.ones(depths.shape, bool)
-    return scores.score_depth(depths, everywhere, batch, truth, fov_deg=fov_deg)
+    return scores.score_depth(depths, everywhere, batch, truth, shared, fov_deg=fov_deg)

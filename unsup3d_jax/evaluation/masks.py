@@ -32,9 +32,13 @@ def scored_mask(
     A depth that is not a finite positive number is outside its mask: it lowers
     the coverage instead of turning the score into NaN.
     """
-    usable = mask & jnp.isfinite(depth) & (depth > 0.0)
-    true_usable = true_mask & jnp.isfinite(true_depth) & (true_depth > 0.0)
-    return erode(usable) & erode(true_usable)
+    return erode(mask & has_depth(depth)) & erode(true_mask & has_depth(true_depth))
+
+
+def has_depth(depth: Float[AnyArray, "*n"]) -> Bool[Array, "*n"]:
+    """Where a depth is a finite positive number."""
+    depth = jnp.asarray(depth)
+    return jnp.isfinite(depth) & (depth > 0.0)
 
 
 def object_mask(batch: Batch) -> Bool[AnyArray, "b h w"]:

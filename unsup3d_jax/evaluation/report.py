@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ RULES = {
     "mask": (
         "true mask and predicted validity, each eroded 3x3 with zeros outside the "
         "image; pixels in both are scored; baselines are valid everywhere"
+    ),
+    "shared_pixels": (
+        "of a baseline: the same over its pixels that the method is scored on as well; "
+        "a baseline that is valid everywhere is then scored on exactly those"
     ),
     "coverage": "scored pixels over pixels of the true mask before erosion",
     "spread": "standard deviation over images, n - 1",
@@ -86,56 +90,104 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table for a terminal, one line a row, in the order given."""
-    header = [
-        "method",
-        "SIDE x10^-2",
-        "MAD deg",
-        "MAD authors' code",
-        "coverage",
-        "yaw r",
-        "yaw slope",
-        "recon L1",
-        "images",
+    """The table for a terminal, one line a row, in the order given.
+
+    Columns that no row has a number for are left out. Where no depth is true, what is
+    known without it is shown instead. Below stand, where rows have them, the scores
+    over the pixels that the last row is scored on.
+    """
+    truth = any(row["ground_truth"] for row in rows)
+    text = _aligned(_columns(rows, (*_DEPTH, *(_OTHER if truth else _WITHOUT_DEPTH))))
+    if not truth:
+        text += ["", *_WORDS_WITHOUT_DEPTH]
+    shared = [
+        row | row["shared_pixels"] if "shared_pixels" in row else row
+        for row in map(dict, rows)
+        if "shared_pixels" in row or row["name"] == rows[-1]["name"]
     ]
+    if len(shared) > 1:
+        text += ["", f"On the pixels that {rows[-1]['name']!r} is scored on:"]
+        text += _aligned(_columns(shared, _DEPTH))
+    return "\n".join(text)
 
-    def spread(row: Mapping[str, Any], key: str, scale: float, digits: int) -> str:
-        if key not in row or row[key]["n"] == 0:
-            return "-"
-        mean, std = scale * row[key]["mean"], scale * row[key]["std"]
-        return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
-    def plain(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
+def _mean(row: Mapping[str, Any], *path: str, digits: int) -> str | None:
+    """A number somewhere in a row, or the mean of a spread; None if it is not there."""
+    value: Any = row
+    for key in path:
+        value = value.get(key, {})
+    value = value.get("mean") if isinstance(value, Mapping) else value
+    return None if value is None else f"{value:.{digits}f}"
 
-    lines = [header]
+
+def _spread(
+    row: Mapping[str, Any], key: str, *, scale: float = 1.0, digits: int
+) -> str | None:
+    if key not in row or row[key]["n"] == 0:
+        return None
+    mean, std = scale * row[key]["mean"], scale * row[key]["std"]
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+# Header -> cell of a row, None where its number is not known.
+_Column = tuple[str, Callable[[Mapping[str, Any]], str | None]]
+_DEPTH: tuple[_Column, ...] = (
+    ("SIDE x10^-2", lambda row: _spread(row, "side", scale=100.0, digits=3)),
+    ("MAD deg", lambda row: _spread(row, "mad_deg", digits=2)),
+    ("MAD authors' code", lambda row: _spread(row, "mad_authors_deg", digits=2)),
+    ("coverage", lambda row: _mean(row, "coverage", digits=3)),
+)
+_OTHER: tuple[_Column, ...] = (
+    ("yaw r", lambda row: _mean(row, "view", "yaw", "pearson", digits=3)),
+    ("yaw slope", lambda row: _mean(row, "view", "yaw", "slope", digits=2)),
+    ("recon L1", lambda row: _mean(row, "recon_l1", digits=4)),
+)
+_WITHOUT_DEPTH: tuple[_Column, ...] = (
+    *_OTHER,
+    ("perceptual", lambda row: _mean(row, "losses", "perceptual", digits=4)),
+    ("covered", lambda row: _mean(row, "valid_share", digits=3)),
+    ("hollow", lambda row: _mean(row, "shape", "hollow_share", digits=3)),
+    ("yaw spread deg", lambda row: _mean(row, "shape", "view_std_y_deg", digits=2)),
+    (
+        "calibration",
+        lambda row: _mean(row, "confidence", "plain", "calibration_error", digits=3),
+    ),
+)
+_WORDS_WITHOUT_DEPTH = (
+    "No true depth in this data set, so what is known without it: recon L1 (mean",
+    "difference of colours in [0, 1] over the covered pixels), the share of the images",
+    "that the reconstruction covers, of faces that are hollow, the spread of the yaw,",
+    "and how far sigmas are from the errors they stand for (0: calibrated).",
+)
+
+
+def _columns(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[_Column]
+) -> list[list[str]]:
+    """Header and rows, of the columns that some row has a number for."""
+    found = [["method", *(row["name"] for row in rows)]]
+    for header, cell in columns:
+        cells = [cell(row) for row in rows]
+        if any(text is not None for text in cells):
+            found.append([header, *("-" if text is None else text for text in cells)])
+    images = []
     for row in rows:
-        yaw = row.get("view", {}).get("yaw", {})
-        scored, images = row.get("scored_images"), row["images"]
-        partly = scored is not None and scored < images
-        lines.append(
-            [
-                row["name"],
-                spread(row, "side", 100.0, 3),
-                spread(row, "mad_deg", 1.0, 2),
-                spread(row, "mad_authors_deg", 1.0, 2),
-                plain(row.get("coverage", {}).get("mean"), 3),
-                plain(yaw.get("pearson"), 3),
-                plain(yaw.get("slope"), 2),
-                plain(row.get("recon_l1", {}).get("mean"), 4),
-                f"{scored} of {images}" if partly else str(images),
-            ]
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
+        scored, count = row.get("scored_images"), row["images"]
+        partly = scored is not None and scored < count
+        images.append(f"{scored} of {count}" if partly else str(count))
+    found.append(["images", *images])
+    return [list(line) for line in zip(*found, strict=True)]
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """A rule under the first line; all columns but the first to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
-    for line in lines:
+    for line in [lines[0], ["-" * width for width in widths], *lines[1:]]:
         cells = [line[0].ljust(widths[0])]
         cells += [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
         text.append("  ".join(cells).rstrip())
-    if any(not row["ground_truth"] for row in rows):
-        text.append("No true depth in this data set: reconstruction error only.")
-    return "\n".join(text)
+    return text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data.batches import eval_batches
 from unsup3d_jax.data.dataset import Dataset
-from unsup3d_jax.evaluation import keypoints
+from unsup3d_jax.evaluation import keypoints, masks
 from unsup3d_jax.evaluation.depth import DepthScores, depth_scores
-from unsup3d_jax.evaluation.masks import object_mask
 from unsup3d_jax.formation.types import AnyArray, Batch, Truth
 
 # More of what a data set may know, for `Truth`; the same names.
@@ -50,6 +49,8 @@ class ImageScores:
 
     Attributes:
         depth: errors of the reconstructed depth.
+        depth_shared: the same over pixels that another row is scored on, too.
+        usable: where the reconstruction has a depth that can be scored.
         view, true_view: (6,) radians and scene units.
         recon_l1, recon_l1_flip: mean absolute colour error over valid pixels, [0, 1].
         valid_share: share of the image that the reconstruction covers.
@@ -65,6 +66,8 @@ class ImageScores:
     """
 
     depth: DepthScores | None = None
+    depth_shared: DepthScores | None = None
+    usable: Bool[AnyArray, "*b h w"] | None = None
     view: Float[AnyArray, "*b 6"] | None = None
     true_view: Float[AnyArray, "*b 6"] | None = None
     recon_l1: Float[AnyArray, "*b"] | None = None
@@ -86,16 +89,20 @@ class ImageScores:
 
 def collect(
     name: str,
-    score: Callable[[Batch, Truth], ImageScores],
+    score: Callable[[Batch, Truth, AnyArray | None], ImageScores],
     dataset: Dataset,
     limits: Limits,
+    *,
+    shared: Bool[AnyArray, "n h w"] | None = None,
 ) -> ImageScores:
     """Runs `score` over a data set.
 
     Args:
         name: of what is scored, for the error.
-        score: of one batch, which may be padded: image by image.
+        score: of one batch, which may be padded: image by image; and what belongs to
+            it of `shared`.
         dataset: of `data.load.load_split`.
+        shared: `ImageScores.usable` of another row, for `score_depth`.
 
     Returns:
         numpy arrays over the images that count.
@@ -103,9 +110,15 @@ def collect(
     Raises:
         ValueError: if the data set is empty.
     """
-    parts = []
+    parts, first = [], 0
     for batch, truth, real in batches(dataset, limits):
-        scores = jax.device_get(score(batch, truth))
+        part = None
+        if shared is not None:
+            # Padded as `eval_batches` pads; what comes of that is cut off below.
+            rows = np.arange(first, first + limits.batch_size)
+            part = np.asarray(shared)[np.minimum(rows, len(shared) - 1)]
+        scores = jax.device_get(score(batch, truth, part))
+        first += real
         parts.append(jax.tree.map(lambda a, n=real: a[:n], scores))
     if not parts:
         raise ValueError(f"cannot evaluate {name!r}: the data set has no images.")
@@ -149,6 +162,7 @@ def score_depth(
     valid: Bool[AnyArray, "b h w"],
     batch: Batch,
     truth: Truth,
+    shared: Bool[AnyArray, "b h w"] | None = None,
     *,
     fov_deg: float,
 ) -> ImageScores:
@@ -157,10 +171,12 @@ def score_depth(
     Args:
         depth: in the input's view, scene units.
         valid: where the reconstruction covers the pixel.
+        shared: `usable` of another reconstruction of these images; None: of none.
         fov_deg: horizontal field of view; static.
 
     Returns:
-        Fields `depth`, `keypoint_depth` and `true_keypoint_depth`.
+        Fields `depth`, `depth_shared`, `usable`, `keypoint_depth` and
+        `true_keypoint_depth`.
     """
     scores = ImageScores()
     if truth.keypoints is not None:
@@ -172,9 +188,20 @@ def score_depth(
         )
     if batch.depth is None:
         return scores
+    score = functools.partial(_depth_scores, depth, batch, fov_deg=fov_deg)
     return dataclasses.replace(
-        scores, depth=_depth_scores(depth, batch, valid, fov_deg=fov_deg)
+        scores,
+        depth=score(valid),
+        depth_shared=None if shared is None else score(valid & shared),
+        usable=_usable(depth, valid),
     )
+
+
+@jax.jit
+def _usable(
+    depth: Float[AnyArray, "b h w"], valid: Bool[AnyArray, "b h w"]
+) -> Bool[Array, "b h w"]:
+    return jnp.asarray(valid) & masks.has_depth(depth)
 
 
 _depths_at = jax.jit(jax.vmap(keypoints.depth_at))
@@ -190,4 +217,4 @@ def _depth_scores(
 ) -> DepthScores:
     score = functools.partial(depth_scores, fov_deg=fov_deg)
     true_depth = jnp.asarray(batch.depth)  # callers have checked that there is one
-    return jax.vmap(score)(depth, true_depth, valid, object_mask(batch))
+    return jax.vmap(score)(depth, true_depth, valid, masks.object_mask(batch))

@@ -1,7 +1,7 @@
 """The scores of many images -> one row of a table, JSON-able.
 
 Every number is a mean over images with its spread (n - 1). A data set without true
-depth gets reconstruction errors only, and its row says so.
+depth gets what is known without it, and its row says so.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from unsup3d_jax.evaluation.confidence import reliability_curve
+from unsup3d_jax.evaluation.depth import DepthScores
 from unsup3d_jax.evaluation.keypoints import keypoint_depth_correlation
 from unsup3d_jax.evaluation.scores import ImageScores
 from unsup3d_jax.evaluation.viewpoint import ANGLES, angle_agreement, viewpoint_errors
@@ -72,13 +73,15 @@ def row_of(
     Returns:
         "name", "images", "ground_truth"; where there is true depth, "scored_images"
         and for each of "side", "mad_deg", "mad_authors_deg", "mae", "depth_pearson",
-        "coverage" {"mean", "std", "n"}; where there is a true viewpoint, "view" with
-        {"pearson", "slope", "offset_deg", "spread_deg", "true_spread_deg"} for each
-        angle, and "viewpoint" with "error_deg", "median_deg" and "offset_deg"; with
-        true light, "light"; with true albedo, "albedo"; with confidence, "confidence"
-        (calibration of both maps) and, where patches were laid, "auroc"; with
-        keypoints, "keypoint_depth"; "shape"; "recon_l1", "recon_l1_flip",
-        "valid_share" and "losses". `report.RULES` says how each is measured.
+        "coverage" {"mean", "std", "n"}, and "shared_pixels" with the same over the
+        pixels that another row is scored on, where those were given; where there is a
+        true viewpoint, "view" with {"pearson", "slope", "offset_deg", "spread_deg",
+        "true_spread_deg"} for each angle, and "viewpoint" with "error_deg",
+        "median_deg" and "offset_deg"; with true light, "light"; with true albedo,
+        "albedo"; with confidence, "confidence" (calibration of both maps) and, where
+        patches were laid, "auroc"; with keypoints, "keypoint_depth"; "shape";
+        "recon_l1", "recon_l1_flip", "valid_share" and "losses". `report.RULES` says how
+        each is measured.
     """
     row: dict[str, Any] = {
         "name": name,
@@ -106,14 +109,21 @@ def row_of(
 
 def _depth_part(scores: ImageScores) -> dict[str, Any]:
     if scores.depth is None:
-        return {"note": "no true depth in this data set: reconstruction error only"}
-    scored = scores.depth.scored_pixels > 0
+        return {"note": "no true depth in this data set: what is known without"}
+    row = _depth_numbers(scores.depth)
+    if scores.depth_shared is not None:
+        row["shared_pixels"] = _depth_numbers(scores.depth_shared)
+    return row
+
+
+def _depth_numbers(depth: DepthScores) -> dict[str, Any]:
+    scored = depth.scored_pixels > 0
     row: dict[str, Any] = {"scored_images": int(scored.sum())}
     for key in ("side", "mad_deg", "mad_authors_deg", "mae"):
-        row[key] = spread(getattr(scores.depth, key), scored)
-    row["depth_pearson"] = spread(scores.depth.pearson, scored)
+        row[key] = spread(getattr(depth, key), scored)
+    row["depth_pearson"] = spread(depth.pearson, scored)
     # An image without a scored pixel is not an image without weight here.
-    row["coverage"] = spread(scores.depth.coverage)
+    row["coverage"] = spread(depth.coverage)
     return row
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.evaluation import appearance, confidence, masks, summary
@@ -23,7 +23,7 @@ from unsup3d_jax.evaluation.scores import (
     score_depth,
 )
 from unsup3d_jax.formation import reprojection
-from unsup3d_jax.formation.types import Batch, Factors, Reconstruction, Truth
+from unsup3d_jax.formation.types import AnyArray, Batch, Factors, Reconstruction, Truth
 from unsup3d_jax.unsup3d import model, watch
 from unsup3d_jax.unsup3d.options import LossWeights, ModelOptions
 
@@ -42,8 +42,43 @@ def evaluate(
     constants: dict | None = None,
     weights: LossWeights | None = None,
     name: str = "ours",
+    shared: Bool[AnyArray, "n h w"] | None = None,
 ) -> dict:
-    """Scores a model on a data set.
+    """Scores a model on a data set: a row of `score_images`.
+
+    Raises:
+        ValueError: if the data set is empty or the oracle's truth is missing.
+    """
+    scores = score_images(
+        params,
+        dataset,
+        options,
+        limits=limits,
+        constants=constants,
+        weights=weights,
+        name=name,
+        shared=shared,
+    )
+    return row_of(name, scores)
+
+
+def row_of(name: str, scores: ImageScores) -> dict:
+    """A row, as of `summary.row_of`, of what a model scores."""
+    return summary.row_of(name, scores, watch.statistics)
+
+
+def score_images(
+    params: dict,
+    dataset: Dataset,
+    options: ModelOptions,
+    *,
+    limits: Limits,
+    constants: dict | None = None,
+    weights: LossWeights | None = None,
+    name: str = "ours",
+    shared: Bool[AnyArray, "n h w"] | None = None,
+) -> ImageScores:
+    """Scores every image of a data set.
 
     Args:
         params: of `model.init_params`.
@@ -54,9 +89,7 @@ def evaluate(
             out of the losses.
         weights: scheduled loss weights of the step; None: flip weight 1.
         name: of the row in a table.
-
-    Returns:
-        A row, as of `summary.row_of`.
+        shared: see `scores.collect`.
 
     Raises:
         ValueError: if the data set is empty or the oracle's truth is missing.
@@ -67,11 +100,10 @@ def evaluate(
     if weights is None:
         weights = LossWeights(flip=jnp.ones(()))
 
-    def score(batch: Batch, truth: Truth) -> ImageScores:
-        return _score_model(params, constants, batch, truth, weights, options)
+    def score(batch: Batch, truth: Truth, part: AnyArray | None) -> ImageScores:
+        return _score_model(params, constants, batch, truth, part, weights, options)
 
-    scores = collect(name, score, dataset, limits)
-    return summary.row_of(name, scores, watch.statistics)
+    return collect(name, score, dataset, limits, shared=shared)
 
 
 def baselines(
@@ -81,6 +113,7 @@ def baselines(
     names: Sequence[str],
     limits: Limits,
     initial_params: dict | None = None,
+    shared: Bool[AnyArray, "n h w"] | None = None,
 ) -> list[dict]:
     """Scores the rows of Table 2 that need no training.
 
@@ -90,6 +123,7 @@ def baselines(
         names: any of `DESCRIPTIONS`.
         limits: how many images.
         initial_params: parameters before training; needed for "untrained".
+        shared: see `scores.collect`.
 
     Returns:
         Rows as of `evaluate`, in the order of `names`; none if the data set has no
@@ -107,10 +141,19 @@ def baselines(
     rows = []
     for name in names:
         if name == "untrained" and initial_params is not None:
-            row = evaluate(initial_params, dataset, options, limits=limits, name=name)
+            row = evaluate(
+                initial_params,
+                dataset,
+                options,
+                limits=limits,
+                name=name,
+                shared=shared,
+            )
             rows.append(row | {"description": DESCRIPTIONS[name]})
         else:
-            rows.append(baseline_row(name, dataset, options.scene, limits))
+            rows.append(
+                baseline_row(name, dataset, options.scene, limits, shared=shared)
+            )
     return rows
 
 
@@ -124,6 +167,7 @@ def _score_model(
     constants: dict,
     batch: Batch,
     truth: Truth,
+    shared: Bool[AnyArray, "b h w"] | None,
     weights: LossWeights,
     options: ModelOptions,
 ) -> ImageScores:
@@ -138,7 +182,7 @@ def _score_model(
     )
     plain = reconstruction.plain
     scores = score_depth(
-        plain.depth, plain.valid, batch, truth, fov_deg=options.scene.fov_deg
+        plain.depth, plain.valid, batch, truth, shared, fov_deg=options.scene.fov_deg
     )
     scores = dataclasses.replace(scores, losses=losses)
     if options.supervised:  # which has neither a viewpoint nor a picture

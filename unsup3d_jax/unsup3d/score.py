@@ -131,7 +131,7 @@ def score_run(
     options = task.check_config(config)
     ev, data = config.eval, session.splits(split)
     limits = limits_of(config)
-    row = evaluate.evaluate(
+    scores = evaluate.score_images(
         ours.params,
         data,
         options,
@@ -139,6 +139,7 @@ def score_run(
         weights=loss_weights(config, ours.step),
         limits=limits,
     )
+    row = evaluate.row_of("ours", scores)
     untrained = [n for n in ev.baselines if n not in task.TRAINED_BASELINES]
     rows = evaluate.baselines(
         data,
@@ -147,6 +148,7 @@ def score_run(
         names=untrained,
         initial_params=task.initial_params(config) if untrained else None,
         limits=limits,
+        shared=scores.usable,
     )
     for name in ev.baselines:
         if name not in task.TRAINED_BASELINES:
@@ -162,7 +164,12 @@ def score_run(
         if step_b < config_b.train.steps:
             raise Interrupted
         row_b = evaluate.evaluate(
-            params_b, data, task.check_config(config_b), name=name, limits=limits
+            params_b,
+            data,
+            task.check_config(config_b),
+            name=name,
+            limits=limits,
+            shared=scores.usable,
         )
         row_b["description"] = f"{TRAINED[name]}, {step_b} steps of the same loop"
         rows.append(row_b)

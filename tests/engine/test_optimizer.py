@@ -83,6 +83,36 @@ def test_muon_leaves_what_is_no_kernel_to_adam_and_zero_gradients_alone():
     np.testing.assert_array_equal(np.sign(update["scale"]), np.sign(grads["scale"]))
 
 
+@pytest.mark.parametrize("rank, least, most", [(32, 10, 100), (4, 100, 1000)])
+def test_muon_amplifies_rounding_where_a_gradient_has_few_directions(rank, least, most):
+    """What docs/clusters.md says of runs on other devices: Adam passes it on as it is.
+
+    Of the directions that a small batch has not, the momentum holds but rounding, and
+    they are to become as long as the others.
+    """
+    rng = np.random.default_rng(0)
+    shape = (4, 4, 16, 32)
+    grad = rng.normal(size=(256, rank)) @ rng.normal(size=(rank, 32))
+    grad = 1e-3 * grad.reshape(shape)
+    rounded = grad * (1.0 + 1.2e-7 * rng.normal(size=shape))
+    for optimizer, low, high in (("muon", least, most), ("adam", 0.3, 3)):
+        transform = optimizers.make_optimizer(
+            _config(optimizer=optimizer, weight_decay=0.0)
+        )
+        a, b = (
+            transform.update(
+                {"k": jnp.asarray(g, jnp.float32)},
+                transform.init({"k": jnp.zeros(shape)}),
+                {"k": jnp.zeros(shape)},
+            )[0]["k"]
+            for g in (grad, rounded)
+        )
+        given = np.linalg.norm(np.float32(rounded) - np.float32(grad))
+        given /= np.linalg.norm(grad)
+        growth = np.linalg.norm(a - b) / np.linalg.norm(a) / given
+        assert low < growth < high, optimizer
+
+
 def test_muon_treats_each_of_stacked_seeds_alone():
     grads = jax.random.normal(jax.random.key(1), (2, 4, 4, 3, 8))
     grads = grads * jnp.array([1.0, 100.0])[:, None, None, None, None]

@@ -7,6 +7,7 @@ without waiting for JAX.
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -42,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> int:
     several = False
     host_memory.keep_freed()  # before `Interrupts` starts a thread
+    # Of odd metadata, and of large photos, which `data.images` counts itself; damaged
+    # pixels are errors. Here, as a filter is of all threads.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         with Interrupts() as interrupts:
             args = flags.parse(argv, METHODS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rasterizer import rasterize
-from unsup3d_jax.data import tiles
+from unsup3d_jax.data import array_files, tiles
 from unsup3d_jax.data.open_face import (
     appearance,
     cache,
@@ -402,11 +402,11 @@ def test_other_options_are_other_files():
 def test_racing_writers_never_show_half_a_file(tmp_path, capsys):
     path = tmp_path / "faces.npz"
     arrays = {"image": np.arange(200_000)}
-    cache._write_cache(path, arrays)
+    array_files.write(path, arrays)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        writes = [pool.submit(cache._write_cache, path, arrays) for _ in range(20)]
+        writes = [pool.submit(array_files.write, path, arrays) for _ in range(20)]
         while not all(w.done() for w in writes):
-            stored = cache._read_cache(path)
+            stored = array_files.read(path)
             np.testing.assert_array_equal(stored["image"], arrays["image"])
         for write in writes:
             write.result()

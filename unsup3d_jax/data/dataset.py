@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from unsup3d_jax.data.images import CropError
+from unsup3d_jax.data.images import CropError, ImageError
 from unsup3d_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -42,8 +42,8 @@ class Failure:
     Attributes:
         reason: one line.
         is_crop: the crop did not fit: an option to change, not a bad file.
-        is_transient: the system refused (permissions, network), so the answer
-            may change without the file changing.
+        is_transient: the system refused (permissions, network, memory), so the
+            answer may change without the file changing.
     """
 
     reason: str
@@ -157,23 +157,20 @@ def read_item(
     try:
         return read(item)
     except CropError as error:
-        return Failure(str(error), is_crop=True)
-    except Exception as error:  # PIL raises nearly anything on hostile bytes
-        if isinstance(error, OSError) and error.errno is not None:
-            return Failure(error.strerror or type(error).__name__, is_transient=True)
-        return Failure(reason_of(error, item.paths))
+        return Failure(error.reason, is_crop=True)
+    except Exception as error:  # libraries raise nearly anything
+        refused = isinstance(error, OSError) and error.errno is not None
+        is_transient = refused or isinstance(error, MemoryError)
+        return Failure(reason_of(error), is_transient=is_transient)
 
 
-def reason_of(error: Exception, paths: Iterable[str]) -> str:
-    """What is wrong with a file, on one line and without its path.
-
-    PIL repeats the path, which whoever reports the reason names already.
-    """
-    text = str(error) or type(error).__name__
-    for path in paths:  # "image file '/x.jpg'" needs no second "file"
-        text = text.replace(f" file {path!r}", " file")
-        text = text.replace(repr(path), "file").replace(path, "file")
-    return " ".join(text.split())
+def reason_of(error: Exception) -> str:
+    """Why an item cannot be read, on one line, for a line that names it already."""
+    if isinstance(error, ImageError):
+        return error.reason
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def parallel(

@@ -5,16 +5,19 @@ rest of the EXIF block anew, and raises where a tag there is odd. Of 4,500 files
 one to three damaged bytes of EXIF it lost 86 whose orientation can be read.
 """
 
+import contextlib
 import io
 import os
 import pathlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
+from unsup3d_jax.data import damage
+from unsup3d_jax.data.budget import Budget
 from unsup3d_jax.files import need_regular
 
 # Extensions of the authors' loader, compared in lower case.
@@ -24,9 +27,11 @@ EXTENSIONS = frozenset(
 # Formats PIL may recognise by content, whatever the extension says. A closed
 # list: others start external programs (EPS) or are seldom meant as photos.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-# Larger files are refused before decoding (decompression bombs): PIL's own
-# warning limit, 300 MB of pixels.
-MAX_PIXELS = 89_478_485
+# Larger files are refused before decoding (decompression bombs). Phones make 108
+# million.
+MAX_PIXELS = 128_000_000
+# What all threads of the process decode at once needs at most so many bytes.
+_MEMORY = Budget(2 << 30)
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
@@ -43,7 +48,23 @@ _TEXT_CHUNKS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 _TEXT_LIMITS = ("Decompressed data too large", "Too much memory used in text chunks")
 
 
-class CropError(ValueError):
+class ImageError(ValueError):
+    """A file that is no image that can be used.
+
+    Attributes:
+        reason: one line, without the file's name.
+        path: of the file; "" if it is not known.
+    """
+
+    def __init__(self, reason: str, path: str = ""):
+        super().__init__(reason, path)
+        self.reason, self.path = reason, path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class CropError(ImageError):
     """The crop does not fit into the image: a wrong option, not a bad file."""
 
 
@@ -76,39 +97,103 @@ def crop_box(crop: Sequence[int], height: int, width: int) -> tuple[int, int, in
     return y0, x0, h, w
 
 
-def open_upright(path: str | pathlib.Path) -> Image.Image:
-    """Opens and decodes the first frame of a file, EXIF orientation applied.
+@contextlib.contextmanager
+def open_upright(path: str | pathlib.Path) -> Iterator[Image.Image]:
+    """The first frame of a file, decoded, EXIF orientation applied, for the body.
 
     An orientation that cannot be read is upright. Texts and colour profiles of a PNG
     may be of any size: they are not used, and large ones not inflated.
 
+    Large images wait until others are done: what all threads decode at once has a
+    bound. In the body no other image may be opened.
+
     Raises:
-        ValueError: if the image has more than MAX_PIXELS pixels.
-        OSError: if it is no regular file: a pipe would be waited for, for ever.
-        Exception: whatever PIL raises on a file that is broken.
+        ImageError: if it cannot be read, its pixels are damaged, or it has more than
+            MAX_PIXELS of them; also what the body raises, with the file's name.
+        OSError: if the system refuses the file, or it is no regular file: a pipe would
+            be waited for, for ever.
+        MemoryError: if it does not fit.
     """
-    need_regular(path)
+    with _naming(path), contextlib.ExitStack() as held:
+        need_regular(path)
+        try:
+            image = _decoded(path, path, held)
+        except ValueError as error:
+            if not any(limit in str(error) for limit in _TEXT_LIMITS):
+                raise
+            held.close()
+            image = _decoded(path, _without_texts(path), held)
+        yield image
+
+
+@contextlib.contextmanager
+def _naming(path: str | pathlib.Path) -> Iterator[None]:
+    """Errors of the body name the file."""
     try:
-        return _open_upright(path)
-    except ValueError as error:
-        if not any(limit in str(error) for limit in _TEXT_LIMITS):
+        yield
+    except MemoryError:  # no fault of the file
+        raise
+    except ImageError as error:
+        raise type(error)(error.reason, str(path)) from None
+    except Exception as error:  # PIL raises nearly anything on hostile bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.filename is None:
+                raise OSError(error.errno, error.strerror, str(path)) from error
             raise
-    return _open_upright(_without_texts(path))
+        raise ImageError(_reason(error, str(path)), str(path)) from error
 
 
-def _open_upright(file: str | pathlib.Path | io.BytesIO) -> Image.Image:
-    with Image.open(file, formats=FORMATS) as image:
+def _reason(error: Exception, path: str) -> str:
+    """What is wrong with a file, on one line and without its path.
+
+    PIL repeats the path, which whoever reports the reason names already.
+    """
+    text = str(error) or type(error).__name__
+    text = text.replace(f" file {path!r}", " file")  # needs no second "file"
+    text = text.replace(repr(path), "file").replace(path, "file")
+    return " ".join(text.split())
+
+
+def _decoded(
+    path: str | pathlib.Path,
+    content: str | pathlib.Path | io.BytesIO,
+    held: contextlib.ExitStack,
+) -> Image.Image:
+    """Decodes `content`, which is the file or what of it is used, and turns it."""
+    most = f"more than {MAX_PIXELS / 1e6:g} million pixels"
+    try:
+        opened = Image.open(content, formats=FORMATS)
+    except Image.DecompressionBombError:  # PIL's own limit, which lies above ours
+        raise ValueError(f"too large: {most}") from None
+    with opened as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ValueError(f"too large: {width} x {height} pixels")
+            raise ValueError(f"too large: {width} x {height}, {most}")
+        held.enter_context(_MEMORY.hold(_bytes_needed(image, path)))
         # Before the tag is read: PNG may hold it behind the pixels, and PIL
         # turns TIFF by itself while loading.
         image.load()
+        damage.check(path, image)
         try:
             transpose = _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
         except Exception:  # PIL raises nearly anything; the pixels are sound
             transpose = None
-        return image.copy() if transpose is None else image.transpose(transpose)
+        # The pixels outlive the closed file.
+        return image if transpose is None else image.transpose(transpose)
+
+
+def _bytes_needed(image: Image.Image, path: str | pathlib.Path) -> int:
+    """Estimates what reading an opened image takes at its peak, its crop the whole."""
+    mode = image.mode
+    stored = 2 if mode.startswith("I;16") else 1 if mode in ("1", "L", "P") else 4
+    each = 2 * stored + 4  # decoded, turned or cropped, and as RGB
+    if _is_wide(image):
+        each += 4  # counted in 32 bits
+    if image.has_transparency_data or image.format == "WEBP":
+        each += 12  # as RGBA, over white; WebP's frames
+    if "progressive" in image.info:
+        each += 6  # coefficients of all scans, in 16 bits
+    return image.width * image.height * each + os.path.getsize(path)
 
 
 def _without_texts(path: str | pathlib.Path) -> io.BytesIO:
@@ -144,9 +229,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: for floating-point pixels and 32-bit integers (their range
             is unknown) and for modes PIL cannot convert.
     """
+    _need_known_range(image)
     if _is_wide(image):
-        wide = _wide_pixels(image)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        wide = np.asarray(image).astype(np.int32)
+        wide += 128
+        wide //= 257
+        image = Image.fromarray(wide.astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -159,28 +247,46 @@ def _is_wide(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _wide_pixels(image: Image.Image) -> Int[np.ndarray, "h w"]:
-    """Pixels 0 to 65535 (mode I: PGM and 32-bit TIFF hold such too).
+def _need_known_range(image: Image.Image) -> None:
+    """Refuses pixels whose range is unknown; 0 to 65535 may also lie in 32 bits.
 
     Raises:
-        ValueError: for pixels whose range is unknown.
+        ValueError: for floating-point pixels and integers outside of 16 bits.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported, save 8 or 16 bits")
-    wide = np.asarray(image).astype(np.int64)
-    if wide.min() < 0 or wide.max() > 65535:
-        raise ValueError("32-bit integer pixels are not supported, save 8 or 16 bits")
-    return wide
+    if image.mode == "I":
+        low, high = image.getextrema()
+        if low < 0 or high > 65535:
+            raise ValueError(
+                "32-bit integer pixels are not supported, save 8 or 16 bits"
+            )
 
 
-def crop_and_resize(
-    image: Image.Image, *, crop: Sequence[int], image_size: int
-) -> Image.Image:
-    """Crops, then resizes to a square with PIL's antialiased bilinear filter."""
+def _cropped(image: Image.Image, crop: Sequence[int]) -> Image.Image:
     y0, x0, h, w = crop_box(crop, image.height, image.width)
-    # Not resize(box=...): its filter would read pixels outside the crop.
-    image = image.crop((x0, y0, x0 + w, y0 + h))
+    if (w, h) == image.size:
+        return image
+    return image.crop((x0, y0, x0 + w, y0 + h))
+
+
+def _resized(image: Image.Image, image_size: int) -> Image.Image:
+    # Of the crop, not by resize(box=...): its filter would read pixels outside.
     return image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+
+
+def rgb_square(
+    image: Image.Image, *, crop: Sequence[int], image_size: int
+) -> UInt8[np.ndarray, "s s 3"]:
+    """Crops, converts to RGB and resizes by PIL's antialiased bilinear filter.
+
+    Raises:
+        CropError: if the crop does not fit.
+        ValueError: see `to_rgb`.
+    """
+    _need_known_range(image)
+    # Cropped first: what is converted is smaller.
+    return np.asarray(_resized(to_rgb(_cropped(image, crop)), image_size))
 
 
 def read_image(
@@ -194,11 +300,10 @@ def read_image(
 
     Raises:
         CropError: if the crop does not fit.
-        Exception: whatever PIL raises on a file that is broken.
+        ImageError, OSError, MemoryError: see `open_upright`.
     """
-    image = open_upright(path)
-    small = crop_and_resize(to_rgb(image), crop=crop, image_size=image_size)
-    return np.asarray(small), image.size
+    with open_upright(path) as image:
+        return rgb_square(image, crop=crop, image_size=image_size), image.size
 
 
 def read_value_map(
@@ -214,18 +319,23 @@ def read_value_map(
         upright file before the crop.
 
     Raises:
-        ValueError: for floating-point pixels and 32-bit integers.
-        CropError, Exception: as `read_image`.
+        CropError: if the crop does not fit.
+        ImageError: see `open_upright`; also for floating-point pixels and 32-bit
+            integers.
+        OSError, MemoryError: see `open_upright`.
     """
-    image = open_upright(path)
-    if _is_wide(image):
-        channel = Image.fromarray(_wide_pixels(image).astype(np.float32))
-        white = np.float32(65535.0)
-    else:
-        # A bilevel image holds 0 and 1, and PIL converts it to 0 and 255.
-        modes = {"P": "RGB", "1": "L"}
-        channel = image.convert(modes.get(image.mode, image.mode)).getchannel(0)
-        white = np.float32(255.0)
-    small = crop_and_resize(channel, crop=crop, image_size=image_size)
+    with open_upright(path) as image:
+        size = image.size
+        _need_known_range(image)
+        kept = _cropped(image, crop)
+        if _is_wide(kept):
+            channel = Image.fromarray(np.asarray(kept).astype(np.float32))
+            white = np.float32(65535.0)
+        else:
+            # A bilevel image holds 0 and 1, and PIL converts it to 0 and 255.
+            modes = {"P": "RGB", "1": "L"}
+            channel = kept.convert(modes.get(kept.mode, kept.mode)).getchannel(0)
+            white = np.float32(255.0)
+        small = _resized(channel, image_size)
     value = np.asarray(small).astype(np.float32) / white
-    return np.clip(value, 0.0, 1.0), image.size
+    return np.clip(value, 0.0, 1.0), size

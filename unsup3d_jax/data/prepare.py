@@ -1,15 +1,11 @@
 """Many files -> one checked, decoded, cached array set."""
 
 import collections
-import contextlib
 import json
 import logging
 import os
 import pathlib
-import shutil
-import tempfile
-import time
-import warnings
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +13,17 @@ from typing import Any
 import grain
 import numpy as np
 import PIL
-from PIL import Image
 from tqdm import tqdm
 
+from unsup3d_jax.data import array_files
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 # Part of every cache key: raise it when the decoded pixels change, or which files are
 # read.
-VERSION = 3
+VERSION = 4
+_FACTS = "facts"  # of the stored arrays: what else `Prepared` holds, as JSON
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,8 @@ def prepare(
 
     The cache key covers the items' names, sizes and modification times, the
     options and the versions of the decoder, so a changed folder is read anew.
-    A cache that cannot be written or read costs time, never the run.
+    A cache that cannot be written or read, or is not what was written, costs time,
+    never the run.
 
     Args:
         items: what to read.
@@ -82,9 +80,10 @@ def prepare(
     Raises:
         UserError: if the crop does not fit into one of the images.
     """
-    key = _cache_key(items, options, keep)
-    folder = cache_root(cache_dir) / "prepared" / key
-    cached = _load(folder)
+    stats = _stats(items)
+    key = ds.digest_of(VERSION, PIL.__version__, options, keep, stats)
+    path = cache_root(cache_dir) / "prepared" / f"{key}.npz"
+    cached = _load(path)
     if cached is not None:
         return cached
 
@@ -94,98 +93,67 @@ def prepare(
     sizes: collections.Counter[str] = collections.Counter()
     cacheable = True
     count = 0
-    with warnings.catch_warnings():
-        # We count bombs ourselves; other oddities of a readable file
-        # (corrupt EXIF and the like) are none of the user's concern.
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        progress = tqdm(
-            ds.parallel(source, workers, ahead=64),
-            total=len(items), desc=label, unit=" images", delay=2.0,
-            leave=False, disable=None,
-        )  # fmt: skip
-        for index, result in enumerate(progress):
-            if isinstance(result, ds.Failure):
-                if result.is_crop:
-                    raise UserError(
-                        f"{ds.printable(items[index].name)}: {result.reason}. Choose "
-                        "--config.data.crop to fit the smallest image."
-                    )
-                cacheable = cacheable and not result.is_transient
-                broken.append((index, result.reason))
-                continue
-            example, (width, height) = result
-            sizes[f"{width}x{height}"] += 1
-            if keep:
-                for name, value in example.items():
-                    if name not in arrays:
-                        arrays[name] = np.empty((len(items), *value.shape), value.dtype)
-                    arrays[name][count] = value
-            count += 1
+    progress = tqdm(
+        ds.parallel(source, workers, ahead=64),
+        total=len(items), desc=label, unit=" images", delay=2.0,
+        leave=False, disable=None,
+    )  # fmt: skip
+    for index, result in enumerate(progress):
+        if isinstance(result, ds.Failure):
+            if result.is_crop:
+                raise UserError(
+                    f"{ds.printable(items[index].name)}: {result.reason}. Choose "
+                    "--config.data.crop to fit the smallest image."
+                )
+            # What was no file before it was read is so in the key: it is read anew
+            # when it has become one.
+            if result.is_transient and None not in stats[index][1]:
+                cacheable = False
+            broken.append((index, result.reason))
+            continue
+        example, (width, height) = result
+        sizes[f"{width}x{height}"] += 1
+        if keep:
+            for name, value in example.items():
+                if name not in arrays:
+                    arrays[name] = np.empty((len(items), *value.shape), value.dtype)
+                arrays[name][count] = value
+        count += 1
     arrays = {name: array[:count] for name, array in arrays.items()}
     prepared = Prepared(arrays, tuple(broken), dict(sizes), cached=False)
     if cacheable:
-        _save(folder, prepared)
+        _save(path, prepared)
     return prepared
 
 
-def _cache_key(items: Sequence[ds.Item], options: dict[str, Any], keep: bool) -> str:
-    stats = []
-    for item in items:
-        stats.append((item.name,))  # all there is of items without files
-        for path in item.paths:
-            try:
-                stat = os.stat(path)
-                stats.append((path, stat.st_size, stat.st_mtime_ns))
-            except OSError:
-                stats.append((path, -1, -1))
-    return ds.digest_of(VERSION, PIL.__version__, options, keep, stats)
+def _stats(items: Sequence[ds.Item]) -> list[tuple[str, list]]:
+    """Each item's name, and (path, bytes, time) of its files; None: it is none."""
+    return [(item.name, [_stat(path) for path in item.paths]) for item in items]
 
 
-def _save(folder: pathlib.Path, prepared: Prepared) -> None:
-    """Writes beside `folder`, then renames: readers see all or nothing."""
+def _stat(path: str) -> tuple[str, int, int] | None:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(
-            tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
-        )
+        found = os.stat(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return path, found.st_size, found.st_mtime_ns
+
+
+def _save(path: pathlib.Path, prepared: Prepared) -> None:
+    facts = {"broken": prepared.broken, "sizes": prepared.sizes}
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    try:
+        array_files.write(path, {**prepared.arrays, _FACTS: text})
     except OSError as error:
-        logger.warning("cannot cache prepared images under %s: %s", folder, error)
-        return
-    try:
-        for name, array in prepared.arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        manifest = {
-            "arrays": sorted(prepared.arrays),
-            "broken": prepared.broken,
-            "sizes": prepared.sizes,
-            "count": sum(prepared.sizes.values()),
-            "time": time.time(),
-        }
-        (temporary / "manifest.json").write_text(json.dumps(manifest))
-        shutil.rmtree(folder, ignore_errors=True)  # only ever an unreadable one
-        with contextlib.suppress(FileExistsError):
-            os.rename(temporary, folder)
-    except OSError as error:  # disk full; or another process was first
-        if not (folder / "manifest.json").exists():
-            logger.warning("cannot cache prepared images in %s: %s", folder, error)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        logger.warning("cannot cache prepared images in %s: %s", path, error)
 
 
-def _load(folder: pathlib.Path) -> Prepared | None:
-    if not folder.is_dir():
+def _load(path: pathlib.Path) -> Prepared | None:
+    arrays = array_files.read(path)
+    if arrays is None or _FACTS not in arrays:
         return None
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in manifest["arrays"]
-        }
-        if any(len(array) != manifest["count"] for array in arrays.values()):
-            raise ValueError("array length differs from the manifest")
-        broken = tuple((int(i), str(reason)) for i, reason in manifest["broken"])
-        return Prepared(arrays, broken, dict(manifest["sizes"]), cached=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("ignoring damaged cache %s: %s", folder, error)
-        return None
+    facts = json.loads(arrays.pop(_FACTS).tobytes())
+    broken = tuple((int(i), str(reason)) for i, reason in facts["broken"])
+    return Prepared(arrays, broken, facts["sizes"], cached=True)

@@ -147,12 +147,9 @@ def _read(
         )
     except images.CropError:
         raise
-    except Exception as error:  # PIL raises nearly anything on hostile bytes
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = ds.reason_of(error, [depth_path])
+    except images.ImageError as error:
         raise ValueError(
-            f"depth map {os.path.basename(depth_path)}: {reason}"
+            f"depth map {os.path.basename(depth_path)}: {error.reason}"
         ) from None
     if depth_size != size:  # a crop in pixels would cut different parts
         raise ValueError(f"the image has {size} pixels, its depth map {depth_size}")

@@ -80,6 +80,6 @@ def _read(
 ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
     pixels = source[int(item.name.rsplit("/", 1)[1])]["image"]
     grey = pixels.ndim == 3 and pixels.shape[-1] == 1
-    image = images.to_rgb(Image.fromarray(pixels[..., 0] if grey else pixels))
-    small = images.crop_and_resize(image, crop=crop, image_size=image_size)
-    return {"image": np.asarray(small)}, image.size
+    image = Image.fromarray(pixels[..., 0] if grey else pixels)
+    small = images.rgb_square(image, crop=crop, image_size=image_size)
+    return {"image": small}, image.size

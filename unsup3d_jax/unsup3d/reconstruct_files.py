@@ -187,8 +187,8 @@ class _Job:
                     crop=self.crops[file],
                     image_size=self.options.networks.image_size,
                 )
-            except Exception as error:  # PIL raises nearly anything on broken bytes
-                reason = reason_of(error, [str(file)])
+            except (image_files.ImageError, OSError, MemoryError) as error:
+                reason = reason_of(error)
                 self.broken.append((file, reason))
                 self._progress.message(f"skipped {file}: {reason}")
                 continue

@@ -1,0 +1,55 @@
+"""Named arrays in one file, checked by their checksums whenever they are read."""
+
+import logging
+import os
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from unsup3d_jax.files import replacing
+
+logger = logging.getLogger(__name__)
+_BLOCK = 1 << 20
+
+
+def read(
+    path: Path, fields: Collection[str] | None = None
+) -> dict[str, np.ndarray] | None:
+    """The stored arrays; None if there are none, or they are not what was written.
+
+    Nothing is taken from an array whose checksum does not hold; a line says so.
+
+    Args:
+        path: what `write` wrote.
+        fields: names of arrays that are wanted, where they are stored; None for all.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = [name.removesuffix(".npy") for name in file.namelist()]
+            names = [name for name in names if fields is None or name in fields]
+            for name in names:
+                with file.open(f"{name}.npy") as member:
+                    while member.read(_BLOCK):  # raises where the checksum differs
+                        pass
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damage
+        logger.warning("cache %s is damaged (%s); making it again.", path, error)
+        return None
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Stores arrays, whole or not at all.
+
+    Other processes may read or make the same file at this moment.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with replacing(Path(path), shared=True) as file:
+        # The stubs take any array for `allow_pickle`.
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]

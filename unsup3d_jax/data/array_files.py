@@ -28,6 +28,8 @@ def read(
     try:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist()]
+            if len(names) != _count(path):
+                raise zipfile.BadZipFile("its directory lacks an array")
             names = [name for name in names if fields is None or name in fields]
             for name in names:
                 with file.open(f"{name}.npy") as member:
@@ -40,6 +42,13 @@ def read(
     except Exception as error:  # zipfile and NumPy raise nearly anything on damage
         logger.warning("cache %s is damaged (%s); making it again.", path, error)
         return None
+
+
+def _count(path: Path) -> int:
+    """How many arrays the last bytes of the file say there are; zipfile looks away."""
+    with path.open("rb") as file:
+        file.seek(-12, os.SEEK_END)
+        return int.from_bytes(file.read(2), "little")
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

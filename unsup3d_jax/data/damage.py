@@ -35,6 +35,9 @@ _JPEG_DAMAGE = (
 # Web cameras leave a few bytes before markers; of their photos nothing is lost.
 _JPEG_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker")
 _JPEG_SLACK = 16
+# A marker that ends codes: no byte that is stuffed, no restart.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_HOLE = bytes(64)
 # Most that sound pixels take, also as JPEG, where a coefficient has at most 26 bits;
 # and most that stands before them. Films behind a motion photo are not read.
 _BYTES_A_PIXEL, _JPEG_HEAD = 16, 1 << 26
@@ -77,20 +80,58 @@ def _check_jpeg(data: bytes, image: Image.Image) -> None:
     tables = getattr(image, "quantization", {}).values()
     if any(0 in table for table in tables):
         raise ValueError("damaged JPEG: a quantization table holds a zero")
-    _check_codes(data, "cmyk" if image.mode == "CMYK" else "gray")
+    if damage := _code_damage(data, "cmyk" if image.mode == "CMYK" else "gray"):
+        raise ValueError(f"damaged JPEG: {damage}")
 
 
-def _check_codes(data: bytes, colours: str) -> None:
-    """Whether libjpeg reads all codes of the scans, and nothing is left over."""
+def _has_hole(data: bytes) -> bool:
+    """Whether zeros stand among the codes where they mean no picture.
+
+    libjpeg warns of most holes, but not where the codes behind one fill the image by
+    chance. Zeros are the shortest code many times over. In even areas of sound photos
+    that code ends a block, or is one of a scan of brightness alone, and says nothing
+    here. Else it is a coefficient: then `_HOLE` bytes are blocks of equal coefficients
+    without end.
+    """
+    begin = data.find(b"\xff\xda")
+    if begin < 0 or data.find(_HOLE, begin) < 0:
+        return False
+    # The code of zeros in each table, by the table's class and number.
+    at, shortest = 2, dict[int, int]()
+    while found := _MARKER.search(data, at):
+        kind, at = data[found.end() - 1], found.end()
+        length = int.from_bytes(data[at : at + 2], "big")
+        body, at = data[at + 2 : at + length], at + length
+        if kind == 0xC4:
+            while len(body) > 17:
+                shortest[body[0]] = body[17]
+                body = body[17 + sum(body[1:17]) :]
+        elif kind == 0xDA and body:
+            tables = [0x10 | number & 15 for number in body[2 : 1 + 2 * body[0] : 2]]
+            last, bits = body[-2:]
+            after = _MARKER.search(data, at)
+            end = after.start() if after else len(data)
+            coefficients = last > 0 and bits >> 4 == 0  # not the refinement of some
+            if coefficients and any(shortest.get(table, 0) & 15 for table in tables):
+                if data.find(_HOLE, at, end) >= 0:
+                    return True
+            at = end
+        elif kind == 0xD9:
+            break
+    return False
+
+
+def _code_damage(data: bytes, colours: str) -> str:
+    """What is wrong with the codes of a JPEG: "" if nothing."""
     try:
         simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
     except ValueError as error:  # also of sound files of kinds that it does not know
         text = str(error)
         left = _JPEG_LEFT_OVER.search(text)
-        if left and int(left[1]) <= _JPEG_SLACK:
-            return
-        if any(words in text for words in _JPEG_DAMAGE):
-            raise ValueError(f"damaged JPEG: {text}") from None
+        few = left is not None and int(left[1]) <= _JPEG_SLACK
+        if not few and any(words in text for words in _JPEG_DAMAGE):
+            return text
+    return "a hole of zeros in its pixels" if _has_hole(data) else ""
 
 
 # --- PNG ----------------------------------------------------------------------
@@ -194,7 +235,9 @@ def _check_tiff(file: io.BufferedReader, image: TiffImagePlugin.TiffImageFile) -
         file.seek(offset)
         strip = file.read(length)
         if compression == _JPEG_IN_TIFF:  # abbreviated: its tables stand in the tag
-            _check_codes(tables[:-2] + strip[2:] if tables else strip, "gray")
+            strip = tables[:-2] + strip[2:] if tables else strip
+            if damage := _code_damage(strip, "gray"):
+                raise ValueError(f"damaged TIFF: {damage}")
             continue
         inflater, left = (
             zlib.decompressobj(),

@@ -366,6 +366,7 @@ def test_resize_is_antialiased(tmp_path):
 # --- bad files ---------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("mib", [64, 0], ids=["memory", "streamed"])
 def test_broken_files_are_counted_named_and_never_read_again(config, tmp_path, mib):
     config.data.device_memory_mib = mib

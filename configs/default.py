@@ -36,6 +36,10 @@ def get_config() -> ConfigDict:
     # relative name; auto: folder where train and another exist, else hash.
     data.split = "auto"
     data.hash_split_percent = (80, 10, 10)  # train, val, test
+    # folder: photos that are copies or nearly (saved anew, resized, mirrored) fall into
+    # one split of the hash: together; apart: as their names do, compared with nothing,
+    # as in runs begun before there was this key.
+    data.near_copies = "together"
     data.flip = True  # mirror training images with probability 1/2 (code)
     data.min_images = 64  # fewer usable training images are an error
     data.max_images = 0  # use only the first N of each split; 0: all
@@ -367,6 +371,7 @@ RANGES = {
 # Keys that some runs are older than, and the value that means what was done then.
 YOUNGER = {
     "method": "unsup3d",
+    "data.near_copies": "apart",
     "train.grad_norm_max": 0.0,
     "train.skips_in_a_row": 10,
     "train.rollbacks": 0,

@@ -4,12 +4,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from unsup3d_jax.data.images import CropError, ImageError
+from unsup3d_jax.data.images import REMEDIES, CropError, ImageError
 from unsup3d_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -67,7 +67,9 @@ class Report:
         broken: (name, reason) of each file skipped.
         unpaired: names of images without a depth map, skipped.
         others: extension -> number of files that are no images, all splits.
+        leftovers: kind -> number of files that other programs left, all splits.
         closed: (name, reason) of each folder that cannot be listed, all splits.
+        near_copies: names of each group of photos that are alike, all splits.
         notes: clauses about what else its owner should hear of.
         sizes: "widthxheight" -> number of usable files; empty when rendered.
         cached: whether the decoded set came from the cache.
@@ -81,7 +83,9 @@ class Report:
     broken: tuple[tuple[str, str], ...] = ()
     unpaired: tuple[str, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
+    leftovers: dict[str, int] = field(default_factory=dict)
     closed: tuple[tuple[str, str], ...] = ()
+    near_copies: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     cached: bool = False
@@ -214,17 +218,45 @@ def stack(
     return {name: np.stack([row[name] for row in rows]) for name in names}
 
 
-def kinds_text(others: Mapping[str, int]) -> str:
-    """Names the extensions of files that are no images: .heic (400), .txt (1)."""
+class LeftOut(Protocol):
+    """What was found and is not used; see `photos.Found`."""
+
+    @property
+    def others(self) -> Mapping[str, int]: ...
+    @property
+    def leftovers(self) -> Mapping[str, int]: ...
+    @property
+    def closed(self) -> Sequence[Sequence[str]]: ...
+
+
+def left_out(found: LeftOut) -> list[str]:
+    """Clauses about files that are there and not read; none where there are none."""
+    clauses = []
+    if found.others:
+        clauses.append(f"left out: {_kinds_text(found.others)}")
+        remedies: dict[str, list[str]] = {}
+        for suffix in found.others:
+            if suffix in REMEDIES:
+                remedies.setdefault(REMEDIES[suffix], []).append(suffix)
+        clauses += [f"{' and '.join(s)} need {r}" for r, s in remedies.items()]
+    if found.leftovers:
+        clauses.append(f"not read, of other programs: {_kinds_text(found.leftovers)}")
+    if found.closed:
+        clauses.append(_closed_text(found.closed))
+    return clauses
+
+
+def _kinds_text(counts: Mapping[str, int]) -> str:
+    """Names kinds of files and how many there are: .heic (400), .txt (1)."""
     kinds = [
-        f"{printable(suffix) or 'no extension'} ({count:,})"
-        for suffix, count in list(others.items())[:_NAMED_KINDS]
+        f"{printable(kind) or 'no extension'} ({count:,})"
+        for kind, count in list(counts.items())[:_NAMED_KINDS]
     ]
-    more = len(others) - len(kinds)
+    more = len(counts) - len(kinds)
     return ", ".join(kinds) + (f" and {more} more kinds" if more > 0 else "")
 
 
-def closed_text(closed: Sequence[Sequence[str]]) -> str:
+def _closed_text(closed: Sequence[Sequence[str]]) -> str:
     """Names the first of the folders that cannot be listed; there is one."""
     name, reason = closed[0]
     return (
@@ -236,7 +268,7 @@ def closed_text(closed: Sequence[Sequence[str]]) -> str:
 def remark(report: Report) -> str:
     """One line about a split's files that are not used, and its notes; "" if none.
 
-    Extensions and folders are those of all splits: the training split alone tells.
+    What lies there beside photos is the same for all splits: that of training tells.
     """
     parts = [*report.notes]
     if report.broken:
@@ -250,10 +282,8 @@ def remark(report: Report) -> str:
             f"{len(report.unpaired):,} images of {report.split} have no depth map, "
             f"the first {printable(report.unpaired[0])}"
         )
-    if report.others and report.split == "train":
-        parts.append(f"left out: {kinds_text(report.others)}")
-    if report.closed and report.split == "train":
-        parts.append(closed_text(report.closed))
+    if report.split == "train":
+        parts += left_out(report)
     return "; ".join([*parts, "--mode=data lists them"]) if parts else ""
 
 

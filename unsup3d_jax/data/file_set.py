@@ -32,7 +32,9 @@ class Listing:
         items: all of the split; data.max_images is applied later.
         unpaired: names of items left out for want of a partner.
         others: extension -> number of files that are no images.
+        leftovers: kind -> number of files that other programs left.
         closed: (name, reason) of folders that cannot be listed.
+        near_copies: names of each group of photos that are alike.
         notes: for the report.
         share: for the error: tells which share of what was found this split is.
     """
@@ -40,7 +42,9 @@ class Listing:
     items: Sequence[ds.Item]
     unpaired: Sequence[str] = ()
     others: Mapping[str, int] = field(default_factory=dict)
+    leftovers: Mapping[str, int] = field(default_factory=dict)
     closed: Sequence[tuple[str, str]] = ()
+    near_copies: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = ()
     share: Callable[[], str] = str
 
@@ -92,10 +96,7 @@ def from_listing(
         if broken:
             name, reason = broken[0]
             skipped += f", the first is {ds.printable(name)}: {reason}"
-        if listing.others:
-            skipped += f"; left out: {ds.kinds_text(listing.others)}"
-        if listing.closed:
-            skipped += f"; {ds.closed_text(listing.closed)}"
+        skipped = "; ".join([skipped, *ds.left_out(listing)])
         raise UserError(
             f"data.path: '{data.path}' has {len(usable)} usable images in split "
             f"'{split}', fewer than {max(least, 1)} (data.min_images)"
@@ -109,7 +110,9 @@ def from_listing(
         broken=broken,
         unpaired=tuple(listing.unpaired),
         others=dict(listing.others),
+        leftovers=dict(listing.leftovers),
         closed=tuple(listing.closed),
+        near_copies=listing.near_copies,
         notes=listing.notes,
         sizes=prepared.sizes,
         cached=prepared.cached,

@@ -1,112 +1,41 @@
 """Any folder of images: which files it holds, and to which split each belongs."""
 
-import collections
 import hashlib
-import os
 import pathlib
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import images
+from unsup3d_jax.data import images, near_copies, photos
 from unsup3d_jax.data.file_set import Listing, check_options, from_listing
 from unsup3d_jax.errors import UserError
-
-# What this program writes: a folder that holds all names of a line is no place of
-# photos. A run whose own pictures joined its data could not be resumed.
-_OUTPUTS = (
-    {"config.json", "checkpoints"},  # a run
-    {"report.json", "train.png"},  # mode data
-    {"factors.npz"},  # a photo's folder of mode reconstruct
-    {"table.json", "rows"},  # mode tables
-)
-
-
-def list_images(root: str | pathlib.Path) -> list[str]:
-    """Lists the image files below `root`, recursively.
-
-    Hidden files and folders (".name", among them macOS's "._name" twins of
-    every photo) are left out, and sub-folders that this program has written
-    (runs, reports, reconstructions). Linked folders are followed, each once.
-
-    Returns:
-        Paths relative to `root` with "/", sorted by code point.
-    """
-    return sorted(
-        name for name in _visible_files(root) if _suffix(name) in images.EXTENSIONS
-    )
-
-
-def other_types(root: str | pathlib.Path) -> dict[str, int]:
-    """Counts the files below `root` that are no images, by their extension.
-
-    A phone's ".heic" photos are such: their owner should hear of it. The most
-    frequent comes first.
-    """
-    suffixes = collections.Counter(map(_suffix, _visible_files(root)))
-    return {s: n for s, n in suffixes.most_common() if s not in images.EXTENSIONS}
-
-
-def closed_folders(root: str | pathlib.Path) -> tuple[tuple[str, str], ...]:
-    """(name, reason) of the folders below `root`, or itself, that cannot be listed.
-
-    Their photos are missing from `list_images`.
-    """
-    closed: list[tuple[str, str]] = []
-
-    def note(error: OSError) -> None:
-        name = pathlib.Path(error.filename).relative_to(root).as_posix()
-        closed.append((name, error.strerror or type(error).__name__))
-
-    collections.deque(_visible_files(root, note), maxlen=0)  # walks through
-    return tuple(sorted(closed))
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _visible_files(
-    root: str | pathlib.Path, onerror: Callable[[OSError], None] | None = None
-) -> Iterator[str]:
-    root = str(root)
-    visited = set()
-    for folder, subfolders, names in os.walk(root, onerror=onerror, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
-        if folder != root and any(out <= {*subfolders, *names} for out in _OUTPUTS):
-            subfolders.clear()
-            continue
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        prefix = pathlib.Path(folder).relative_to(root)
-        for name in names:
-            if not name.startswith("."):
-                yield (prefix / name).as_posix()
 
 
 def hash_split(name: str, percent: Sequence[int]) -> str:
     """Assigns a file to a split by a hash of its relative path.
 
     Independent of the machine, of the order and of the other files, so adding
-    photos never moves one from train to test.
+    photos never moves one from train to test; but for near-copies of what is added
+    (data.near_copies), which lie where the member of the lowest hash does.
 
     Args:
         name: relative path with "/"; compared in Unicode form NFC, because
             macOS stores another form.
         percent: shares of train, val and test; sum 100.
     """
-    raw = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
-    bucket = int.from_bytes(hashlib.sha256(raw).digest()[:8], "big") % 100
+    bucket = _hash_of(name) % 100
     if bucket < percent[0]:
         return "train"
     return "val" if bucket < percent[0] + percent[1] else "test"
+
+
+def _hash_of(name: str) -> int:
+    raw = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
 
 
 def data_root(config: ConfigDict) -> pathlib.Path:
@@ -129,7 +58,7 @@ def data_root(config: ConfigDict) -> pathlib.Path:
 def check_output(config: ConfigDict, output: pathlib.Path, flag: str) -> None:
     """Refuses to write where the photos themselves lie.
 
-    A folder of outputs below them is no trouble, because `list_images` leaves it
+    A folder of outputs below them is no trouble, because `photos.look` leaves it
     out. In the very folder, what is written would be the next photos.
 
     Raises:
@@ -198,35 +127,120 @@ def _quoted(names: Sequence[str]) -> str:
 def split_items(config: ConfigDict, split: str) -> list[ds.Item]:
     """Lists the examples of one split; see config.data.split.
 
+    Near-copies lie where their names say; `load` brings them together.
+
     Raises:
         UserError: if the split is missing or empty, or an option is wrong.
     """
-    root, mode = data_root(config), _split_mode(config)
-    percent = tuple(config.data.hash_split_percent)
-    where = root
-    if mode == "folder":
-        folder = split_folder(root, split)
-        if folder is None:
-            others = " or ".join(f"'{n}'" for n in ds.SPLIT_NAMES[split][1:])
-            raise UserError(
-                f"data.path: '{root}' has no folder '{split}' ({others}); make one, or "
-                "split all its images by --config.data.split=hash."
-            )
-        where = root / folder
-        names = [f"{folder}/{name}" for name in list_images(where)]
+    return _items(config, split, _names(config)[split])
+
+
+def _names(config: ConfigDict) -> dict[str, list[str]]:
+    """split -> names of its photos, as its folder or the hash of a name has it."""
+    root = data_root(config)
+    names: dict[str, list[str]] = {split: [] for split in ds.SPLITS}
+    if _split_mode(config) == "folder":
+        for split, (folder, *_) in _named(root).items():
+            found = photos.look(root / folder).images
+            names[split] = [f"{folder}/{name}" for name in found]
     else:
-        names = [n for n in list_images(root) if hash_split(n, percent) == split]
+        for name in photos.look(root).images:
+            split = hash_split(name, config.data.hash_split_percent)
+            names[split].append(name)
+    return names
+
+
+def _items(config: ConfigDict, split: str, names: Sequence[str]) -> list[ds.Item]:
+    """The examples of a split.
+
+    Raises:
+        UserError: if there is none, telling why.
+    """
+    root, share = data_root(config), " fall into this share of the hash split"
     if not names:
+        where = root
+        if _split_mode(config) == "folder":
+            folder = split_folder(root, split)
+            if folder is None:
+                others = " or ".join(f"'{n}'" for n in ds.SPLIT_NAMES[split][1:])
+                raise UserError(
+                    f"data.path: '{root}' has no folder '{split}' ({others}); make "
+                    "one, or split all its images by --config.data.split=hash."
+                )
+            where, share = root / folder, ""
         kinds = " ".join(sorted(suffix[1:] for suffix in images.EXTENSIONS))
-        share = "" if mode == "folder" else " fall into this share of the hash split"
-        others, closed = other_types(where), closed_folders(where)
-        left_out = f"; left out: {ds.kinds_text(others)}" if others else ""
-        left_out += f"; {ds.closed_text(closed)}" if closed else ""
+        clauses = [f"'{where}'{share}", *ds.left_out(photos.look(where))]
         raise UserError(
             f"data.path: split '{split}' is empty: no image files ({kinds}) under "
-            f"'{where}'{share}{left_out}."
+            f"{'; '.join(clauses)}."
         )
     return [ds.Item(name, (str(root / name),)) for name in names]
+
+
+def _compared(
+    config: ConfigDict, names: Mapping[str, Sequence[str]]
+) -> tuple[Mapping[str, Sequence[str]], tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """Looks for near-copies, and brings each group into one split.
+
+    Those are left where they are whose owner has named the splits, and groups that
+    are too large for copies.
+
+    Returns:
+        Names by split, the groups, and clauses about them.
+
+    Raises:
+        UserError: if data.near_copies has another value, or the crop does not fit.
+    """
+    data = config.data
+    if data.near_copies not in ("together", "apart"):
+        raise UserError(
+            f"data.near_copies: expected together or apart, got '{data.near_copies}'."
+        )
+    if data.near_copies == "apart":
+        return names, (), ()
+    if data.max_images:
+        names = {split: some[: data.max_images] for split, some in names.items()}
+    root, home = data_root(config), {n: s for s in names for n in names[s]}
+    items = [ds.Item(name, (str(root / name),)) for name in home]
+    found = near_copies.search(
+        items, crop=tuple(data.crop), workers=data.workers, cache_dir=data.cache_dir
+    )
+    groups, scenes = (
+        tuple(tuple(sorted(items[i].name for i in g)) for g in part)
+        for part in (found.groups, found.scenes)
+    )
+    by_hash = _split_mode(config) == "hash"
+    across = [g for g in groups if len({home[name] for name in g}) > 1]
+    notes = []
+    if by_hash and groups:
+        notes.append(
+            f"{sum(map(len, groups)):,} near-copies in {len(groups):,} groups, each of "
+            f"which lies in one split (data.near_copies): {_first(groups)}"
+        )
+    elif across:
+        notes.append(
+            f"{sum(map(len, across)):,} near-copies in {len(across):,} groups lie in "
+            f"more than one split, which flatters its scores: {_first(across)}"
+        )
+    if scenes:
+        notes.append(
+            f"{max(map(len, scenes)):,} photos look alike, as frames of one film do, "
+            f"and stay in the splits of their names: {_first(scenes)}"
+        )
+    if by_hash and across:
+        for group in across:
+            split = home[min(group, key=_hash_of)]
+            home |= dict.fromkeys(group, split)
+        moved: dict[str, list[str]] = {split: [] for split in names}
+        for name in sorted(home):
+            moved[home[name]].append(name)
+        names = moved
+    return names, groups, tuple(notes)
+
+
+def _first(groups: Sequence[Sequence[str]]) -> str:
+    one, other, *_ = min(groups)
+    return f"'{ds.printable(one)}' and '{ds.printable(other)}', for example"
 
 
 def _split_mode(config: ConfigDict) -> str:
@@ -246,11 +260,10 @@ def _split_mode(config: ConfigDict) -> str:
     return "folder" if "train" in named and len(named) > 1 else "hash"
 
 
-def _share(config: ConfigDict, split: str) -> str:
-    """Which share of all images a split is; "" where folders name the splits."""
+def _share(config: ConfigDict, split: str, count: int) -> str:
+    """Which share of `count` images a split is; "" where folders name the splits."""
     if _split_mode(config) == "folder":
         return ""
-    count = len(list_images(data_root(config)))
     percent = config.data.hash_split_percent[ds.SPLITS.index(split)]
     return (
         f"; {count:,} images were found, of which this split takes {percent} % "
@@ -265,12 +278,19 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         UserError: see `split_items` and `file_set.from_listing`.
     """
     check_options(config)
+    names = _names(config)
+    _items(config, split, names[split])  # before others are read
+    count = sum(map(len, names.values()))
+    names, groups, notes = _compared(config, names)
+    found = photos.look(data_root(config))
     listing = Listing(
-        items=split_items(config, split),
-        others=other_types(data_root(config)),
-        closed=closed_folders(data_root(config)),
-        notes=unused_folders(config) if split == "train" else (),
-        share=partial(_share, config, split),
+        items=_items(config, split, names[split]),
+        others=found.others,
+        leftovers=found.leftovers,
+        closed=found.closed,
+        near_copies=groups,
+        notes=(*unused_folders(config), *notes) if split == "train" else (),
+        share=partial(_share, config, split, count),
     )
     size, crop = config.data.image_size, tuple(config.data.crop)
     return from_listing(

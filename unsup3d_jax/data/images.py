@@ -14,19 +14,43 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, features
 
 from unsup3d_jax.data import damage
 from unsup3d_jax.data.budget import Budget
 from unsup3d_jax.files import need_regular
 
-# Extensions of the authors' loader, compared in lower case.
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
-)
+# Extensions compared in lower case: the authors' loader's, and JPEG's others.
+_ALWAYS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_ALWAYS += (".jpe", ".jfif", ".jif", ".jfi")
+_HEIF, _AVIF = (".heic", ".heif", ".hif"), (".avif",)
 # Formats PIL may recognise by content, whatever the extension says. A closed
 # list: others start external programs (EPS) or are seldom meant as photos.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+
+
+def _has_heif() -> bool:
+    """Teaches PIL what phones write, where somebody has installed the means.
+
+    That changes PIL for the whole process, once: but opened by PIL, such a file has its
+    size checked before it is decoded and its orientation read as all others have.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+_OPTIONAL = (
+    (_HEIF, "HEIF", _has_heif(), "pillow-heif (pip install pillow-heif)"),
+    (_AVIF, "AVIF", features.check("avif"), "Pillow 11.3 or newer"),
+)
+EXTENSIONS = frozenset(_ALWAYS).union(*(e for e, _, here, _ in _OPTIONAL if here))
+FORMATS = (*_FORMATS, *(name for _, name, here, _ in _OPTIONAL if here))
+# extension of a photo that is not read -> what it takes to read it.
+REMEDIES = {s: need for e, _, here, need in _OPTIONAL if not here for s in e}
 # Larger files are refused before decoding (decompression bombs). Phones make 108
 # million.
 MAX_PIXELS = 128_000_000

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from unsup3d_jax.data import folder
+from unsup3d_jax.data import photos
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import need_regular
 
@@ -56,7 +56,7 @@ def find(
     if layout == "npz":
         return _find_npz(root)
     if layout == "csv":
-        files = [root / name for name in folder.list_images(root)]
+        files = [root / name for name in photos.look(root).images]
         pairs = [(file, file.with_suffix(".csv")) for file in files]
         pairs = [(file, table) for file, table in pairs if table.is_file()]
         where = f"{root}: no image has a .csv of the same name beside it"

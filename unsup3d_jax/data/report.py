@@ -57,6 +57,8 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
         summary = summarize(dataset)
         record[split] = summary
         lines += _text(summary)
+        if split == "train":  # what lies there of all splits
+            lines += [f"  {clause}" for clause in ds.left_out(dataset.report)]
         lines += [f"  look at {name}" for name in _sheets(dataset, output, config)]
     with writing(output / "report.json"):
         write_atomically(output / "report.json", json.dumps(record, indent=1))
@@ -74,7 +76,9 @@ def summarize(dataset: ds.Dataset) -> dict:
         "broken": [list(pair) for pair in report.broken],
         "unpaired": list(report.unpaired),
         "other_types": report.others,
+        "leftovers": report.leftovers,
         "unreadable_folders": [list(pair) for pair in report.closed],
+        "near_copies": [list(group) for group in report.near_copies],
         "notes": list(report.notes),
         "streamed": dataset.is_streamed,
         "from_cache": report.cached,
@@ -151,11 +155,6 @@ def _text(summary: dict) -> list[str]:
     lines += [f"  {ds.printable(note)}" for note in summary["notes"]]
     for name, reason in summary["broken"][:_NAMED]:
         lines.append(f"  skipped {ds.printable(name)}: {ds.printable(reason)}")
-    if summary["other_types"] and summary["split"] == "train":
-        kinds = ds.kinds_text(summary["other_types"])
-        lines.append(f"  files of other types, left out: {kinds}")
-    if summary["unreadable_folders"] and summary["split"] == "train":
-        lines.append(f"  {ds.closed_text(summary['unreadable_folders'])}")
     if len(summary["broken"]) > _NAMED:
         lines.append(f"  and {len(summary['broken']) - _NAMED} more")
     if summary["unpaired"]:

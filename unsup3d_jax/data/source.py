@@ -184,7 +184,8 @@ class TrainSource:
                 raise UserError(
                     f"cannot resume: the training data changed, {name} was "
                     f"{state[name]} and is {now}. Restore the data set, or train in "
-                    "a new workdir."
+                    "a new workdir. If the run is older than the key, "
+                    "--config.data.near_copies=apart splits photos as it did."
                 )
         self._step = int(state["step"])
         self.reorder(int(state.get("reordered", 0)))  # absent in old checkpoints

@@ -1,10 +1,12 @@
 """The authors' synthetic faces on disk: images with true depth maps.
 
 Layout: <path>/{train,val,test}/{image,depth}/...; the depth map of an image
-has the same path with every "image" replaced by "depth". White is near, black far
-and background (`decode_depth`); 8 or 16 bits.
+has the same path with every "image" replaced by "depth"; where there is none, the only
+one that differs by its extension, or by upper and lower case: a photo may be .jpg, its
+map .png. White is near, black far and background (`decode_depth`); 8 or 16 bits.
 """
 
+import collections
 import dataclasses
 import os
 from functools import partial
@@ -14,7 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, images
+from unsup3d_jax.data import folder, images, photos
 from unsup3d_jax.data.file_set import Listing, check_options, from_listing
 from unsup3d_jax.errors import UserError
 
@@ -37,12 +39,25 @@ def decode_depth(
     return depth.astype(np.float32)
 
 
-def pair_items(config: ConfigDict, split: str) -> tuple[list[ds.Item], list[str]]:
-    """Lists the image/depth pairs of a split.
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """The images of a split and what became of them.
 
-    Returns:
-        The pairs, sorted by the image's name, and the images without partner
-        (which the authors' loader drops in silence).
+    Attributes:
+        items: image and depth map, sorted by the image's name.
+        unpaired: names of images without a depth map (which the authors' loader drops
+            in silence).
+        ambiguous: names of images that could have several, or share one: nobody
+            guesses, and they are left out too.
+    """
+
+    items: list[ds.Item]
+    unpaired: list[str]
+    ambiguous: list[str]
+
+
+def pair_items(config: ConfigDict, split: str) -> Pairs:
+    """Lists the image/depth pairs of a split.
 
     Raises:
         UserError: if the folder is missing or holds no pair.
@@ -55,21 +70,41 @@ def pair_items(config: ConfigDict, split: str) -> tuple[list[ds.Item], list[str]
             f"data.path: synface needs '{root}/{split}/image' and '.../depth'; "
             f"'{base}' is not a folder."
         )
-    items, unpaired = [], []
-    for name in folder.list_images(base):
-        name = f"image/{name}"
-        partner = place / name.replace("image", "depth")
-        if partner.is_file():
-            paths = (str(place / name), str(partner))
-            items.append(ds.Item(f"{place.name}/{name}", paths))
+    names = [f"image/{name}" for name in photos.look(base).images]
+    exact = {n: n.replace("image", "depth") for n in names}
+    exact = {name: m for name, m in exact.items() if (place / m).is_file()}
+    # The maps that no image has by its full name, and the images that have none.
+    free = collections.defaultdict(list)
+    for name in photos.look(place / "depth").images:
+        if (name := f"depth/{name}") not in exact.values():
+            free[_stem(name)].append(name)
+    others = collections.Counter(
+        _stem(n.replace("image", "depth")) for n in names if n not in exact
+    )
+    pairs = Pairs([], [], [])
+    for name in names:
+        stem = _stem(name.replace("image", "depth"))
+        maps = [exact[name]] if name in exact else free.get(stem, [])
+        shown = f"{place.name}/{name}"
+        if not maps:
+            pairs.unpaired.append(shown)
+        elif len(maps) > 1 or (name not in exact and others[stem] > 1):
+            pairs.ambiguous.append(shown)
         else:
-            unpaired.append(f"{place.name}/{name}")
-    if not items:
+            paths = (str(place / name), str(place / maps[0]))
+            pairs.items.append(ds.Item(shown, paths))
+    if not pairs.items:
+        unclear = f", {len(pairs.ambiguous)} of them with several"
         raise UserError(
-            f"data.path: split '{split}' is empty: '{base}' holds {len(unpaired)} "
-            f"images, none with a partner under '{place / 'depth'}'."
+            f"data.path: split '{split}' is empty: '{base}' holds {len(names)} "
+            f"images, none with a partner under '{place / 'depth'}'"
+            f"{unclear if pairs.ambiguous else ''}."
         )
-    return items, unpaired
+    return pairs
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()
 
 
 def load(
@@ -86,7 +121,7 @@ def load(
         UserError: see `pair_items` and `file_set.from_listing`.
     """
     check_options(config)
-    items, unpaired = pair_items(config, split)
+    pairs = pair_items(config, split)
     options = {
         "image_size": config.data.image_size,
         "crop": tuple(config.data.crop),
@@ -96,12 +131,17 @@ def load(
     dataset = from_listing(
         config,
         split,
-        Listing(items, unpaired),
+        Listing(pairs.items, pairs.unpaired),
         partial(_read, **options),
         options=options,
         bytes_each=options["image_size"] ** 2 * (3 + 4 + 1),
     )
     notes = sliver(dataset, depth_range)
+    if unclear := pairs.ambiguous:
+        notes += (
+            f"{len(unclear):,} images of {split} are skipped, whose names fit several "
+            f"depth maps, or one map several of them: {ds.printable(unclear[0])} first",
+        )
     return dataclasses.replace(
         dataset, report=dataclasses.replace(dataset.report, notes=notes)
     )

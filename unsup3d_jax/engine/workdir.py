@@ -27,8 +27,8 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import write_atomically
 
 # Harmless, whatever the method (`task.Identity`). Another number of devices changes
-# rounding only; where the images lie is no matter, because checkpoints hold a
-# fingerprint of them.
+# rounding only; where the images lie and whether near-copies among them were brought
+# together is no matter, because checkpoints hold a fingerprint of them.
 HARMLESS = (
     "name",
     "log.",
@@ -37,6 +37,7 @@ HARMLESS = (
     "export.",
     "train.devices",
     "data.path",
+    "data.near_copies",
     "data.workers",
     "data.cache_dir",
     "data.device_memory_mib",

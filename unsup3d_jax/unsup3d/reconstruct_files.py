@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from unsup3d_jax.data import folder as folder_data
 from unsup3d_jax.data import images as image_files
-from unsup3d_jax.data.dataset import closed_text, kinds_text, reason_of
+from unsup3d_jax.data import photos
+from unsup3d_jax.data.dataset import left_out, reason_of
 from unsup3d_jax.engine.log import Progress, duration, say
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError, writing
@@ -255,23 +255,21 @@ def _list_photos(source: Path, output: Path) -> list[Path]:
         raise UserError(f"--input: {source} does not exist.")
     written = output.resolve()
     # Of an output around the photos, or in their very folder, only what was written
-    # is left out, which `list_images` does.
+    # is left out, which `look` does.
     inside = source.resolve() in written.parents
+    found = photos.look(source)
     names = [
         name
-        for name in folder_data.list_images(source)
+        for name in found.images
         if not (inside and written in (source / name).resolve().parents)
     ]
-    others = folder_data.other_types(source)
-    closed = folder_data.closed_folders(source)
-    parts = [f"left out: {kinds_text(others)}"] if others else []
-    left_out = "; ".join(parts + ([closed_text(closed)] if closed else []))
+    clauses = "; ".join(left_out(found))
     if not names:
         kinds = " ".join(sorted(suffix[1:] for suffix in image_files.EXTENSIONS))
-        found = f"; {left_out}" if left_out else ""
-        raise UserError(f"--input: no image files ({kinds}) under {source}{found}.")
-    if left_out:
-        say(f"{source}: {left_out}.")
+        why = f"; {clauses}" if clauses else ""
+        raise UserError(f"--input: no image files ({kinds}) under {source}{why}.")
+    if clauses:
+        say(f"{source}: {clauses}.")
     return [source / name for name in names]
 
 

@@ -18,6 +18,7 @@ from configs import default
 from unsup3d_jax.data import array_files, folder, images, prepare, report, synface
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data.load import lazy_splits, load_split
+from unsup3d_jax.data.photos import look
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
@@ -29,6 +30,7 @@ def config(tmp_path):
     """Folders train, val, test; a test of the other ways says so."""
     config = default.get_config()
     config.data.split = "folder"
+    config.data.near_copies = "apart"  # compares nothing
     config.data.path = str(tmp_path / "photos")
     config.data.cache_dir = str(tmp_path / "cache")
     config.data.image_size = 8
@@ -70,15 +72,15 @@ def test_listing_is_recursive_sorted_and_ignores_case_and_hidden_files(tmp_path)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
     os.symlink(tmp_path, tmp_path / "sub" / "loop")
-    assert folder.list_images(tmp_path) == wanted
-    assert folder.other_types(tmp_path) == {".txt": 1, ".part": 1}
+    assert look(tmp_path).images == wanted
+    assert look(tmp_path).others == {".txt": 1}
 
 
 def test_listing_follows_a_linked_folder(tmp_path):
     write(tmp_path / "elsewhere" / "a.png")
     (tmp_path / "root").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "root" / "link")
-    assert folder.list_images(tmp_path / "root") == ["link/a.png"]
+    assert look(tmp_path / "root").images == ["link/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -94,10 +96,10 @@ def test_what_this_program_wrote_is_not_a_photo(tmp_path, entries):
     for name in ("a.png", "deep/b.png", *(f"deep/out/{entry}" for entry in entries)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert folder.list_images(tmp_path) == ["a.png", "deep/b.png"]
-    assert folder.other_types(tmp_path) == {}
+    assert look(tmp_path).images == ["a.png", "deep/b.png"]
+    assert look(tmp_path).others == {}
     # Whoever asks for the very folder gets it.
-    assert folder.list_images(tmp_path / "deep" / "out")
+    assert look(tmp_path / "deep" / "out").images
 
 
 def test_hash_split_is_the_same_on_every_machine():
@@ -187,7 +189,7 @@ def test_hash_splits_are_disjoint_and_complete(config, tmp_path):
         write(tmp_path / "photos" / f"{i}.png")
     parts = [folder.split_items(config, name) for name in ds.SPLITS]
     names = [item.name for part in parts for item in part]
-    assert sorted(names) == folder.list_images(tmp_path / "photos")
+    assert sorted(names) == look(tmp_path / "photos").images
     assert len(set(names)) == 60
 
 
@@ -199,7 +201,9 @@ def test_every_format_is_read(tmp_path, suffix):
     colour = (0, 0, 200) if suffix != ".pgm" else (90, 90, 90)
     image = Image.new("RGB", (9, 7), colour)
     image = image.convert("L") if suffix == ".pgm" else image
-    path = write(tmp_path / f"x{suffix}", image)
+    # PIL does not know all the names that JPEG goes by.
+    options = {"format": "JPEG"} if suffix in (".jif", ".jfi") else {}
+    path = write(tmp_path / f"x{suffix}", image, **options)
     pixels, size = images.read_image(path, crop=(), image_size=4)
     assert (pixels.shape, pixels.dtype, size) == ((4, 4, 3), np.uint8, (9, 7))
     np.testing.assert_allclose(pixels, np.broadcast_to(colour, (4, 4, 3)), atol=3)
@@ -678,6 +682,40 @@ def test_depth_maps_that_use_a_sliver_of_their_range_are_said(config, pairs, mib
     assert note == "the depth maps of train are all black, which means far"
 
 
+def test_depth_maps_pair_by_what_stands_before_the_extension(config, pairs):
+    for name in ("image/a.jpg", "depth/A.png", "image/p/b.JPG", "depth/p/b.tif"):
+        pixels = np.zeros((10, 12), np.uint8) if name[0] == "d" else None
+        write(pairs / name, pixels)
+    names = [item.name for item in synface.pair_items(config, "train").items]
+    assert names == [
+        f"train/image/{name}"
+        for name in ("a.jpg", "p/0_image.png", "p/1_image.png", "p/b.JPG")
+    ]
+    assert len(load_split(config, "train")) == 4
+
+
+def test_of_several_depth_maps_none_is_guessed(config, pairs):
+    white = np.full((10, 12), 255, np.uint8)
+    for name in ("a.jpg", "b.jpg", "b.png", "c.jpg", "c.bmp", "d.jpg", "d.png"):
+        write(pairs / "image" / name)
+    # a has two; b.png has its own, and nothing is left for b.jpg; c's are two images
+    # of one map; d's own maps are two.
+    for name in ("a.png", "a.tif", "b.png", "c.png", "d.jpg", "d.png"):
+        write(pairs / "depth" / name, white)
+    found = synface.pair_items(config, "train")
+    assert [i.name for i in found.items if "/p/" not in i.name] == [
+        f"train/image/{name}" for name in ("b.png", "d.jpg", "d.png")
+    ]
+    assert [i.paths[1][-5:] for i in found.items[:3]] == ["b.png", "d.jpg", "d.png"]
+    ambiguous = [f"train/image/{name}" for name in ("a.jpg", "c.bmp", "c.jpg")]
+    assert found.ambiguous == ambiguous
+    assert found.unpaired == ["train/image/b.jpg", "train/image/p/lonely_image.png"]
+    told = []
+    lazy_splits(config, told.append)("train")
+    assert "3 images of train are skipped, whose names fit several" in told[0]
+    assert "train/image/a.jpg" in told[0]
+
+
 def test_16_bit_depth_keeps_its_precision(tmp_path):
     value = np.full((4, 4), 12345, np.uint16)
     path = write(tmp_path / "x.png", value)
@@ -741,35 +779,35 @@ def test_integers_of_unknown_range_are_refused(tmp_path):
 
 
 def test_report_names_the_files_it_left_out(config, photos, tmp_path):
-    (tmp_path / "photos" / "phone.HEIC").write_bytes(b"")
+    (tmp_path / "photos" / "phone.CR2").write_bytes(b"")
     text = report.data_report(config, tmp_path / "out")
-    assert "left out: .heic (1)" in text
+    assert "left out: .cr2 (1)" in text
 
 
 def test_loading_to_train_says_what_it_left_out(config, photos, tmp_path):
     for i in range(3):
-        (tmp_path / "photos" / f"{i}.HEIC").write_bytes(b"")
+        (tmp_path / "photos" / f"{i}.CR2").write_bytes(b"")
     told = []
     splits = lazy_splits(config, told.append)
     splits("train"), splits("train")
     (line,) = told
     assert "1 of 6 files of train cannot be read, the first train/bad.png: " in line
-    assert "left out: .heic (3)" in line and "--mode=data" in line
+    assert "left out: .cr2 (3)" in line and "--mode=data" in line
     (tmp_path / "photos" / "train" / "bad.png").unlink()
     for i in range(3):
-        (tmp_path / "photos" / f"{i}.HEIC").unlink()
+        (tmp_path / "photos" / f"{i}.CR2").unlink()
     lazy_splits(config, told.append)("train")
     assert told == [line]
 
 
 def test_too_few_photos_are_said_with_what_was_left_out(config, photos, tmp_path):
-    (tmp_path / "photos" / "phone.HEIC").write_bytes(b"")
+    (tmp_path / "photos" / "phone.CR2").write_bytes(b"")
     config.data.min_images = 6
-    with pytest.raises(UserError, match=r"left out: \.heic \(1\)"):
+    with pytest.raises(UserError, match=r"left out: \.cr2 \(1\)"):
         load_split(config, "train")
     (tmp_path / "photos" / "test").mkdir()
-    (tmp_path / "photos" / "test" / "phone.HEIC").write_bytes(b"")
-    with pytest.raises(UserError, match=r"is empty.*left out: \.heic \(1\)"):
+    (tmp_path / "photos" / "test" / "phone.CR2").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is empty.*left out: \.cr2 \(1\)"):
         load_split(config, "test")
 
 

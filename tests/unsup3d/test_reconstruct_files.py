@@ -57,14 +57,14 @@ def test_folder_of_photos_skips_and_names_the_broken_one(
     save_photo(tmp_path / "in" / "a.png")
     save_photo(tmp_path / "in" / "deep" / "b.jpg", colour=(30, 200, 30))
     (tmp_path / "in" / "bad.png").write_bytes(b"not an image")
-    (tmp_path / "in" / "phone.HEIC").write_bytes(b"")
+    (tmp_path / "in" / "phone.CR2").write_bytes(b"")
     result = reconstruct_files.reconstruct_folder(
         *trained, tmp_path / "in", tmp_path / "out", batch_size=4
     )
     assert [target.name for _, target in result.written] == ["a", "b"]
     assert [file.name for file, _ in result.broken] == ["bad.png"]
     said = capsys.readouterr().err
-    assert "bad.png" in said and "left out: .heic (1)" in said
+    assert "bad.png" in said and "left out: .cr2 (1)" in said
     (_, image, factors, reconstruction, _), (_, image_b, *_) = exported
     np.testing.assert_allclose(image[20, 20], np.array([200, 30, 30]) / 255, atol=1e-6)
     assert image_b[20, 20, 1] > 0.7

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -218,6 +218,7 @@ def stack(
     return {name: np.stack([row[name] for row in rows]) for name in names}
 
 
+@runtime_checkable
 class LeftOut(Protocol):
     """What was found and is not used; see `photos.Found`."""
 
@@ -238,7 +239,10 @@ def left_out(found: LeftOut) -> list[str]:
         for suffix in found.others:
             if suffix in REMEDIES:
                 remedies.setdefault(REMEDIES[suffix], []).append(suffix)
-        clauses += [f"{' and '.join(s)} need {r}" for r, s in remedies.items()]
+        clauses += [
+            f"{' and '.join(suffixes)} can be read after: {command}"
+            for command, suffixes in remedies.items()
+        ]
     if found.leftovers:
         clauses.append(f"not read, of other programs: {_kinds_text(found.leftovers)}")
     if found.closed:

@@ -189,7 +189,7 @@ def _compared(
         Names by split, the groups, and clauses about them.
 
     Raises:
-        UserError: if data.near_copies has another value, or the crop does not fit.
+        UserError: if data.near_copies has another value.
     """
     data = config.data
     if data.near_copies not in ("together", "apart"):

@@ -39,17 +39,17 @@ def _has_heif() -> bool:
         import pillow_heif
     except ImportError:
         return False
-    pillow_heif.register_heif_opener(thumbnails=False)
+    pillow_heif.register_heif_opener()
     return True
 
 
 _OPTIONAL = (
-    (_HEIF, "HEIF", _has_heif(), "pillow-heif (pip install pillow-heif)"),
-    (_AVIF, "AVIF", features.check("avif"), "Pillow 11.3 or newer"),
+    (_HEIF, "HEIF", _has_heif(), "pip install pillow-heif"),
+    (_AVIF, "AVIF", features.check("avif"), "pip install 'pillow>=11.3'"),
 )
 EXTENSIONS = frozenset(_ALWAYS).union(*(e for e, _, here, _ in _OPTIONAL if here))
 FORMATS = (*_FORMATS, *(name for _, name, here, _ in _OPTIONAL if here))
-# extension of a photo that is not read -> what it takes to read it.
+# extension of a photo that cannot be read here -> the command that changes it.
 REMEDIES = {s: need for e, _, here, need in _OPTIONAL if not here for s in e}
 # Larger files are refused before decoding (decompression bombs). Phones make 108
 # million.

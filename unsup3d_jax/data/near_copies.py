@@ -12,9 +12,9 @@ from itself, changed (whole, low frequencies; median of 300 faces):
     less contrast        0.01  0.001        6 % cut away          0.39  0.15
 
 Of 15,500 aligned faces of CelebA, 11 pairs lie within 0.25, each one photo twice; from
-0.28 on lie different people. Of 8,956 cats, 40 pairs within 0.2, each one photo; of 4,850
-rendered cars none below 0.27, of 3,000 open faces none below 0.38. So look-alikes are
-kept apart, and a copy that was cut anew by more than some 3 % is not found.
+0.28 on lie different people. Of 8,956 cats, 40 pairs within 0.2, each one photo; of
+4,850 rendered cars none below 0.27, of 3,000 open faces none below 0.38. So look-alikes
+are kept apart, and a copy that was cut anew by more than some 3 % is not found.
 """
 
 from collections.abc import Sequence
@@ -64,10 +64,7 @@ def search(
 ) -> NearCopies:
     """Reads photos and finds the near-copies among what a crop keeps of them.
 
-    Files that cannot be read are copies of nothing. Thumbnails are cached.
-
-    Raises:
-        UserError: if the crop does not fit into one of the images.
+    Files that cannot be read, or cropped, are copies of nothing. Thumbnails are cached.
     """
     prepared = prepare(
         items,
@@ -93,7 +90,10 @@ def search(
 def _read(
     item: ds.Item, *, crop: tuple[int, ...]
 ) -> tuple[dict[str, np.ndarray], tuple[int, int]]:
-    pixels, size = images.read_image(item.paths[0], crop=crop, image_size=_SIDE)
+    try:
+        pixels, size = images.read_image(item.paths[0], crop=crop, image_size=_SIDE)
+    except images.CropError as error:  # whoever loads its split says so
+        raise ValueError(str(error)) from None
     return {"thumbnail": np.asarray(Image.fromarray(pixels).convert("L"))}, size
 
 

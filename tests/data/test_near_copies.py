@@ -1,0 +1,209 @@
+"""Copies of a photo are found and fall into one split; look-alikes are kept apart."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from configs import default
+from unsup3d_jax.data import folder, near_copies, report
+from unsup3d_jax.data.load import lazy_splits, load_split
+from unsup3d_jax.engine import workdir
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.unsup3d.task import IDENTITY
+
+
+def picture(seed: int, side: int = 96) -> Image.Image:
+    """A smooth scene of its own; the first eight rows of seeds are look-alikes."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    fine = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    size = (side, side)
+    coarse, fine = (i.resize(size, Image.Resampling.BICUBIC) for i in (coarse, fine))
+    return Image.blend(coarse, fine, 0.3)
+
+
+def thumbnails(pictures) -> np.ndarray:
+    side = near_copies._SIDE
+    small = [p.resize((side, side), Image.Resampling.BILINEAR) for p in pictures]
+    return np.stack([np.asarray(p.convert("L")) for p in small])
+
+
+CHANGES = {
+    "equal": lambda p: p,
+    "half": lambda p: p.resize((48, 48), Image.Resampling.LANCZOS),
+    "mirrored": lambda p: p.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "grey": lambda p: p.convert("L"),
+    "dark": lambda p: ImageEnhance.Brightness(p).enhance(0.5),
+    "flat": lambda p: ImageEnhance.Contrast(p).enhance(0.6),
+    "cut": lambda p: p.crop((1, 1, 95, 95)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_found_among_others(change):
+    others = [picture(seed) for seed in range(1, 40)]
+    stack = thumbnails([picture(0), *others, CHANGES[change](picture(0))])
+    assert near_copies.find(stack) == near_copies.NearCopies(groups=((0, 40),))
+
+
+def test_look_alikes_are_kept_apart():
+    """One scene under another's detail, as two faces in one pose and light."""
+    base = picture(0)
+    stack = thumbnails([Image.blend(base, picture(i), 0.3) for i in range(1, 9)])
+    flat = near_copies._unit(stack).reshape(8, -1)
+    assert np.corrcoef(flat).min() > 0.8
+    assert near_copies.find(stack) == near_copies.NearCopies()
+
+
+def test_every_pair_within_the_radius_is_found():
+    """As by comparing all with all, on either side of the radius."""
+    rng = np.random.default_rng(0)
+    some = thumbnails([picture(seed) for seed in range(30)]).astype(float)
+    parts = [some]
+    for noise in np.linspace(1, 14, 12):
+        moved = some[rng.integers(0, 30, 12)] + rng.normal(0, noise, (12, 32, 32))
+        moved[::2] = moved[::2, :, ::-1]
+        parts.append(moved)
+    stack = np.clip(np.concatenate(parts), 0, 255).astype(np.uint8)
+    unit = near_copies._unit(stack)
+    low = near_copies._low(unit)
+    mirror = near_copies._low(unit[:, :, ::-1])
+
+    def all_distances(a, b):
+        return np.linalg.norm(a[:, None] - b[None], axis=(2, 3))
+
+    near = (all_distances(unit, unit) <= near_copies.RADIUS) & (
+        all_distances(low, low) <= near_copies.LOW_RADIUS
+    )
+    near |= (all_distances(unit, unit[:, :, ::-1]) <= near_copies.RADIUS) & (
+        all_distances(low, mirror) <= near_copies.LOW_RADIUS
+    )
+    np.fill_diagonal(near, False)
+    pairs = near_copies._pairs(stack, workers=1)
+    assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {
+        (int(a), int(b)) for a, b in zip(*np.nonzero(near), strict=True) if a < b
+    }
+    assert 50 < near.sum() / 2 < 1000
+
+
+def test_equal_pictures_are_one_group_and_a_film_is_none():
+    one = thumbnails([picture(0)])
+    grey = np.full((2, 32, 32), 128, np.uint8)
+    assert near_copies.find(np.repeat(one, 3000, axis=0)).groups == (
+        tuple(range(3000)),
+    )
+    assert near_copies.find(np.concatenate([one, grey])).groups == ((1, 2),)
+    frames = [Image.blend(picture(0), picture(1), t) for t in np.linspace(0, 1, 90)]
+    film = near_copies.find(thumbnails([*frames, picture(2), picture(2)]))
+    assert film.groups == ((90, 91),)
+    assert film.scenes == (tuple(range(90)),)
+
+
+# --- splits -----------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = default.get_config()
+    config.data.path = str(tmp_path / "photos")
+    config.data.cache_dir = str(tmp_path / "cache")
+    config.data.image_size = 8
+    config.data.min_images = 1
+    config.data.hash_split_percent = (60, 20, 20)
+    return config
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i in range(40):
+        picture(i).save(root / f"{i:02d}.png")
+    return root
+
+
+def names_of(config):
+    """split -> names that `load_split` reads, by their pixels' order."""
+    found = {}
+    for split in ("train", "val", "test"):
+        config.data.device_memory_mib = 0  # streamed: items have names
+        found[split] = [item.name for item in load_split(config, split).items]
+    return found
+
+
+def test_without_copies_the_split_is_that_of_the_names(config, photos):
+    (photos / "broken.png").write_bytes(b"")
+    together, digest = names_of(config), load_split(config, "train").digest
+    config.data.near_copies = "apart"
+    assert names_of(config) == together
+    assert load_split(config, "train").digest == digest
+    assert load_split(config, "train").report.notes == ()
+
+
+def test_copies_fall_into_the_split_of_one_of_them(config, photos):
+    percent = config.data.hash_split_percent
+    groups = []
+    for i in range(10):
+        copies = [f"copies/{i:02d}-{k}.jpg" for k in range(3)]
+        (photos / "copies").mkdir(exist_ok=True)
+        for name in copies:
+            CHANGES["mirrored"](picture(i)).save(photos / name, quality=80)
+        groups.append([f"{i:02d}.png", *copies])
+    split_of = {n: folder.hash_split(n, percent) for group in groups for n in group}
+    assert any(len({split_of[n] for n in group}) > 1 for group in groups)
+    names = names_of(config)
+    home = {name: split for split, some in names.items() for name in some}
+    assert len(home) == sum(map(len, names.values())) == 70
+    for group in groups:
+        assert len({home[n] for n in group}) == 1
+        # The lowest hash decides, whatever else is there.
+        assert home[group[0]] == split_of[min(group, key=folder._hash_of)]
+    for i in range(10, 40):
+        assert home[f"{i:02d}.png"] == folder.hash_split(f"{i:02d}.png", percent)
+    told = []
+    lazy_splits(config, told.append)("train")
+    words = "40 near-copies in 10 groups, each of which lies in one split"
+    assert words in told[0] and "'00.png' and 'copies/00-0.jpg'" in told[0]
+    config.data.max_images = 5  # of each split, which are all that is compared
+    assert all(0 < len(some) <= 5 for some in names_of(config).values())
+
+
+def test_copies_across_folders_are_said_and_left(config, tmp_path):
+    root = tmp_path / "photos"
+    for split, seeds in (("train", range(6)), ("test", (3, 7))):
+        (root / split).mkdir(parents=True)
+        for i in seeds:
+            picture(i).save(root / split / f"{i}.png")
+    text = report.data_report(config, tmp_path / "out")
+    words = "2 near-copies in 1 groups lie in more than one split"
+    assert words in text and "'test/3.png' and 'train/3.png'" in text
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert record["train"]["near_copies"] == [["test/3.png", "train/3.png"]]
+    assert [record[split]["usable"] for split in ("train", "test")] == [6, 2]
+    config.data.near_copies = "apart"
+    assert "near-copies" not in report.data_report(config, tmp_path / "out")
+    config.data.near_copies = "yes"
+    with pytest.raises(UserError, match="data.near_copies: expected together or apart"):
+        load_split(config, "train")
+
+
+def test_a_film_stays_in_the_splits_of_its_names(config, tmp_path):
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i, t in enumerate(np.linspace(0, 1, 90)):
+        Image.blend(picture(0), picture(1), t).save(root / f"{i:02d}.png")
+    names = names_of(config)
+    for split, some in names.items():
+        for name in some:
+            assert folder.hash_split(name, config.data.hash_split_percent) == split
+    (note,) = load_split(config, "train").report.notes
+    assert note.startswith("90 photos look alike, as frames of one film do")
+
+
+def test_a_run_older_than_the_key_goes_on_if_its_images_are_the_same(config):
+    old = config.to_dict()
+    del old["data"]["near_copies"]
+    assert workdir.YOUNGER["data.near_copies"] == "apart"
+    assert workdir.differing_keys(old, config.to_dict(), IDENTITY) == []

@@ -15,7 +15,7 @@ from unsup3d_jax.unsup3d.task import IDENTITY
 
 
 def picture(seed: int, side: int = 96) -> Image.Image:
-    """A smooth scene of its own; the first eight rows of seeds are look-alikes."""
+    """A scene of its own: large blotches under small ones."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     fine = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8))
@@ -177,7 +177,7 @@ def test_copies_across_folders_are_said_and_left(config, tmp_path):
         for i in seeds:
             picture(i).save(root / split / f"{i}.png")
     text = report.data_report(config, tmp_path / "out")
-    words = "2 near-copies in 1 groups lie in more than one split"
+    words = "2 near-copies in 1 group lie in more than one split"
     assert words in text and "'test/3.png' and 'train/3.png'" in text
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert record["train"]["near_copies"] == [["test/3.png", "train/3.png"]]

@@ -214,13 +214,13 @@ def _compared(
     notes = []
     if by_hash and groups:
         notes.append(
-            f"{sum(map(len, groups)):,} near-copies in {len(groups):,} groups, each of "
-            f"which lies in one split (data.near_copies): {_first(groups)}"
+            f"{_counted(groups)}, each of which lies in one split (data.near_copies): "
+            f"{_first(groups)}"
         )
     elif across:
         notes.append(
-            f"{sum(map(len, across)):,} near-copies in {len(across):,} groups lie in "
-            f"more than one split, which flatters its scores: {_first(across)}"
+            f"{_counted(across)} lie in more than one split, which flatters its "
+            f"scores: {_first(across)}"
         )
     if scenes:
         notes.append(
@@ -236,6 +236,11 @@ def _compared(
             moved[home[name]].append(name)
         names = moved
     return names, groups, tuple(notes)
+
+
+def _counted(groups: Sequence[Sequence[str]]) -> str:
+    plural = "" if len(groups) == 1 else "s"
+    return f"{sum(map(len, groups)):,} near-copies in {len(groups):,} group{plural}"
 
 
 def _first(groups: Sequence[Sequence[str]]) -> str:

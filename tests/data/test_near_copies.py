@@ -53,7 +53,7 @@ def test_look_alikes_are_kept_apart():
     base = picture(0)
     stack = thumbnails([Image.blend(base, picture(i), 0.3) for i in range(1, 9)])
     flat = near_copies._unit(stack).reshape(8, -1)
-    assert np.corrcoef(flat).min() > 0.8
+    assert np.corrcoef(flat).min() > 0.75
     assert near_copies.find(stack) == near_copies.NearCopies()
 
 

@@ -3,8 +3,9 @@
 Each photo becomes a grey thumbnail of zero mean and unit length, so that brightness and
 contrast do not count. Two are near-copies if the distance of their thumbnails, or of
 one and the other's mirror image, is at most `RADIUS`, and that of their low frequencies
-at most `LOW_RADIUS`; near-copies of near-copies are of one group. Distance of a photo
-from itself, changed (whole, low frequencies; median of 300 faces):
+at most `LOW_RADIUS`, and their colours agree (`COLOUR_RADIUS`) unless one is grey;
+near-copies of near-copies are of one group. Distance of a photo from itself, changed
+(whole, low frequencies; median of 300 faces):
 
     JPEG of quality 75   0.02  0.003        half the size         0.09  0.03
     JPEG of quality 30   0.04  0.009        gamma 0.7             0.08  0.05
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from scipy.fft import dctn
 from scipy.sparse import coo_array
@@ -34,7 +35,13 @@ from unsup3d_jax.data import images
 from unsup3d_jax.data.prepare import prepare
 
 RADIUS, LOW_RADIUS = 0.2, 0.1
+# Of coarse RGB pictures of zero mean and unit length. Real look-alikes in grey differ in
+# colour least where pictures are simple: shaded discs, from DISC on; copies, made
+# warmer or more colourful, up to 0.3.
+COLOUR_RADIUS = 0.35
+_GREY = 3.0  # root mean square of what is not grey, levels: below, it has no colour
 _SIDE = 32  # pixels of a thumbnail; at 16, copies and look-alikes overlap
+_COARSE = 8  # pixels of its colours
 _LOW = 4  # frequencies of each axis by which a tree finds neighbours
 _NEIGHBOURS = 64  # looked at, the nearest first, which bounds time and memory
 # A group of more different pictures than this is no photo with its copies, but a scene.
@@ -69,7 +76,7 @@ def search(
     prepared = prepare(
         items,
         partial(_read, crop=crop),
-        options={"thumbnail": _SIDE, "crop": crop},
+        options={"thumbnail": _SIDE, "colours": _COARSE, "crop": crop},
         keep=True,
         workers=workers,
         cache_dir=cache_dir,
@@ -79,7 +86,8 @@ def search(
     usable = [i for i in range(len(items)) if i not in broken]
     if len(usable) < 2:
         return NearCopies()
-    found = find(prepared.arrays["thumbnail"], workers)
+    arrays = prepared.arrays
+    found = find(arrays["thumbnail"], arrays["colours"], workers)
 
     def named(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(usable[i] for i in group) for group in groups)
@@ -94,26 +102,40 @@ def _read(
         pixels, size = images.read_image(item.paths[0], crop=crop, image_size=_SIDE)
     except images.CropError as error:  # whoever loads its split says so
         raise ValueError(str(error)) from None
-    return {"thumbnail": np.asarray(Image.fromarray(pixels).convert("L"))}, size
+    thumbnail, colours = reduce(pixels)
+    return {"thumbnail": thumbnail, "colours": colours}, size
 
 
-def find(thumbnails: UInt8[np.ndarray, "n s s"], workers: int = 1) -> NearCopies:
+def reduce(
+    pixels: UInt8[np.ndarray, "s s 3"],
+) -> tuple[UInt8[np.ndarray, "s s"], UInt8[np.ndarray, "k k 3"]]:
+    """What is kept of a small picture to compare it: grey pixels, coarse colours."""
+    image = Image.fromarray(pixels)
+    coarse = image.resize((_COARSE, _COARSE), Image.Resampling.BOX)
+    return np.asarray(image.convert("L")), np.asarray(coarse)
+
+
+def find(
+    thumbnails: UInt8[np.ndarray, "n s s"],
+    colours: UInt8[np.ndarray, "n k k 3"],
+    workers: int = 1,
+) -> NearCopies:
     """Groups near-copies, in about n log n steps.
 
     Args:
-        thumbnails: grey, square.
+        thumbnails, colours: of `reduce`.
         workers: threads.
     """
-    flat = np.ascontiguousarray(thumbnails.reshape(len(thumbnails), -1))
+    both = (thumbnails, colours)
+    flat = np.concatenate([part.reshape(len(part), -1) for part in both], axis=1)
     # Equal pictures are one: a thousand of them would be a million pairs.
     _, first, which = np.unique(
         flat.view(np.dtype((np.void, flat.shape[1]))).ravel(),
         return_index=True,
         return_inverse=True,
     )
-    different = thumbnails[first]
-    count = len(different)
-    pairs = _pairs(different, workers)
+    count = len(first)
+    pairs = _pairs(thumbnails[first], colours[first], workers)
     ones = np.ones(len(pairs), np.int8)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
@@ -133,7 +155,9 @@ def find(thumbnails: UInt8[np.ndarray, "n s s"], workers: int = 1) -> NearCopies
 
 
 def _pairs(
-    thumbnails: UInt8[np.ndarray, "n s s"], workers: int
+    thumbnails: UInt8[np.ndarray, "n s s"],
+    colours: UInt8[np.ndarray, "n k k 3"],
+    workers: int,
 ) -> Int[np.ndarray, "p 2"]:
     """Which are near-copies, each pair once or twice."""
     count, blocks = len(thumbnails), range(0, len(thumbnails), _BLOCK)
@@ -143,6 +167,8 @@ def _pairs(
     mirrored = low * np.where(np.arange(_LOW) % 2, -1.0, 1.0)
     tree = cKDTree(np.concatenate([low, mirrored]).reshape(2 * count, -1))
     low = low.reshape(count, -1)
+    tint = colours - colours.mean(axis=-1, keepdims=True)
+    grey = np.sqrt((tint**2).mean(axis=(1, 2, 3))) < _GREY
     found = [np.empty((0, 2), np.intp)]
     for start in blocks:
         distance, other = tree.query(
@@ -158,20 +184,32 @@ def _pairs(
         one, other, turned = one[different], other[different], turned[different]
         for begin in range(0, len(one), _BLOCK):
             part = slice(begin, begin + _BLOCK)
-            a, b = thumbnails[one[part]], thumbnails[other[part]]
-            b = np.where(turned[part, None, None], b[:, :, ::-1], b)
-            near = np.linalg.norm(_unit(a) - _unit(b), axis=(1, 2)) <= RADIUS
+            near = _distance(thumbnails, one[part], other[part], turned[part]) <= RADIUS
+            agree = _distance(colours, one[part], other[part], turned[part])
+            near &= (agree <= COLOUR_RADIUS) | grey[one[part]] | grey[other[part]]
             found.append(np.stack([one[part][near], other[part][near]], axis=1))
     return np.concatenate(found)
 
 
-def _unit(thumbnails: UInt8[np.ndarray, "n s s"]) -> Float[np.ndarray, "n s s"]:
+def _distance(
+    pictures: UInt8[np.ndarray, "n h w ..."],
+    one: Int[np.ndarray, " p"],
+    other: Int[np.ndarray, " p"],
+    turned: Bool[np.ndarray, " p"],
+) -> Float[np.ndarray, " p"]:
+    """Of each pair, the second one mirrored where `turned`."""
+    a, b = pictures[one], pictures[other].copy()
+    b[turned] = b[turned][:, :, ::-1]
+    return np.linalg.norm((_unit(a) - _unit(b)).reshape(len(one), -1), axis=1)
+
+
+def _unit(pictures: UInt8[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
     """Zero mean, unit length; a picture of one grey is zero."""
-    values = thumbnails.astype(np.float32)
-    values -= values.mean(axis=(1, 2), keepdims=True)
-    length = np.linalg.norm(values, axis=(1, 2), keepdims=True)
+    flat = pictures.reshape(len(pictures), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
     # Pixels are whole numbers: what is shorter than one is rounding.
-    return values / np.maximum(length, 1.0)
+    return (flat / np.maximum(length, 1.0)).reshape(pictures.shape)
 
 
 def _low(values: Float[np.ndarray, "n s s"]) -> Float[np.ndarray, "n k k"]:

@@ -187,11 +187,10 @@ def test_copies_fall_into_the_split_of_one_of_them(config, photos):
     words = "40 near-copies in 10 groups, each of which lies in one split"
     assert words in told[0] and "'00.png' and 'copies/00-0.jpg'" in told[0]
     config.data.max_images = 5  # of each split, which are all that is compared
-    hashed = {
-        s: [n for n in sorted(split_of | home) if folder.hash_split(n, percent) == s]
-        for s in names
-    }
-    compared = {name for some in hashed.values() for name in some[:5]}
+    compared = set()
+    for split in names:
+        some = [n for n in sorted(home) if folder.hash_split(n, percent) == split]
+        compared |= set(some[:5])
     few = names_of(config)
     assert {name for some in few.values() for name in some} <= compared
     assert all(0 < len(some) <= 5 for some in few.values())

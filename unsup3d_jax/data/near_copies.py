@@ -35,10 +35,9 @@ from unsup3d_jax.data import images
 from unsup3d_jax.data.prepare import prepare
 
 RADIUS, LOW_RADIUS = 0.2, 0.1
-# Of coarse RGB pictures of zero mean and unit length. Real look-alikes in grey differ in
-# colour least where pictures are simple: shaded discs, from DISC on; copies, made
-# warmer or more colourful, up to 0.3.
-COLOUR_RADIUS = 0.35
+# Of coarse RGB pictures of zero mean and unit length, where one face made warmer, paler
+# or more colourful stays within 0.28: plain shapes are alike in grey, and differ here.
+COLOUR_RADIUS = 0.3
 _GREY = 3.0  # root mean square of what is not grey, levels: below, it has no colour
 _SIDE = 32  # pixels of a thumbnail; at 16, copies and look-alikes overlap
 _COARSE = 8  # pixels of its colours

@@ -86,6 +86,15 @@ def test_a_terminal_line_is_redrawn_and_messages_do_not_tear_it():
     assert "\rstep 40/100 (40%)" in lines[1] and "16.0 images/s" in lines[1]
 
 
+def test_what_is_counted_may_be_something_else_than_steps():
+    stream = Terminal()
+    progress = log.Progress(4, 1, stream=stream, noun="photo")
+    progress.tick(2, lambda: 30.0)
+    progress.close()
+    assert "\rphoto 2/4 (50%)" in stream.getvalue()
+    assert "eta 0:01:00" in stream.getvalue()
+
+
 def test_the_first_line_shows_compilation_and_no_rate():
     stream = io.StringIO()
     log.Progress(100, 8, stream=stream).line(LINE | {"step": 1}, compiled=True)

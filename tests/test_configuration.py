@@ -7,7 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from configs import default
 from unsup3d_jax import cli, configuration, flags
@@ -131,7 +131,8 @@ def test_a_seed_in_its_range_is_one_of_its_own(seed):
     keys = jax.random.key_data(run_keys(seed)[0])
     others = [run_keys(other)[0] for other in (2, 2**31 - 1, 2**32 - 2)]
     assert not any(np.array_equal(keys, jax.random.key_data(x)) for x in others)
-    assert batch_flips(seed, 3, 8).shape == (8,) and 0 <= batch_order(9, seed)[4] < 9
+    assert batch_flips(seed, 3, 8).shape == (8,)
+    assert sorted(batch_order(9, seed)[i] for i in range(9)) == list(range(9))
 
 
 def test_jax_does_not_tell_larger_seeds_apart():
@@ -206,8 +207,8 @@ def test_a_frozen_config_is_one_too(tmp_path):
                     "    return FrozenConfigDict(c)\n")  # fmt: skip
     given = ["main.py", f"--config={path}", "--config.train.steps=7"]
     config = flags.parse(given, cli.METHODS).config
-    assert config.train.steps == 7 and not isinstance(config, FrozenConfigDict)
-    assert isinstance(config.train.lr_scale, ConfigDict)
+    assert config.train.steps == 7
+    assert type(config) is ConfigDict and type(config.train.lr_scale) is ConfigDict
 
 
 LONG = "x" * 300

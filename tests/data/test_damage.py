@@ -119,10 +119,13 @@ def test_a_damaged_photo_is_reported_and_not_trained_on(tmp_path):
     assert name == "train/1.jpg" and reason.startswith("damaged JPEG: ")
 
 
-def test_a_hole_that_happens_to_fill_the_image_is_found():
+def test_a_hole_that_happens_to_fill_the_image_is_found(tmp_path, monkeypatch):
     """libjpeg says nothing of it: the codes after the hole end where they should."""
     raw = saved(photo(), "JPEG")
     assert not damage._has_hole(bytes(raw)) and damage._has_hole(bytes(hole(raw)))
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *_, **__: None)
+    with pytest.raises(images.ImageError, match="damaged JPEG: a hole of zeros"):
+        read(tmp_path, hole(raw))
     # The shortest code of an even image ends a block: sound, and full of zeros.
     for options in ({"optimize": True}, {"progressive": True}):
         even = bytes(saved(Image.new("L", (2000, 2000), 90), "JPEG", **options))

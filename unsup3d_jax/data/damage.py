@@ -249,6 +249,8 @@ def _check_tiff(file: io.BufferedReader, image: TiffImagePlugin.TiffImageFile) -
                 strip = inflater.unconsumed_tail
         except zlib.error as error:
             raise ValueError(f"damaged TIFF: {error}") from None
+        if left > 0 and not inflater.eof:
+            raise ValueError("damaged TIFF: a strip has no end")
 
 
 def _tiff_strips(tags: Mapping[int, Any]) -> list[tuple[int, int]]:

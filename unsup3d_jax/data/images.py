@@ -11,6 +11,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -280,7 +281,7 @@ def _need_known_range(image: Image.Image) -> None:
     if image.mode == "F":
         raise ValueError("floating-point pixels are not supported, save 8 or 16 bits")
     if image.mode == "I":
-        low, high = image.getextrema()
+        low, high = cast(tuple[float, float], image.getextrema())  # of one channel
         if low < 0 or high > 65535:
             raise ValueError(
                 "32-bit integer pixels are not supported, save 8 or 16 bits"

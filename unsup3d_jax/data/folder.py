@@ -243,7 +243,7 @@ def _counted(groups: Sequence[Sequence[str]]) -> str:
     return f"{sum(map(len, groups)):,} near-copies in {len(groups):,} group{plural}"
 
 
-def _first(groups: Sequence[Sequence[str]]) -> str:
+def _first(groups: Sequence[tuple[str, ...]]) -> str:
     one, other, *_ = min(groups)
     return f"'{ds.printable(one)}' and '{ds.printable(other)}', for example"
 

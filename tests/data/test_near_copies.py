@@ -231,5 +231,5 @@ def test_a_film_stays_in_the_splits_of_its_names(config, tmp_path):
 def test_a_run_older_than_the_key_goes_on_if_its_images_are_the_same(config):
     old = config.to_dict()
     del old["data"]["near_copies"]
-    assert workdir.YOUNGER["data.near_copies"] == "apart"
+    assert default.YOUNGER["data.near_copies"] == "apart"
     assert workdir.differing_keys(old, config.to_dict(), IDENTITY) == []

@@ -12,10 +12,10 @@ near-copies of near-copies are of one group. Distance of a photo from itself, ch
     grey                 0.01  0.001        3 % cut away          0.20  0.07
     less contrast        0.01  0.001        6 % cut away          0.39  0.15
 
-Of 15,500 aligned faces of CelebA, some 11 pairs lie within 0.25, each one photo twice; from
-0.28 on lie different people. Of 8,956 cats, 38 pairs within 0.2, each one photo; of
-4,850 rendered cars none below 0.27, of 3,000 open faces none below 0.38. So look-alikes
-are kept apart, and a copy that was cut anew by more than some 3 % is not found.
+Of 15,500 aligned faces of CelebA, some 11 pairs lie within 0.25, each one photo twice;
+from 0.28 on lie different people. Of 8,956 cats, 38 pairs within 0.2, each one photo;
+of 4,850 rendered cars none below 0.27, of 3,000 open faces none below 0.38. So
+look-alikes are kept apart, and a copy cut anew by more than some 3 % is not found.
 """
 
 from collections.abc import Sequence

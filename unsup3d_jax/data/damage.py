@@ -23,7 +23,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import simplejpeg
 from PIL import Image, TiffImagePlugin
 
 # What libjpeg says of damaged pixels. Its other words are of odd headers.
@@ -123,6 +122,8 @@ def _has_hole(data: bytes) -> bool:
 
 def _code_damage(data: bytes, colours: str) -> str:
     """What is wrong with the codes of a JPEG: "" if nothing."""
+    import simplejpeg  # here: machines that render their faces may lack it
+
     try:
         simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
     except ValueError as error:  # also of sound files of kinds that it does not know

@@ -170,11 +170,14 @@ def _pairs(
     grey = np.sqrt((tint**2).mean(axis=(1, 2, 3))) < _GREY
     found = [np.empty((0, 2), np.intp)]
     for start in blocks:
-        distance, other = tree.query(
-            low[start : start + _BLOCK],
-            k=min(_NEIGHBOURS, 2 * count),
-            distance_upper_bound=LOW_RADIUS,
-            workers=max(workers, 1),
+        distance, other = map(
+            np.asarray,
+            tree.query(
+                low[start : start + _BLOCK],
+                k=min(_NEIGHBOURS, 2 * count),
+                distance_upper_bound=LOW_RADIUS,
+                workers=max(workers, 1),
+            ),
         )
         row, place = np.nonzero(np.isfinite(distance))
         one, other = row + start, other[row, place]

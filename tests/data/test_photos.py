@@ -90,7 +90,8 @@ def test_photos_of_phones_are_read_where_the_means_are_installed(tmp_path):
     exif[0x0112] = 6  # which is the right one, upright
     path = tmp_path / "x.HEIC"
     Image.fromarray(pixels).save(path, "HEIF", exif=exif.tobytes())
-    upright = np.asarray(images.open_upright(path))
+    with images.open_upright(path) as image:
+        upright = np.asarray(image)
     assert upright.shape == (32, 64, 3)
     assert upright[:, -8:].min() > 230 and upright[:, :40].max() < 20
     assert photos.look(tmp_path).images == ["x.HEIC"]

@@ -204,6 +204,13 @@ def test_rows_of_a_png_are_counted_as_written():
                 assert damage._png_bytes(struct.pack(">IIBBBBB", *fields)) == expected
 
 
+def test_what_is_inflated_in_steps_is_counted_whole():
+    for size in (damage._BLOCK - 1, damage._BLOCK, 3 * damage._BLOCK + 100):
+        inflater = zlib.decompressobj()
+        packed = zlib.compress(bytes(size))
+        assert damage._inflate(inflater, packed, 2 * size) == size and inflater.eof
+
+
 @pytest.mark.slow
 def test_nearly_all_random_damage_is_found_and_no_sound_file_refused(tmp_path):
     rng, missed = random.Random(0), {}

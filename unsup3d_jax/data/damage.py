@@ -151,13 +151,22 @@ def _check_png(file: io.BufferedReader) -> None:
         while length and (block := file.read(min(length, _BLOCK))):
             crc = zlib.crc32(block, crc)
             length -= len(block)
-            while block and inflated < rows and not inflater.eof:
-                inflated += len(inflater.decompress(block, _BLOCK))
-                block = inflater.unconsumed_tail
+            inflated += _inflate(inflater, block, rows - inflated)
         if file.read(4) != crc.to_bytes(4, "big"):
             raise ValueError("damaged PNG: its pixels do not match their checksum")
     if inflated < rows:
         raise ValueError("damaged PNG: it holds fewer rows than its header says")
+
+
+def _inflate(inflater: Any, data: bytes, most: int) -> int:
+    """Bytes that `data` adds to a stream, in small steps; stops at `most`."""
+    total = 0
+    while total < most and not inflater.eof:
+        part = len(inflater.decompress(data, _BLOCK))
+        total, data = total + part, inflater.unconsumed_tail
+        if part < _BLOCK and not data:  # a full step may have left some inside
+            break
+    return total
 
 
 def _png_chunks(file: io.BufferedReader) -> Iterator[tuple[bytes, int]]:
@@ -240,17 +249,15 @@ def _check_tiff(file: io.BufferedReader, image: TiffImagePlugin.TiffImageFile) -
             if damage := _code_damage(strip, "gray"):
                 raise ValueError(f"damaged TIFF: {damage}")
             continue
-        inflater, left = (
+        inflater, most = (
             zlib.decompressobj(),
             _BYTES_A_PIXEL * image.width * image.height,
         )
         try:
-            while strip and left > 0 and not inflater.eof:
-                left -= len(inflater.decompress(strip, _BLOCK))
-                strip = inflater.unconsumed_tail
+            inflated = _inflate(inflater, strip, most)
         except zlib.error as error:
             raise ValueError(f"damaged TIFF: {error}") from None
-        if left > 0 and not inflater.eof:
+        if inflated < most and not inflater.eof:
             raise ValueError("damaged TIFF: a strip has no end")
 
 

@@ -81,6 +81,7 @@ def test_an_odd_number_on_the_command_line_is_refused_by_name():
     assert accepted  # 0 is no odd number of most keys
 
 
+@pytest.mark.once
 def test_an_odd_number_of_a_run_is_refused_by_name(tmp_path):
     path = tmp_path / "config.json"
     for method, key in NUMBERS:

@@ -526,6 +526,7 @@ def test_views_are_cached_apart_from_single_faces(tmp_path, several):
 # Several processes.
 
 
+@pytest.mark.once
 def test_faces_are_the_same_by_however_many_processes_they_are_rendered():
     seeds = of_one_number(open_faces.split_seeds("train", count=5))
     options = {"image_size": 16, "pose": "mixed", "asymmetry": 1.0, "perturb": True}

@@ -117,6 +117,7 @@ def test_a_signal_to_one_ends_the_evaluation_of_the_other(tmp_path):
     assert _assert_left(processes, workdir) == 10
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_dies_the_other_leaves_and_the_run_resumes(tmp_path, victim):
     workdir = tmp_path / "run"

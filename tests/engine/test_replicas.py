@@ -137,7 +137,7 @@ def _model_tasks():
     return single, replicas.stacked_task([single, single], SEEDS)
 
 
-@pytest.mark.once  # as test_seeds_together_share_the_schedules
+@pytest.mark.once
 def test_the_models_step_can_be_stacked():
     """Traced only: every custom rule on the way knows how to be batched."""
     _, task = _model_tasks()

@@ -47,6 +47,7 @@ def test_turning_a_face_round_turns_its_culling_round():
     assert not np.intersect1d(back[back >= 0], front[front >= 0]).size
 
 
+@pytest.mark.once
 def test_a_depth_map_seen_from_the_front_faces_the_camera():
     vertices = scenes.grid(6, 7)
     options = {"background": 2.0}

@@ -35,13 +35,14 @@ def run(backend: str, cases: tuple[str, ...]) -> dict[str, str]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     "backend",
     # By the loops the whole training step is tried, in tests/engine.
     [
         "xla",
-        pytest.param("pallas", marks=pytest.mark.once),
+        "pallas",
         pytest.param("numba", marks=pytest.mark.slow),
     ],
 )

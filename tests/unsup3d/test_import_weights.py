@@ -267,6 +267,7 @@ NO_TORCH = options(
 )
 
 
+@pytest.mark.once
 def test_prefixes_and_wrappers_are_seen_through(tmp_path):
     nets = made(import_weights._NETWORKS)
     parallel = {k: before("module.", v) for k, v in nets.items()}
@@ -351,6 +352,7 @@ def test_an_imported_checkpoint_is_step_0_of_a_run(run):
         import_weights.import_checkpoint(config, file, workdir)
 
 
+@pytest.mark.once
 def test_another_run_begins_from_an_imported_one(run):
     config, file, workdir = run
     import_weights.import_checkpoint(config, file, workdir)

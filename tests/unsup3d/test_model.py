@@ -224,6 +224,7 @@ def test_an_image_that_leaves_the_frame_gives_a_finite_loss_and_gradient(far):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.once
 def test_joint_mask_counts_only_pixels_valid_in_both_passes(images):
     view = jnp.tile(jnp.array([0, 0.7, 0, 0, 0, 0.0]), (2, 1))
     batch = Batch(image=images, view=view)

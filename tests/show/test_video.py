@@ -109,5 +109,5 @@ def test_relit_side_follows_the_light(head, monkeypatch):
 
 def test_failing_ffmpeg_says_why(tmp_path):
     frames = np.zeros((2, 16, 16, 3), np.uint8)
-    with pytest.raises(RuntimeError, match="ffmpeg could not write"):
+    with pytest.raises(OSError, match="ffmpeg could not write.*missing"):
         video.write_video(tmp_path / "missing" / "video.mp4", frames)

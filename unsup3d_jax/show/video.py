@@ -3,6 +3,7 @@
 Frames are numpy pictures, made one by one; `write_video` makes a file of them.
 """
 
+import errno
 import functools
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -245,7 +246,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray]) -> None:
         frames: uint8 (H, W, 3) of one size, sides even.
 
     Raises:
-        RuntimeError: with ffmpeg's own words, if it fails.
+        OSError: with ffmpeg's own words, if it fails: a disk may be full.
     """
     pixels = np.stack(list(frames))
     height, width = pixels.shape[1:3]
@@ -258,5 +259,5 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray]) -> None:
     command += ["-movflags", "+faststart", str(path)]
     done = subprocess.run(command, input=pixels.tobytes(), capture_output=True)
     if done.returncode != 0:
-        message = done.stderr.decode(errors="replace").strip()
-        raise RuntimeError(f"ffmpeg could not write {path}: {message}")
+        message = " ".join(done.stderr.decode(errors="replace").split())
+        raise OSError(errno.EIO, f"ffmpeg could not write it: {message}", str(path))

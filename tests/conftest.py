@@ -26,6 +26,15 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 jaxtyping.install_import_hook("unsup3d_jax", "strict_types.check")
 
 
+def pytest_configure(config):
+    """Files are shared out to processes in their order, not the fullest ones first.
+
+    A file of one test may take a minute; last, it would run alone.
+    """
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
+        config.option.loadscopereorder = False
+
+
 @pytest.fixture
 def unchecked():
     """For tests of our own errors, which wrong shapes meet where nobody checks them."""

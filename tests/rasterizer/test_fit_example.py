@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rasterizer import fit_example
 
 
+@pytest.mark.once
 def test_the_example_finds_the_square():
     truth = fit_example.square(8.3, 6.1, 24.6, 20.7)
     target = fit_example.draw(truth, jnp.array([0.9, 0.5, 0.2]))

@@ -78,7 +78,7 @@ def test_soft_silhouette_matches_finite_differences():
         np.testing.assert_array_equal(gradient[:, 2], 0.0)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.once
 @BACKENDS
 def test_soft_sees_across_silhouettes_where_hard_does_not():
     # A flat square: growing it changes no covered pixel's depth, only the outline.
@@ -97,7 +97,7 @@ def test_soft_sees_across_silhouettes_where_hard_does_not():
     assert (np.asarray(soft)[:, :2] * outwards < 0).all()
 
 
-@pytest.mark.once_by_list
+@pytest.mark.once
 @BACKENDS
 def test_soft_tends_to_hard_in_value_and_gradient():
     vertices, faces = scenes.soup(4, count=8, size=(12, 12))

@@ -43,6 +43,7 @@ def safe_scene(seed):
     return vertices, rng.normal(size=SIZE)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.parametrize("supersample", [pytest.param(1, marks=pytest.mark.once), 2])
 def test_hard_depth_matches_finite_differences_of_the_reference(supersample):

@@ -88,6 +88,7 @@ def assert_sums_match(index, boxes, grid, triangles, engine):
     np.testing.assert_array_equal(got, run(boxes, index, values))
 
 
+@pytest.mark.once
 def test_grids_match_the_work_list():
     vertices = np.stack([scenes.warped_grid(s, 9, 8) for s in range(3)])
     vertices[1, 0, 0, :2] = [-9e3, -2e4]

@@ -43,6 +43,7 @@ def test_identity_view_covers_every_pixel_with_its_own_vertex():
     np.testing.assert_allclose(image.depth, vertices[..., 2], rtol=3e-7)
 
 
+@pytest.mark.once_by_list
 @AS_COMPILED
 @BACKENDS
 def test_ties_go_to_the_smallest_face_index():
@@ -58,6 +59,7 @@ def test_ties_go_to_the_smallest_face_index():
     np.testing.assert_array_equal(again.face_index, first)
 
 
+@pytest.mark.once_by_list
 @AS_COMPILED
 @BACKENDS
 @pytest.mark.parametrize("seed", range(4))
@@ -67,6 +69,7 @@ def test_random_triangles_match_the_reference(seed):
     assert_matches_reference(vertices, faces, (13, 17), pixel_offset=(0.5, -0.3))
 
 
+@pytest.mark.once_by_list
 @AS_COMPILED
 @BACKENDS
 @pytest.mark.parametrize("seed", range(3))
@@ -242,6 +245,7 @@ def test_degenerate_faces_draw_nothing(corners):
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_empty_meshes_batches_and_grids():
     none = np.zeros((0, 3), np.int32)
@@ -273,6 +277,7 @@ def test_empty_meshes_batches_and_grids():
     assert values.shape == (3, 5, 2) and (values == 0).all()
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_leading_axes_vmap_and_jit_agree():
     soups = [scenes.soup(s, count=12, size=(9, 8)) for s in range(6)]

@@ -34,6 +34,7 @@ def soft_scene():
     return vertices, np.array([[0, 1, 2], [3, 5, 4]], np.int32)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.parametrize("sigma", [0.3, pytest.param(1.0, marks=pytest.mark.once)])
 def test_soft_depth_matches_finite_differences(sigma):

@@ -233,3 +233,18 @@ def test_a_run_older_than_the_key_goes_on_if_its_images_are_the_same(config):
     del old["data"]["near_copies"]
     assert default.YOUNGER["data.near_copies"] == "apart"
     assert workdir.differing_keys(old, config.to_dict(), IDENTITY) == []
+
+
+def test_what_is_alike_is_looked_for_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+    pixels[4] = pixels[1][:, ::-1]
+    parts = [near_copies.reduce(picture) for picture in pixels]
+    arrays = [np.stack(part) for part in zip(*parts, strict=True)]
+    found = near_copies.find(*arrays, cache=tmp_path)
+    assert found.groups == ((1, 4),)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(near_copies, "_pairs", None)  # not called again
+    assert near_copies.find(*arrays, cache=tmp_path) == found
+    with pytest.raises(TypeError):  # other pictures are compared
+        near_copies.find(arrays[0][:5], arrays[1][:5], cache=tmp_path)

@@ -3,7 +3,7 @@
 import logging
 import os
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,30 @@ def _count(path: Path) -> int:
     with path.open("rb") as file:
         file.seek(-12, os.SEEK_END)
         return int.from_bytes(file.read(2), "little")
+
+
+def made_once(
+    path: Path,
+    make: Callable[[], dict[str, np.ndarray]],
+    fields: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """What `make` gives, from the file where it has that.
+
+    A file that cannot be read or written costs time, nothing else.
+
+    Args:
+        path: of the arrays' own: named after all that they follow from.
+        make: gives the arrays.
+        fields: see `read`.
+    """
+    stored = read(path, fields)
+    if stored is None:
+        stored = make()
+        try:
+            write(path, stored)
+        except OSError as error:
+            logger.warning("cannot cache %s: %s", path, error)
+    return stored
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

@@ -18,9 +18,11 @@ of 4,850 rendered cars none below 0.27, of 3,000 open faces none below 0.38. So
 look-alikes are kept apart, and a copy cut anew by more than some 3 % is not found.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -30,11 +32,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from unsup3d_jax.data import array_files, images
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import images
-from unsup3d_jax.data.prepare import prepare
+from unsup3d_jax.data.prepare import cache_root, prepare
 
 RADIUS, LOW_RADIUS = 0.2, 0.1
+VERSION = 1  # raise it when the same pictures would give other pairs
 # Of coarse RGB pictures of zero mean and unit length, where one face made warmer, paler
 # or more colourful stays within 0.28: plain shapes are alike in grey, and differ here.
 COLOUR_RADIUS = 0.3
@@ -70,7 +73,8 @@ def search(
 ) -> NearCopies:
     """Reads photos and finds the near-copies among what a crop keeps of them.
 
-    Files that cannot be read, or cropped, are copies of nothing. Thumbnails are cached.
+    Files that cannot be read, or cropped, are copies of nothing. Thumbnails are cached,
+    and which of them are alike: every split of a set asks for the same.
     """
     prepared = prepare(
         items,
@@ -86,7 +90,8 @@ def search(
     if len(usable) < 2:
         return NearCopies()
     arrays = prepared.arrays
-    found = find(arrays["thumbnail"], arrays["colours"], workers)
+    cache = cache_root(cache_dir) / "near_copies"
+    found = find(arrays["thumbnail"], arrays["colours"], workers, cache)
 
     def named(groups: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(usable[i] for i in group) for group in groups)
@@ -118,12 +123,14 @@ def find(
     thumbnails: UInt8[np.ndarray, "n s s"],
     colours: UInt8[np.ndarray, "n k k 3"],
     workers: int = 1,
+    cache: Path | None = None,
 ) -> NearCopies:
     """Groups near-copies, in about n log n steps.
 
     Args:
         thumbnails, colours: of `reduce`.
         workers: threads.
+        cache: folder where the pairs of these pictures are kept.
     """
     both = (thumbnails, colours)
     flat = np.concatenate([part.reshape(len(part), -1) for part in both], axis=1)
@@ -134,7 +141,16 @@ def find(
         return_inverse=True,
     )
     count = len(first)
-    pairs = _pairs(thumbnails[first], colours[first], workers)
+
+    def compare() -> dict[str, np.ndarray]:
+        return {"pairs": _pairs(thumbnails[first], colours[first], workers)}
+
+    if cache is None:
+        pairs = compare()["pairs"]
+    else:
+        rules = (VERSION, RADIUS, LOW_RADIUS, COLOUR_RADIUS, _GREY, _LOW, _NEIGHBOURS)
+        name = hashlib.sha256(repr(rules).encode() + flat[first].tobytes()).hexdigest()
+        pairs = array_files.made_once(cache / f"{name[:20]}.npz", compare)["pairs"]
     ones = np.ones(len(pairs), np.int8)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)

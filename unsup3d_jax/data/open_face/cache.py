@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 from unsup3d_jax.data import array_files
 from unsup3d_jax.data.open_face import model
 
-logger = logging.getLogger(__name__)
 VERSION = 3  # raise it whenever the same request would give other arrays
 
 
@@ -23,9 +21,7 @@ def made_once(
     make: Callable[[], dict[str, np.ndarray]],
     fields: Collection[str] | None,
 ) -> dict[str, np.ndarray]:
-    """What `make` gives, from the cache where it has that.
-
-    A cache that cannot be read or written costs time, nothing else.
+    """What `make` gives, from the cache where it has that: `array_files.made_once`.
 
     Args:
         cache_dir: None to make the arrays anew.
@@ -38,14 +34,8 @@ def made_once(
         return make()
     path = Path(cache_dir) / f"open_faces-{name}-{_fingerprint(request)}.npz"
     # Depth is always among them, because the mask follows from it.
-    stored = array_files.read(path, None if fields is None else {*fields, "depth"})
-    if stored is None:
-        stored = make()
-        try:
-            array_files.write(path, stored)
-        except OSError as error:
-            logger.warning("cannot cache the faces in %s: %s", path, error)
-    return stored
+    wanted = None if fields is None else {*fields, "depth"}
+    return array_files.made_once(path, make, wanted)
 
 
 def _fingerprint(request: dict) -> str:

@@ -143,7 +143,7 @@ def test_sigterm_while_a_checkpoint_is_read_damages_none(tmp_path, monkeypatch, 
     """Neither resuming nor scoring may take a signal for a broken file."""
     config = tiny_task.config()
     lives.fit(tmp_path, config, tiny_task.task(config))
-    reader = ocp.CheckpointManager if read == "restore" else ocp.PyTreeCheckpointer
+    reader = ocp.CheckpointManager if read == "restore" else ocp.Checkpointer
     monkeypatch.setattr(reader, "restore", _terminated(reader.restore))
     with pytest.raises(Interrupted):
         if read == "restore":

@@ -118,13 +118,12 @@ def test_a_run_is_enlarged_by_one_more_row(trained, tmp_path, capsys):
     assert names(capsys.readouterr().out) == ["oracle", "ours"]
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_score_one_run(tmp_path):
-    """As docs/clusters.md says; the second writes nothing."""
+def together(workdir, *flags):
+    """What two processes print that train one run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "main.py", *SMALL, f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "main.py", *SMALL, f"--workdir={workdir}", *flags]
     command += ["--config.eval.baselines=constant", "--processes=2"]
     command += [f"--coordinator=127.0.0.1:{port}"]
     processes = [
@@ -144,7 +143,19 @@ def test_two_processes_train_and_score_one_run(tmp_path):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], texts
     assert names(texts[0]) == ["constant", "ours"] and "SIDE" not in texts[1]
-    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    lines = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
     steps = [line["step"] for line in lines if line["split"] == "train"]
     assert steps == list(range(1, STEPS + 1))
-    assert newest_step(tmp_path / "run") == STEPS
+    assert newest_step(workdir) == STEPS
+    return texts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_train_and_score_one_run(tmp_path):
+    """As docs/clusters.md says; the second writes nothing, and reads no checkpoint."""
+    together(tmp_path / "run")
+    assert "training is finished" in together(tmp_path / "run")[0]
+    together(tmp_path / "next", f"--config.train.init_from={tmp_path / 'run'}")
+    record = json.loads((tmp_path / "next" / "init_from.json").read_text())
+    assert record["step"] == STEPS

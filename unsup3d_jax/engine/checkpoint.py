@@ -79,6 +79,23 @@ class _WithoutLateArrays:
             self._other(dropped)
 
 
+def _first_alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax must not wait for processes that never call it."""
+    alone = jax.process_count() > 1
+    return ocp.options.MultiprocessingOptions(
+        primary_host=0,
+        active_processes={0} if alone else None,
+        barrier_sync_key_prefix="first" if alone else None,
+    )
+
+
+def _reader() -> ocp.Checkpointer:
+    """`ocp.PyTreeCheckpointer`, which waits for all processes."""
+    processes = _first_alone()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=processes)
+    return ocp.Checkpointer(handler, multiprocessing_options=processes)
+
+
 def _why(error: BaseException) -> str:
     """The system's reason in an error of orbax, whose text runs over pages."""
     known = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EIO")
@@ -107,13 +124,6 @@ class Checkpoints:
         self.losses = dict(losses or {})
         self._keep = max(keep, 1)
         self._protected: int | None = None
-        # Orbax must not wait for processes that never call it.
-        alone = jax.process_count() > 1
-        processes = ocp.options.MultiprocessingOptions(
-            primary_host=0,
-            active_processes={0} if alone else None,
-            barrier_sync_key_prefix="first" if alone else None,
-        )
         folder = (workdir / "checkpoints").resolve()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +134,7 @@ class Checkpoints:
                     cleanup_tmp_directories=True,
                     save_decision_policy=policies.FixedIntervalPolicy(1),
                     max_to_keep=None,  # `wait` deletes
-                    multiprocessing_options=processes,
+                    multiprocessing_options=_first_alone(),
                 ),
             )
         except OSError as error:
@@ -322,7 +332,7 @@ def write_first(workdir: Path, state: RunState) -> None:
 def _saved_arrays(folder: Path) -> Any:
     """Shapes of a checkpoint folder's state, unread; Damaged if not even these."""
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with _reader() as reader:
             found = reader.metadata((folder / "state").resolve()).item_metadata
     except Exception as error:  # whatever orbax, tensorstore and json raise
         raise Damaged(one_line(error, 200)) from error
@@ -388,7 +398,7 @@ def _read_parts(folder: Path, names: Sequence[str]) -> tuple[dict, int]:
         lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved
     )
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with _reader() as reader:
             tree = reader.restore(
                 (folder / "state").resolve(), restore_args=restore_args
             )

@@ -83,6 +83,7 @@ def traced():
     return jax.jit(step).trace(*args)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_the_real_step_lowers_without_the_host_and_sums_only(traced, platform):
     text = traced.lower(lowering_platforms=(platform,)).as_text()

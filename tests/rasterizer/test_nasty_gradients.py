@@ -171,7 +171,7 @@ NASTY = {
 }  # fmt: skip
 
 
-@pytest.mark.once_by_list
+@pytest.mark.once
 @pytest.mark.parametrize("backend", INSTALLED)
 @pytest.mark.parametrize("name", NASTY)
 def test_beside_a_nasty_face_gradients_are_those_of_the_reference(name, backend):
@@ -231,6 +231,7 @@ def test_gradients_of_nasty_meshes_are_those_of_the_reference(backend, points, f
     check_hard(np.array(points), np.array(faces, np.int32), backend)
 
 
+@pytest.mark.once
 @QUICKLY
 @given(st.sampled_from(INSTALLED), points)
 def test_gradients_of_nasty_grids_are_those_of_the_reference(backend, points):
@@ -241,6 +242,7 @@ def test_gradients_of_nasty_grids_are_those_of_the_reference(backend, points):
     assert_close(np.reshape(got, (9, 3)), expected)
 
 
+@pytest.mark.once
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(st.sampled_from(INSTALLED), points, triples)
 def test_soft_gradients_of_nasty_meshes_are_those_of_the_formulas(

@@ -248,6 +248,7 @@ def paint(vertices, faces, size=SIZE, colours=None):
     return rasterizer.antialias(colour, fragments, vertices, faces)
 
 
+@pytest.mark.once
 def test_antialiased_square_has_the_area_of_the_square():
     vertices, faces = square(2.3, 3.4, 8.9, 7.2)
     with jax.enable_x64(True):
@@ -322,6 +323,7 @@ def test_neighbours_across_edges():
     assert edge_neighbours(np.zeros((0, 3), np.int32)).shape == (0, 3)
 
 
+@pytest.mark.once
 def test_antialiasing_survives_nasty_meshes_and_batches():
     rng = np.random.default_rng(0)
     vertices = rng.uniform(-3, 15, (2, 12, 3)).astype(np.float32)

@@ -411,6 +411,7 @@ def test_nasty_meshes_match_the_reference(backend, points, faces):
     np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
 
 
+@pytest.mark.once
 @AS_COMPILED
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
@@ -426,6 +427,7 @@ def test_nasty_grids_match_the_reference(backend, points):
     assert not np.isnan(gradient).any()
 
 
+@pytest.mark.once
 @BACKENDS
 def test_wide_faces_and_their_backs_are_told_apart_as_by_the_reference():
     # Coincident faces, whose nearness differs by its rounding if by anything.
@@ -439,6 +441,7 @@ def test_wide_faces_and_their_backs_are_told_apart_as_by_the_reference():
     assert_matches_reference(vertices.astype(np.float32), both, (160, 180))
 
 
+@pytest.mark.once
 @BACKENDS
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_traced_faces_out_of_range_draw_nothing(dtype):

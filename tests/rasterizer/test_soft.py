@@ -245,6 +245,7 @@ nasty_depth = st.one_of(
 )
 
 
+@pytest.mark.once
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.sampled_from(INSTALLED),

@@ -15,6 +15,8 @@ from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
+# Each switch compiles a model of its own.
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,7 @@ def test_the_model_sees_the_true_view_only_if_it_is_an_oracle(
     np.testing.assert_array_equal(seen[2].view, arrays["view"][:BATCH])
 
 
+@pytest.mark.once
 def test_image_with_empty_mask_is_left_out_and_counted(params, arrays, options):
     mask = arrays["mask"].copy()
     mask[1] = False
@@ -198,6 +199,7 @@ def test_without_true_depth_there_are_only_reconstruction_errors(
     assert baselines(photos, options, names=("constant",)) == []
 
 
+@pytest.mark.once
 def test_max_images_takes_the_first(params, arrays, options):
     got = evaluate.evaluate(
         params, dataset_of(arrays), options, limits=Limits(BATCH, 3)
@@ -255,6 +257,7 @@ def test_baselines_are_scored_on_the_pixels_of_the_model(row, params, arrays, op
         assert 0.3 < share < 0.7
 
 
+@pytest.mark.once
 def test_supervised_model_is_scored_in_the_input_view(arrays, options):
     options = dataclasses.replace(options, supervised=True)
     params = random_params(options)

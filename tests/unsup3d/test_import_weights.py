@@ -371,6 +371,7 @@ def test_another_run_begins_from_an_imported_one(run):
         task.read_start(config)
 
 
+@pytest.mark.once
 def test_success_is_said_only_of_what_is_on_disk(run, monkeypatch):
     config, file, workdir = run
     finish = ocp.CheckpointManager.wait_until_finished

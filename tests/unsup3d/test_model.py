@@ -89,6 +89,7 @@ def test_factors_lie_in_their_ranges(factors):
     assert (factors.conf_sigma > 0).all()
 
 
+@pytest.mark.once
 def test_the_heads_get_the_numbers_of_the_config(images):
     """Raw outputs -> factors by the formulas, with every number changed."""
     config = _config(
@@ -133,6 +134,7 @@ def test_the_heads_get_the_numbers_of_the_config(images):
     )
 
 
+@pytest.mark.once
 def test_surface_and_conditions_of_different_images(setup, images, factors):
     """Depth and albedo of the first image, viewpoint and light of both."""
     _, options, params = setup
@@ -155,6 +157,7 @@ def test_surface_and_conditions_of_different_images(setup, images, factors):
     assert found.canon_shading is None
 
 
+@pytest.mark.once
 def test_pictures_of_a_view_warm_up_compile_once(monkeypatch):
     config = _config(view__warmup_steps=10)
     options = options_from_config(config)
@@ -191,6 +194,7 @@ def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, factors):
     np.testing.assert_allclose(out.canonical_flip.shading, shading, atol=1e-4)
 
 
+@pytest.mark.once
 def test_the_total_is_the_weighted_sum_of_its_terms(images):
     config = _config(loss__depth_smoothness=0.3, loss__flip=0.25)
     options = options_from_config(config)
@@ -239,6 +243,7 @@ def test_joint_mask_counts_only_pixels_valid_in_both_passes(images):
     assert float(totals[True]) != pytest.approx(float(totals[False]), rel=1e-6)
 
 
+@pytest.mark.once
 def test_oracles_take_view_and_light_from_the_batch(setup, factors, images):
     _, options, _ = setup
     view = jnp.tile(jnp.array([0.1, 0.3, 0.0, 0.01, 0.0, 0.0]), (2, 1))
@@ -252,6 +257,7 @@ def test_oracles_take_view_and_light_from_the_batch(setup, factors, images):
         model.apply_oracle(factors, Batch(image=images), options)
 
 
+@pytest.mark.once
 def test_supervision_trains_the_depth_net_alone(images):
     config = _config(model__supervision="depth")
     options = options_from_config(config)
@@ -268,6 +274,7 @@ def test_supervision_trains_the_depth_net_alone(images):
     )
 
 
+@pytest.mark.once
 def test_without_confidence_there_is_no_network_for_it(images):
     config = _config(model__use_confidence=False)
     options = options_from_config(config)

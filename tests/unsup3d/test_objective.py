@@ -113,6 +113,7 @@ def expected(scene, masks):
     return {name: losses.mean_share(loss) for name, loss in maps.items()}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("joint", [True, False])
 def test_each_term_has_its_own_reconstruction_mask_and_sigma(scene, joint):
     _, made, batch = scene

@@ -35,6 +35,7 @@ def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
     assert (got[:header] > 200).any()  # the names of the columns
 
 
+@pytest.mark.once
 def test_panel_of_a_model_without_confidence_is_narrower():
     config = bust.config_of(SIZE)
     config.model.use_confidence = False

@@ -174,6 +174,7 @@ def test_the_prior_is_the_squared_distance_from_medium_frontal_light():
     np.testing.assert_allclose(halves.sum(), got, rtol=1e-6)
 
 
+@pytest.mark.once
 def test_the_priors_gradient_reaches_only_the_light_and_pulls_it_back(
     outputs, monkeypatch
 ):
@@ -228,6 +229,7 @@ def _fit(workdir, config, **source):
         )
 
 
+@pytest.mark.once
 def test_resuming_in_the_warm_up_is_bit_equal(tmp_path):
     straight = _fit(tmp_path / "straight", _scheduled())
     assert int(_fit(tmp_path / "cut", _scheduled(), kill_at=5).step) == 5
@@ -240,6 +242,7 @@ def test_resuming_in_the_warm_up_is_bit_equal(tmp_path):
     assert any(not np.array_equal(a, b) for a, b in pairs)  # the schedule matters
 
 
+@pytest.mark.once
 def test_a_run_that_began_before_these_options_goes_on(tmp_path):
     config = tiny_task.config()
     devices = jax.local_devices()
@@ -281,6 +284,7 @@ def test_seeds_together_share_the_schedules():
     assert jax.eval_shape(metrics, image)["light_prior"].shape == ()
 
 
+@pytest.mark.once
 def test_the_watch_waits_until_the_range_is_whole(tmp_path, capfd):
     def still(params, constants, batch, weights, *, axis_name=None):
         total, outputs = tiny_task.objective(

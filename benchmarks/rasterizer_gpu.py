@@ -33,10 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import machine, peers
+from benchmarks import ceilings, machine, peers
 from benchmarks import rasterizer as on_cpu
 from benchmarks.peers import Calls, Peer, Queue, Scene, scenes
 
@@ -107,17 +106,6 @@ def _seconds(start: Callable[[], Any], wait: Callable[[Any], object], calls=1) -
         result = start()
     wait(result)
     return (time.perf_counter() - began) / calls
-
-
-def copy_rate(mib: int = 1024, rounds: int = 5) -> float:
-    """Bytes a second, read and written, of a pass over device memory."""
-    x = jnp.ones(mib << 18, jnp.float32)
-    add = jax.jit(lambda x: x + 1)
-    jax.block_until_ready(add(x))
-    seconds = (
-        _seconds(lambda: add(x), jax.block_until_ready, 10) for _ in range(rounds)
-    )
-    return 2 * x.nbytes / min(seconds)
 
 
 def time_in_turns(
@@ -220,7 +208,7 @@ def measure(
     """
     began = time.perf_counter()
     found, missing = peers.load_all(PEERS)
-    rate = copy_rate(copy_mib)
+    rate = ceilings.copy_rate(copy_mib)
     report: dict[str, Any] = {
         "machine": machine.describe("torch"),
         "preallocate": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"),

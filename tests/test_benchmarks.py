@@ -43,6 +43,7 @@ def test_a_small_step_is_measured_with_its_parts():
     assert found == pytest.approx(sum(p["gflop"] for p in networks))
 
 
+@pytest.mark.once
 def test_operations_are_those_of_the_papers_networks():
     """GFLOP an image at 64 px and full width, counted by hand from Tables 7 to 9."""
     options = options_from_config(default.get_config())
@@ -65,6 +66,7 @@ def test_operations_are_those_of_the_papers_networks():
     assert whole / 1e9 == pytest.approx(20.97, rel=1e-3)
 
 
+@pytest.mark.once
 def test_a_peer_is_drawn_beside_ours_and_compared(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     scene = scenes.grid_scene(8, 2)
@@ -116,6 +118,7 @@ def test_a_chart_escapes_names_and_draws_every_point():
     assert len(drawn) == 3 + len(lines)  # and one a name in the legend
 
 
+@pytest.mark.once
 def test_gradient_charts_hold_every_method_and_yaw():
     pytest.importorskip("matplotlib")
     rows = [

@@ -86,6 +86,7 @@ def _assert_alike(one: dict, two: dict, tolerance: float) -> None:
         assert one[key] == pytest.approx(two[key], rel=rel, abs=1e-6), key
 
 
+@pytest.mark.once
 def test_a_step_split_over_two_devices_is_that_of_one():
     one, two = _run("tiny")
     assert one["grad_norm"] > 0

@@ -155,6 +155,7 @@ def test_view_gradient_matches_finite_differences(index):
     assert abs(float(numeric - gradient[index])) < 0.06 * scale
 
 
+@pytest.mark.once
 def test_the_soft_warp_tends_to_the_hard_one():
     view = _view(rx=0.1, ry=0.3)
     hard, valid = warp_depth(_bump(), view, SCENE)

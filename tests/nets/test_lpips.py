@@ -67,6 +67,7 @@ def test_equal_pictures_have_no_distance_and_order_does_not_matter(weights, pair
     )
 
 
+@pytest.mark.once
 def test_the_gradient_is_finite_even_where_all_features_are_zero(weights, pair):
     dead = dataclasses.replace(
         weights,

@@ -101,6 +101,7 @@ def test_grids_match_the_work_list():
     assert_sums_match(index, boxes, grid, 2, INTERPRETED)
 
 
+@pytest.mark.once
 def test_images_and_gradients_match_those_of_the_work_list():
     vertices = np.stack([scenes.warped_grid(s, 7, 6) for s in range(2)])
     weight = np.random.default_rng(0).normal(size=(2, 8, 9)).astype(np.float32)

@@ -225,6 +225,7 @@ triples = st.lists(
 QUICKLY = settings(max_examples=12, deadline=None, derandomize=True)
 
 
+@pytest.mark.once
 @QUICKLY
 @given(st.sampled_from(INSTALLED), points, triples)
 def test_gradients_of_nasty_meshes_are_those_of_the_reference(backend, points, faces):

@@ -68,6 +68,7 @@ def test_an_object_in_sight_all_round_is_shown_as_the_camera_sees_it(head):
     np.testing.assert_array_equal(frame, [0.5, 0.5, 1.0])
 
 
+@pytest.mark.once
 def test_cells_that_are_not_the_object_are_not_drawn(head):
     cells = np.zeros_like(WHOLE.cells)
     cells[8:16, 8:16] = True

@@ -19,6 +19,8 @@ from unsup3d_jax.formation.types import Batch, Truth
 from unsup3d_jax.unsup3d import evaluate
 from unsup3d_jax.unsup3d.options import LossWeights, options_from_config
 
+pytestmark = pytest.mark.once  # a model of its own is compiled
+
 
 @pytest.fixture(scope="module")
 def options():
@@ -143,7 +145,6 @@ def test_every_measure_is_that_of_its_function(row, outputs, arrays):
     assert auroc["asymmetric"]["mean"] != auroc["patch"]["mean"]
 
 
-@pytest.mark.once
 def test_keypoints_are_read_off_the_reconstruction(row, outputs, arrays, options):
     plain = outputs[1].plain
     depth = [
@@ -169,7 +170,6 @@ def test_shape_statistics_are_over_all_images(row, outputs):
     np.testing.assert_allclose(row["shape"]["view_std_y_deg"], yaw, rtol=1e-2)
 
 
-@pytest.mark.once
 def test_what_is_not_known_is_left_out(params, arrays, options):
     photos = dataset_of({k: arrays[k] for k in ("image", "depth", "mask")})
     got = evaluate.evaluate(params, photos, options, limits=LIMITS)
@@ -186,7 +186,6 @@ def test_every_measure_has_its_rule(tmp_path, row):
     assert "keypoint_depth" in content["rules"]
 
 
-@pytest.mark.once
 def test_a_shading_map_has_no_light_to_score(outputs, arrays, options):
     factors, reconstruction, _ = outputs
     depth, light = jnp.asarray(arrays["depth"]), jnp.asarray(arrays["light"])

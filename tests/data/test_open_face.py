@@ -319,6 +319,7 @@ def test_back_faces_do_not_show(head):
 # The patch.
 
 
+@pytest.mark.once
 def test_patch_changes_the_image_alone():
     options = {"image_size": SIZE, "count": COUNT, "pose": "natural"}
     plain = open_faces.load("test", **options)
@@ -351,6 +352,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, faces, caplog):
     assert "cannot cache" in caplog.text
 
 
+@pytest.mark.once
 def test_only_the_fields_asked_for_are_returned(tmp_path, faces):
     for _ in ("made", "read from the cache"):
         some = open_faces.load(
@@ -495,6 +497,7 @@ def test_views_of_a_person_differ_in_all_but_the_person(head, several):
     assert not numbers & set(seeds.pose.reshape(3, 4)[:, 1:].ravel().tolist())
 
 
+@pytest.mark.once
 def test_fewer_views_are_a_prefix_and_only_what_is_asked_for_varies(several):
     few = open_faces.load_views(
         "train", image_size=SIZE, count=2, views=2, fields=("image", "identity")

@@ -428,6 +428,7 @@ def test_another_order_is_another_permutation_and_comes_back():
     assert epoch(other) == first
 
 
+@pytest.mark.once
 def test_a_clock_that_runs_backwards_changes_nothing(tmp_path, monkeypatch):
     config = tiny_task.config()
     config.log.tensorboard = True
@@ -481,6 +482,7 @@ def test_a_nan_step_is_skipped_logged_and_changes_nothing(tmp_path, capfd):
     assert "step 6: loss nan, gradient norm nan: skipped" in capfd.readouterr().err
 
 
+@pytest.mark.once
 def test_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
     config = tiny_task.config(nan="skip", skips_in_a_row=3)
     made = tiny_task.task(
@@ -561,6 +563,7 @@ def test_a_collapsed_run_goes_back_and_takes_another_order(
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.once
 def test_a_diverged_run_goes_back_at_most_k_times(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(watch, "warnings", lambda *_, **__: [])
     config = tiny_task.config(rollbacks=2)
@@ -574,6 +577,7 @@ def test_a_diverged_run_goes_back_at_most_k_times(tmp_path, capfd, monkeypatch):
     assert [e["step"] for e in events] == [8, 8]
 
 
+@pytest.mark.once
 def test_a_return_that_takes_back_another_is_counted_with_it(
     tmp_path, capfd, monkeypatch
 ):

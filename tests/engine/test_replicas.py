@@ -17,6 +17,8 @@ from unsup3d_jax.engine.task import Session, StepContext, initial_state
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation.types import Batch
 
+# Seeds as one run are a variant of runs one after the other.
+pytestmark = pytest.mark.once
 SEEDS = (3, 4)
 CLIP = 2.0  # some gradients of these runs are larger, some smaller
 

@@ -165,6 +165,7 @@ def _run(script: str, *, each: list[list[str]]) -> list:
     return results
 
 
+@pytest.mark.once
 def test_eight_devices_take_the_step_of_one():
     """To float32 rounding: only the order of sums differs.
 

@@ -126,6 +126,7 @@ def _initial(network, image):
     return init(jax.random.key(0), image)
 
 
+@pytest.mark.once
 def test_stored_convolutions_contain_the_normalisation():
     """Features of the file are what the network computes in evaluation mode."""
     network = rotnet.RotNet(4)
@@ -180,6 +181,7 @@ def test_a_step_changes_parameters_and_statistics():
     assert jnp.abs(jnp.subtract(*means)).max() > 0
 
 
+@pytest.mark.once
 def test_devices_share_a_batch_and_its_statistics():
     """As one device would have it, to rounding; images of unlike brightness."""
     state, step = _start(optax.sgd(0.1))

@@ -681,6 +681,7 @@ def test_rows_are_trained_on_the_authors_layout(tmp_path):
     assert (tmp_path / "run" / "figure.png").is_file()
 
 
+@pytest.mark.once
 def test_tables_run_on_the_authors_layout(tmp_path):
     _authors_folder(tmp_path / "data", test=3)
     text, content = _authors_table(
@@ -746,6 +747,7 @@ def test_long_names_of_columns_do_not_run_into_each_other():
     assert len(between) > 18 and np.ptp(between) == 0 and np.ptp(sheet[:-98]) > 0
 
 
+@pytest.mark.once
 def test_constant_depth_shows_as_even_clay(monkeypatch):
     factors, options = make(32)
     factors = dataclasses.replace(factors, canon_depth=jnp.ones((2, 32, 32)))

@@ -56,6 +56,7 @@ def test_triangles_of_all_sizes_match_the_reference(cull):
     assert_faces_match(vertices, soups[0][1], (13, 17), INTERPRETED, cull=cull)
 
 
+@pytest.mark.once
 def test_coincident_faces_match_the_reference():
     flat, faces = scenes.flatten(scenes.grid(6, 7))
     rng = np.random.default_rng(0)

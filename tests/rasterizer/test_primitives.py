@@ -124,6 +124,7 @@ def test_normals_match_finite_differences():
         np.testing.assert_allclose(gradient, numeric_gradient(total, flat), atol=1e-7)
 
 
+@pytest.mark.once
 def test_normals_survive_bad_points_and_lonely_vertices():
     points = np.array(
         [[0, 0, 1], [1, 0, 1], [0, 1, 1], [np.nan, 1, 1], [5, 5, 5]], np.float32
@@ -205,6 +206,7 @@ def test_texture_gradients_match_finite_differences(wrap):
         np.testing.assert_allclose(by_uv, numeric, atol=1e-6)
 
 
+@pytest.mark.once
 def test_texture_lookup_survives_nasty_coordinates():
     texture = np.arange(12.0, dtype=np.float32).reshape(3, 4, 1)
     uv = np.full((1, 6, 2), 0.4, np.float32)

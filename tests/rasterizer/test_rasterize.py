@@ -389,7 +389,7 @@ def draw_nasty_grid(vertices, backend):
 
 
 @AS_COMPILED
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.sampled_from(INSTALLED),
     st.lists(st.tuples(coordinate, coordinate, depth), min_size=9, max_size=9),

@@ -135,7 +135,7 @@ def test_soft_tends_to_hard_in_value_and_gradient():
     assert np.abs(hard_gradient).mean() > 0.05
 
 
-@pytest.mark.once_by_list
+@pytest.mark.once
 @BACKENDS
 def test_soft_handles_bad_faces_empty_meshes_and_vmap():
     vertices, faces = scenes.soup(2, count=4, size=(8, 8))

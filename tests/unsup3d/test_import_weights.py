@@ -333,6 +333,7 @@ def run(tmp_path):
     return config, tmp_path / "checkpoint030.pth", tmp_path / "run"
 
 
+@pytest.mark.once
 def test_an_imported_checkpoint_is_step_0_of_a_run(run):
     config, file, workdir = run
     config.depth.bump_height = 0.5

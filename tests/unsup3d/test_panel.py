@@ -19,6 +19,7 @@ def head():
     return bust.make(SIZE)
 
 
+@pytest.mark.once
 def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
     factors, options = head
     rng = np.random.default_rng(0)

@@ -2,8 +2,8 @@
 
 Known only by behaviour, of the MATLAB program that Bas et al. (ICCVW 2017) released:
 
-- theta is (r, t, log s, alpha) with t in pixels, x right and y up, and s = 0.99 ^ log s:
-  a larger number is a smaller face. The paper says exp.
+- theta is (r, t, log s, alpha) with t in pixels, x right and y up, and
+  s = 0.99 ^ log s: a larger number is a smaller face. The paper says exp.
 - Landmarks are vertices of the grid. Pixels of labels are counted from 1, the row is
   225 - y; the sampler puts the same point at up to one pixel from there.
 - A normal sums three of a vertex's triangles at most: one assignment with repeated
@@ -126,7 +126,7 @@ def vertex_normals(vertices: Float[AnyArray, "n 3"], grid: int) -> Float[Array, 
     """
     first, second = cell_triangles(vertices, grid)
     total = jnp.zeros((grid, grid, 3), first.dtype)
-    last = slice(1, None), slice(None, -1)
+    part_of = slice(None, -1), slice(1, None)
     for corner, (of_first, of_second, second_wins) in enumerate(
         (
             # Rows and columns of the vertices that have this corner in each triangle.
@@ -139,7 +139,7 @@ def vertex_normals(vertices: Float[AnyArray, "n 3"], grid: int) -> Float[Array, 
         layer = jnp.zeros_like(total)
         order = [(of_first, first), (of_second, second)]
         for (row, column), part in order if second_wins else order[::-1]:
-            layer = layer.at[last[1 - row], last[1 - column]].set(part[:, :, corner])
+            layer = layer.at[part_of[row], part_of[column]].set(part[:, :, corner])
         total = total + layer
     return total.reshape(-1, 3)
 

@@ -218,14 +218,16 @@ def shape(
     model: GridModel, alpha: Float[AnyArray, " d"]
 ) -> tuple[Float[Array, "n 3"], Float[Array, "l 3"]]:
     """X = mean + alpha . basis: vertices and landmarks of a face, model frame."""
-
-    def points(mean: Array, basis: Array) -> Array:
-        return mean + jnp.tensordot(alpha, basis, axes=1, precision="highest")
-
     return (
-        points(model.mean, model.basis),
-        points(model.landmark_mean, model.landmark_basis),
+        _combine(model.mean, model.basis, alpha),
+        _combine(model.landmark_mean, model.landmark_basis, alpha),
     )
+
+
+def _combine(
+    mean: Float[Array, "n 3"], basis: Float[Array, "d n 3"], alpha: AnyArray
+) -> Float[Array, "n 3"]:
+    return mean + jnp.tensordot(alpha, basis, axes=1, precision="highest")
 
 
 def turn(
@@ -313,6 +315,14 @@ def posed(model: GridModel, theta: Theta, camera: Camera, *, image_size: int) ->
         landmarks=pixels[n:],
         landmark_points=together[n:],
     )
+
+
+def project_landmarks(
+    model: GridModel, theta: Theta, camera: Camera, *, image_size: int
+) -> Float[Array, "l 2"]:
+    """The landmarks of `posed` alone, pixels; for who has no use for the grid."""
+    points = _combine(model.landmark_mean, model.landmark_basis, theta.alpha)
+    return project(turn(points, theta.rotation), theta, camera, image_size)
 
 
 def flatten_image(

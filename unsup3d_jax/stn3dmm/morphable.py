@@ -3,15 +3,18 @@
 from pathlib import Path
 
 from unsup3d_jax.stn3dmm.coefficients import coefficient_mirror
+from unsup3d_jax.stn3dmm.framing import default_camera
 from unsup3d_jax.stn3dmm.grid import grid_model
-from unsup3d_jax.stn3dmm.open_model import open_model
+from unsup3d_jax.stn3dmm.open_model import alpha_of, open_model
 from unsup3d_jax.stn3dmm.types import GridModel, LandmarkSet, MorphableModel
 
 __all__ = [
     "GridModel",
     "LandmarkSet",
     "MorphableModel",
+    "alpha_of",
     "coefficient_mirror",
+    "default_camera",
     "grid_model",
     "load_model",
 ]

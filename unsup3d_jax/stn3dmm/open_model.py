@@ -49,6 +49,9 @@ def open_model(columns: Columns = "raw") -> MorphableModel:
     """
     head, stored = open_face.load_model(), _stored()
     ids = stored["ids"]
+    new_id = np.full(len(head.mean), -1, np.int32)
+    new_id[ids] = np.arange(len(ids))
+    mirror = new_id[head.mirror[ids]]
     mean = head.mean[ids]
     raw = np.concatenate([head.identity, head.expression])[:, ids]
     if columns == "raw":
@@ -57,17 +60,17 @@ def open_model(columns: Columns = "raw") -> MorphableModel:
     else:
         flat = raw.reshape(len(raw), -1)
         mean = mean + (stored["pca_mean"] @ flat).reshape(mean.shape)
+        # What the expressions' mirror leaves, 0.02 mm, is taken out.
+        mean = 0.5 * (mean + mean[mirror] * np.float32([-1, 1, 1]))
         basis = (stored["pca"] @ flat).reshape(-1, *mean.shape)
         first = len(basis)
-    new_id = np.full(len(head.mean), -1, np.int32)
-    new_id[ids] = np.arange(len(ids))
     return MorphableModel(
         mean=mean,
         identity=basis[:first],
         expression=basis[first:],
         faces=stored["faces"].astype(np.int32),
         landmarks=_landmarks(new_id[head.landmarks], new_id[stored["eyes"]]),
-        mirror=new_id[head.mirror[ids]],
+        mirror=mirror,
         uv=stored["uv"],
         unit=1.0,
         name="open" if columns == "raw" else f"open-{columns}",

@@ -92,12 +92,12 @@ class GridModel:
         unit: metres a model unit.
     """
 
-    mean: Float[Leaf, "n 3"]
-    basis: Float[Leaf, "d n 3"]
-    landmark_mean: Float[Leaf, "l 3"]
-    landmark_basis: Float[Leaf, "d l 3"]
-    coefficient_mirror: Float[Leaf, "d d"] | None
-    landmark_flip: Int[Leaf, " l"]
+    mean: Float[Leaf, "*b n 3"]
+    basis: Float[Leaf, "*b d n 3"]
+    landmark_mean: Float[Leaf, "*b l 3"]
+    landmark_basis: Float[Leaf, "*b d l 3"]
+    coefficient_mirror: Float[Leaf, "*b d d"] | None
+    landmark_flip: Int[Leaf, "*b l"]
     size: int = struct.field(pytree_node=False)
     num_identity: int = struct.field(pytree_node=False)
     unit: float = struct.field(pytree_node=False)

@@ -187,7 +187,8 @@ def test_a_wrong_mat_is_refused_by_name(tmp_path, bump):
         ({"tl": triangles - 1}, "faces must number vertices"),
         ({"tl": triangles + 0.5}, "'tl' must hold whole numbers"),
         ({"tl": triangles.T}, "'tl' must have shape"),
-        ({"shapeMU": {"a": 1}}, "shapeMU"),
+        ({"shapeMU": {"a": 1}}, "'shapeMU' must hold numbers"),
+        ({"tl": "faces"}, "'tl' must hold numbers"),
     ):
         path = _write_mat(tmp_path, bump, **changes)
         with pytest.raises(UserError, match="01_MorphableModel.mat") as caught:

@@ -40,6 +40,9 @@ def read_basel_2009(path: str | Path) -> MorphableModel:
             raise Refused("declares more than any face model holds; refused.")
         read = io.loadmat(path, variable_names=list(_MAT_KEYS))
         arrays = {key: np.asarray(read[key]) for key in _MAT_KEYS if key in read}
+        for key, array in arrays.items():  # it may hold structures, texts, functions
+            if array.dtype.kind not in "fiu":
+                raise Refused(f"{key!r} must hold numbers, found {array.dtype.kind!r}.")
     source = str(path)
     size = _size(arrays, "shapeMU", 0, source)
     columns = _size(arrays, "shapePC", 1, source)

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "unsup3d_jax"
 ROOMS = (
     "experiments",
     "unsup3d",
+    "stn3dmm",
     "engine",
     "evaluation",
     "show",
@@ -27,7 +28,7 @@ ROOMS = (
     "files",
     "errors",
 )
-METHODS = ("unsup3d",)
+METHODS = ("unsup3d", "stn3dmm")
 SHARED = ("engine", "evaluation", "show", "data", "nets", "formation")
 # Where a command line begins: they may import everything.
 ENTRANCES = ("cli", "import_weights", "keypoints")

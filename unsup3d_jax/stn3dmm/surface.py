@@ -65,6 +65,14 @@ def disc(
     keep[np.nonzero(wanted)[0][largest(faces[wanted])]] = True
     outside = np.nonzero(~keep)[0]
     keep[outside[~largest(faces[outside])]] = True
+    return trimmed(faces, keep)
+
+
+def trimmed(
+    faces: Int[np.ndarray, "f 3"], keep: Bool[np.ndarray, " f"]
+) -> Bool[np.ndarray, " f"]:
+    """Without what hangs on by one edge, or by a vertex that the rim passes twice."""
+    keep = keep.copy()
     while True:
         ids = np.nonzero(keep)[0]
         edge = boundary_edges(faces[ids])

@@ -17,6 +17,8 @@ that of the grid layer is divided by the grid's side where the forward pass divi
 half the image's. Ours are the derivatives of the forward passes.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -24,7 +26,7 @@ from unsup3d_jax.formation.losses import Weighted
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import Camera, Posed, Theta
-from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.types import GridModel
 from unsup3d_jax.stn3dmm.visibility import cell_triangles
 
 IMAGE_SIZE = 224
@@ -47,7 +49,7 @@ def project(turned: Float[AnyArray, "n 3"], theta: Theta) -> Float[Array, "n 2"]
 def to_grid(points: Float[AnyArray, "n 2"]) -> Float[Array, "n 2"]:
     """The sampler's (u, v) in [-1, 1], v down: 112 is half the image, whatever g."""
     half = IMAGE_SIZE / 2.0
-    return (points - half) / half * jnp.array([1.0, -1.0], points.dtype)
+    return (jnp.asarray(points) - half) / half * jnp.array([1.0, -1.0], points.dtype)
 
 
 def sampler_pixels(points: Float[AnyArray, "n 2"]) -> Float[Array, "n 2"]:
@@ -100,16 +102,22 @@ def to_default(theta: Theta, camera: Camera) -> Theta:
     )
 
 
-def select(model: GridModel, indices: Int[AnyArray, " l"]) -> GridModel:
+def select(
+    model: GridModel, indices: Int[AnyArray, " l"], flip: Int[AnyArray, " l"]
+) -> GridModel:
     """The model with vertices of its grid for landmarks, as the selection layer has it.
 
     Args:
-        model: its landmark_flip must be that of the chosen landmarks.
+        model: whose own landmarks go.
         indices: of the grid's vertices, row-major, from 0; the released lists are
             from 1.
+        flip: the landmark that each one becomes in the mirror, from 0.
     """
-    return model.replace(
-        landmark_mean=model.mean[indices], landmark_basis=model.basis[:, indices]
+    return dataclasses.replace(
+        model,
+        landmark_mean=model.mean[indices],
+        landmark_basis=model.basis[:, indices],
+        landmark_flip=flip,
     )
 
 

@@ -103,7 +103,6 @@ def test_a_latent_code_is_mirrored_where_it_is_known_how():
     np.testing.assert_array_equal(got.image[1], plain[2, :, :, ::-1])
 
 
-
 @pytest.mark.parametrize("mib", [1, 0], ids=["memory", "streamed"])
 def test_eval_batches_cover_the_set_once_in_order(photos, tmp_path, mib):
     config = make_config(photos, tmp_path)

@@ -43,8 +43,8 @@ def chunks(seeds: Seeds, options: Options) -> Iterator[dict[str, np.ndarray]]:
     it, and an accelerator rounds otherwise.
 
     Returns:
-        Of each chunk the arrays of `dataset`, with normals as int8 and without what follows from
-        depth; a face is the same in whatever chunk it is made.
+        Of each chunk the arrays of `dataset`, with normals as int8 and without what
+        follows from depth; a face is the same in whatever chunk it is made.
     """
     return by_chunks(seeds, options, _chunk)
 

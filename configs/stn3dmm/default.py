@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
 
     # --- morphable model ----------------------------------------------------
     c.face = face = ConfigDict()
-    # "open", which ships with the project, or a file: .npz of ours, .mat (Basel 2009),
+    # "open", which ships with the project, "open-pca40", 40 principal components of its
+    # people, or a file: .npz of ours, .mat (Basel 2009),
     # .h5 (Basel 2017, 2019), or a folder of ICT-FaceKit meshes.
     face.model = "open"
     face.identity = 0  # first columns of identity that theta has; 0: all (code 5)
@@ -74,15 +75,16 @@ def get_config() -> ConfigDict:
     loss.symmetry = 0.0  # flattened face against its mirror image; code 1e-4 of a sum
     # Between two views of a person, or an image and its mirror where there is one view.
     loss.multi_view = 0.0
-    loss.contrast = 0  # texels a side of the window of a contrast-normalised copy; 0: no
+    # Texels a side of the window over which what they compare has one contrast; 0: off.
+    loss.contrast = 0
     loss.image_start = 0  # steps before the image terms count, as faces must be found
     # Landmarks explained with the identity that another view of the person gives: makes
     # shape known in depth. Needs data.views > 1.
     loss.identity = 0.0
     # Squared distance of theta from the truth, poses x 20: the supervised row.
     loss.theta = 0.0
-    # Squared distance of the vertices from the true ones, in face widths, after the pose
-    # is taken out: more of the supervised row.
+    # Squared distance of the vertices from the true ones, half-image units, in the
+    # model's frame: more of the supervised row.
     loss.vertices = 0.0
     # Against shrinking, and sliding out of the image: see `stn3dmm.losses`.
     loss.outside = 1.0

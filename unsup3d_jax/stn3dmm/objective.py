@@ -136,7 +136,8 @@ def objective(
 
     # Here, and nowhere else, the devices of the batch meet. A sum is one of shares.
     shares = {
-        name: cost if isinstance(cost, jax.Array)
+        name: cost
+        if isinstance(cost, jax.Array)
         else mean_share(cost, axis_name=axis_name)
         for name, (_, cost) in terms.items()
     }
@@ -222,9 +223,7 @@ def mask_of(
     """`visibility.visibility`, and "none": everything counts as seen."""
     if mode == "none":
         return jnp.ones((grid, grid), posed.pixels.dtype)
-    return sight.visibility(
-        posed, theta, camera, mode=mode, grid=grid, image_size=size
-    )
+    return sight.visibility(posed, theta, camera, mode=mode, grid=grid, image_size=size)
 
 
 def _compared(flat: Array, mask: Array, options: StnOptions) -> Array:

@@ -21,7 +21,8 @@ from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.localiser import LocaliserOptions
 from unsup3d_jax.stn3dmm.morphable import GridModel, MorphableModel
 
-OPEN_MODEL = "open"  # the one whose people the open faces are
+# Models whose people the open faces are, and which columns of theirs they have.
+OPEN_MODELS = {"open": "raw", "open-pca40": "pca40"}
 DATA_SETS = ("open_faces", "landmarks")
 # Rows of the final table that need no training, and the one that does.
 UNTRAINED = ("zero", "constant", "no_shape", "fit")
@@ -35,6 +36,7 @@ class Face:
     """The morphable model of a config.
 
     Attributes:
+        name: as the config has it.
         model: all of it.
         grid: the columns that theta has, on the grid.
         camera: that looks at its mean face in the middle of the image.
@@ -42,6 +44,7 @@ class Face:
             theta of `grid` has.
     """
 
+    name: str
     model: MorphableModel
     grid: GridModel
     camera: Camera
@@ -107,7 +110,7 @@ def load_face(config: ConfigDict) -> Face:
     """
     face, camera = config.face, config.camera
     model = face.model
-    if model != OPEN_MODEL:
+    if model not in OPEN_MODELS:
         model = str(Path(model).expanduser())
     with refusing():
         whole, grid = _face(
@@ -121,6 +124,7 @@ def load_face(config: ConfigDict) -> Face:
         ]
     )
     return Face(
+        name=face.model,
         model=whole,
         grid=grid,
         camera=morphable.default_camera(
@@ -185,9 +189,7 @@ def _check_words(config: ConfigDict) -> None:
     ev, network = config.eval, config.localiser
     one_of("data.name", config.data.name, DATA_SETS)
     one_of("localiser.kind", network.kind, localiser.KINDS)
-    one_of(
-        "localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS
-    )
+    one_of("localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS)
     one_of("visibility.train", config.visibility.train, _MASKS)
     one_of("visibility.eval", config.visibility.eval, ("facing", "zbuffer"))
     one_of("eval.split", ev.split, ds.SPLITS)
@@ -215,12 +217,13 @@ def _check_together(config: ConfigDict) -> None:
     need(config, "data.views", single, "1 unless data.name=open_faces")
     several = loss.identity == 0 or data.views > 1
     need(config, "loss.identity", several, "0 where data.views is 1")
-    known = is_open and face.model == OPEN_MODEL and data.asymmetry == 1.0
-    truth = "0 unless data.name=open_faces, data.asymmetry=1 and face.model=open"
+    known = is_open and face.model in OPEN_MODELS
+    truth = f"0 unless data.name=open_faces and face.model {' or '.join(OPEN_MODELS)}"
     need(config, "loss.vertices", loss.vertices == 0 or known, truth)
     need(config, "loss.theta", loss.theta == 0 or known, truth)
     supervised = SUPERVISED in config.eval.baselines
-    need(config, "eval.baselines", known or not supervised, f"without supervised {truth[2:]}")
+    without = f"without supervised {truth[2:]}"
+    need(config, "eval.baselines", known or not supervised, without)
     # Theta shows the same place through no other camera.
     if loss.theta > 0:
         exact = config.camera.fov_deg == 10.0

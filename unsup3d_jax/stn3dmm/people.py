@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -17,13 +18,13 @@ from scipy.spatial.transform import Rotation
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.data.load import Splits
-from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.data.open_face import load as open_face_load
 from unsup3d_jax.data.open_face import scene
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
-from unsup3d_jax.stn3dmm.options import Face
+from unsup3d_jax.stn3dmm.morphable import alpha_of
+from unsup3d_jax.stn3dmm.options import OPEN_MODELS, Face
 
 # Light stays as it is in the camera's frame, so that flattened faces can be compared.
 VARIES_IN_EVAL = ("pose", "expression")
@@ -55,21 +56,19 @@ def load_split(config: ConfigDict, face: Face, split: str) -> Dataset:
     """One split of the configured data set.
 
     Returns:
-        Arrays "image" and "keypoints" of every set; of open faces also "latent" (n,
-        views, 6 + d), the true theta of the config's model, and "truth" (n, views, 6 +
-        94), that of the whole model.
+        Arrays "image" and "keypoints" of every set; of open faces also "truth" (n,
+        views, 6 + 94), their theta in the open model, and where the config's model is
+        one of theirs "latent" (n, views, 6 + d), theta in that.
 
     Raises:
         UserError: if the set or the split is missing or an option is wrong.
     """
     if config.data.name != "open_faces":
-        raise UserError(
-            f"data.name: expected open_faces, got '{config.data.name}'."
-        )
+        raise UserError(f"data.name: expected open_faces, got '{config.data.name}'.")
     # Of the test split every image is another person.
     views = config.data.views if split == "train" else 1
     dataset = open_face_load.load_people(config, split, views=views, fields=_FIELDS)
-    return with_theta(dataset, face)
+    return with_theta(dataset, face, asymmetry=config.data.asymmetry)
 
 
 def load_views(config: ConfigDict, face: Face, split: str) -> Dataset:
@@ -80,24 +79,32 @@ def load_views(config: ConfigDict, face: Face, split: str) -> Dataset:
         views=config.eval.views,
         count=config.eval.people,
         vary=VARIES_IN_EVAL,
-        fields=_FIELDS,
+        fields=(*_FIELDS, "mask"),
     )
-    return with_theta(dataset, face)
+    return with_theta(dataset, face, asymmetry=config.data.asymmetry)
 
 
-def with_theta(dataset: Dataset, face: Face) -> Dataset:
-    """Adds "latent" and "truth" to a set of open faces, and the mirror of the former."""
+def with_theta(dataset: Dataset, face: Face, *, asymmetry: float) -> Dataset:
+    """Adds "truth" and "latent" to a set of open faces, and the mirror of the latter.
+
+    Args:
+        asymmetry: that the faces were made with.
+    """
     arrays = dict(dataset.arrays)
     lead = arrays["scale"].shape
-    names = ("coefficients", "scale", "view")
-    known = [arrays.pop(name) for name in names]
-    known = [array.reshape(-1, *array.shape[len(lead) :]) for array in known]
-    truth = theta_of(*known, camera=face.camera)
-    arrays["truth"] = truth.reshape(*lead, -1)
-    arrays["latent"] = arrays["truth"][..., face.columns]
+    known = [arrays.pop(name) for name in ("coefficients", "scale", "view")]
+    coefficients, *where = [x.reshape(-1, *x.shape[len(lead) :]) for x in known]
+    pose = pose_of(*where, camera=face.camera)
+
+    def theta(columns: Literal["raw", "pca40"]) -> np.ndarray:
+        alpha = alpha_of(coefficients, columns=columns, asymmetry=asymmetry)
+        return np.concatenate([pose, alpha], axis=1).reshape(*lead, -1)
+
+    arrays["truth"] = theta("raw")
+    if face.name in OPEN_MODELS:
+        arrays["latent"] = theta(OPEN_MODELS[face.name])[..., face.columns]
     mirror = mirror_matrix(face)
     return dataclasses.replace(dataset, arrays=arrays, latent_mirror=mirror)
-
 
 
 def open_face_perspective() -> float:
@@ -105,25 +112,20 @@ def open_face_perspective() -> float:
     return layers.perspective_of(scene.FOV_DEG)
 
 
-def theta_of(
-    coefficients: Float[np.ndarray, "n d"],
-    scale: Float[np.ndarray, " n"],
-    view: Float[np.ndarray, "n 6"],
-    *,
-    camera: Camera,
-) -> Float[np.ndarray, "n p"]:
-    """Theta of open faces, exact through a camera with their perspective.
+def pose_of(
+    scale: Float[np.ndarray, " n"], view: Float[np.ndarray, "n 6"], *, camera: Camera
+) -> Float[np.ndarray, "n 6"]:
+    """Theta of open faces without its coefficients: r, t, log s.
 
-    Through another camera rotation and coefficients are the same; what shows the same
-    place then depends on depth.
+    Exact through a camera with their perspective. Through another one the rotation is
+    the same; what shows the same place then depends on depth.
 
     Args:
-        coefficients: as `open_face.truth` has them.
-        scale, view: of the heads, as there.
+        scale, view: of the heads, as `open_face.truth` has them.
         camera: its scale and offset.
 
     Returns:
-        (n, 6 + d) float32.
+        (n, 6) float32.
     """
     kappa = open_face_perspective()
     view = view.astype(np.float64)
@@ -131,13 +133,8 @@ def theta_of(
     distance = kappa * (scene.CENTRE_DEPTH + view[:, 5])
     log_scale = np.log(scale / distance) - math.log(camera.scale)
     move = view[:, 3:5] * _FRAMES[:2] / distance[:, None] - np.array(camera.offset)
-    parts = [
-        Rotation.from_matrix(turn).as_rotvec(),
-        move,
-        log_scale[:, None],
-        coefficients,
-    ]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    rotation = Rotation.from_matrix(turn).as_rotvec()
+    return np.column_stack([rotation, move, log_scale]).astype(np.float32)
 
 
 def mirror_matrix(face: Face) -> Float[np.ndarray, "p p"] | None:
@@ -152,10 +149,3 @@ def mirror_matrix(face: Face) -> Float[np.ndarray, "p p"] | None:
     matrix[:POSE_SIZE, :POSE_SIZE] = np.diag([1, -1, -1, -1, 1, 1])
     matrix[POSE_SIZE:, POSE_SIZE:] = np.asarray(of_shape)
     return matrix
-
-
-def seeds_of_views(config: ConfigDict, split: str) -> np.ndarray:
-    """Numbers of the people of `load_views`, for who paints them again."""
-    return open_faces.split_seeds(
-        split, count=config.eval.people, seed=config.data.seed
-    )

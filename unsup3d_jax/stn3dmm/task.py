@@ -79,8 +79,6 @@ def initial_params(config: ConfigDict, options: StnOptions, key: Key[Array, ""])
         UserError: if localiser.weights names no usable file.
     """
     params = localiser.init_params(key, options.localiser, options.image_size)
-    if config.localiser.weights:
-        params = localiser.load_pretrained(params, config.localiser.weights)
     return params
 
 
@@ -121,8 +119,16 @@ def stn_task(config: ConfigDict, splits: Splits) -> Task:
         found = watch.moments(outputs, options.image_size)
         return loss, Losses(terms=outputs.terms, moments=found)
 
+    judge = functools.cache(lambda: evaluate.judge_of(config, face))
+
     def validate(parts: State, step: int) -> dict[str, float]:
-        return evaluate.validation(parts["params"], splits("val"), face, config)
+        return evaluate.validation(
+            parts["params"],
+            splits("val"),
+            judge(),
+            options.localiser,
+            config.eval.batch_size,
+        )
 
     return Task(
         init=init,

@@ -201,7 +201,7 @@ def _flatten(
     images: Float[Array, "n h w 3"],
     options: StnOptions,
 ) -> tuple[Array, Array, Array, Array]:
-    """Flattened faces, how far each texel counts, its pixels, the share that is seen."""
+    """Flattened faces, how far each texel counts, where it is, the share seen."""
     size, grid = options.image_size, model.size
 
     def one(vector: Array) -> tuple[Array, Array, Array]:

@@ -280,7 +280,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
             "",
             f"{views['people']} people in {views['views']} views each: flattened faces "
             f"vary {views['variance']['mean']:.2f} as much as the images do; their "
-            f"mean is nearer to the true texture than {views['mean_wins']:.0%} of them.",
+            f"mean is nearer to the true one than {views['mean_wins']:.0%} of them.",
         ]
     return "\n".join(text)
 

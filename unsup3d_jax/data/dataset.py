@@ -106,6 +106,8 @@ class Dataset:
             run compares it.
         keypoint_flip: the keypoint that each one becomes in a mirror, where `arrays`
             has keypoints and that is known; else ().
+        latent_mirror: (d, d), takes the code of an image to that of its mirror image,
+            where `arrays` has latent codes and that is known.
         items, read: of a streamed set; else (), None.
         workers: decoding threads of a streamed set.
     """
@@ -117,6 +119,7 @@ class Dataset:
     read: Reader | None = None
     workers: int = 1
     keypoint_flip: tuple[int, ...] = ()
+    latent_mirror: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.items) if self.is_streamed else len(self.arrays["image"])

@@ -173,6 +173,9 @@ def test_splits_are_those_of_folders_and_photos(config, tmp_path):
     faces.append(("train/gone.png", face(1, 1, 1, 21), [1] * 21))
     (root / "landmarks.csv").write_text(csv_text(faces))
     config.data.layout = "csv"
+    with pytest.raises(UserError, match="face.landmarks: .* have 21 landmarks, aflw21"):
+        load.load_split(config, "train")
+    config.face.landmarks = "aflw21"
     for split in ("train", "val"):
         dataset = load.load_split(config, split)
         assert len(dataset) == 3 and dataset.report.found == 3
@@ -217,7 +220,7 @@ def test_a_batch_bears_unknown_landmarks_and_mirrors_them(config, tmp_path):
     write_aflw(root / "train/aflw.sqlite", faces)
     config.data.path, config.data.layout = str(root / "train"), "aflw"
     config.data.split, config.data.hash_split_percent = "hash", (100, 0, 0)
-    config.train.batch_size = 2
+    config.train.batch_size, config.face.landmarks = 2, "aflw21"
     dataset = load.load_split(config, "train")
     stored = dataset.arrays["keypoints"]
     known = np.isfinite(stored[..., 0])

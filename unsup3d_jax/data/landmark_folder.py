@@ -25,7 +25,8 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
     and named.
 
     Args:
-        config: reads `data`: path, layout, margin, and what all photos need.
+        config: reads `data`: path, layout, margin, and what all photos need; and
+            face.landmarks, which must be those of the photos.
 
     Raises:
         UserError: naming the key or the file; see `landmark_files.find` and
@@ -50,7 +51,12 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
             f"{data.layout} (data.layout); see `unsup3d_jax/data/landmark_files.py`."
         )
     count = _landmark_count(by_name)
-    _, flip = landmark_files.scheme(count, root)
+    scheme, flip = landmark_files.scheme(count, root)
+    if scheme != config.face.landmarks:
+        raise UserError(
+            f"face.landmarks: the photos in '{root}' have {count} landmarks, {scheme}; "
+            f"set --config.face.landmarks={scheme}, not {config.face.landmarks}."
+        )
 
     def examples(photo: str) -> Sequence[ds.Item]:
         path = str(root / photo)

@@ -30,8 +30,13 @@ def get_config() -> ConfigDict:
     # Pictures of each person, open_faces only. An example of a batch is a person, so
     # that train.batch_size counts people, each with so many pictures.
     data.views = 1
-    # landmarks only: pts (300-W: a file beside each photo) | aflw (a table of 21).
+    # landmarks only, the layout of data.path: pts (300-W: a file beside each photo) |
+    # csv (a table, landmarks.csv) | aflw (AFLW as published: a database). What they
+    # hold is said in `unsup3d_jax/data/landmark_files.py`.
     data.layout = "pts"
+    # landmarks only: what each side of the cut has beyond the landmarks, as a share of
+    # the larger side of their box.
+    data.margin = 0.3
 
     # --- morphable model ----------------------------------------------------
     c.face = face = ConfigDict()
@@ -139,6 +144,7 @@ def get_config() -> ConfigDict:
 RANGES = {
     **shared.ranges(NETWORKS),
     "data.views": (1, 64),
+    "data.margin": (0.0, 3.0),
     "face.identity": shared.COUNT,
     "face.expression": shared.COUNT,
     "face.grid": (4, 512),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 
 from unsup3d_jax.nets import vgg_face
 from unsup3d_jax.stn3dmm import localiser
@@ -122,6 +123,28 @@ def test_it_starts_at_the_mean_face_and_a_loss_reaches_every_parameter(
         # Of every output of the layer, not just of one; ReLUs may be off.
         reached = jnp.abs(grad.reshape(-1, grad.shape[-1])).max(0) > 0.0
         assert reached.mean() > (0.3 if options.kind == "vgg_face" else 0.99), name
+
+
+def test_the_layers_of_vgg_face_come_out_of_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    layers = np.empty((1, 15), object)
+    kernels = {}
+    for i, (name, shape) in enumerate(vgg_face.layer_shapes(VGG.width).items()):
+        kernels[name] = rng.normal(size=shape).astype(np.float32)
+        layer = {"name": name, "filters": kernels[name]}
+        layers[0, i] = layer | {"biases": np.ones((1, shape[-1]), np.float32)}
+    scipy.io.savemat(tmp_path / "vgg_face.mat", {"net": {"layers": layers}})
+    shapes, _ = shapes_of(VGG, vgg_face.SIZE)
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    found = localiser.with_vgg_face(params, tmp_path / "vgg_face.mat", VGG)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, params)
+    network = found[localiser.NETWORK]
+    assert not network["head"]["layer"]["kernel"].any()
+    for name, kernel in kernels.items():
+        np.testing.assert_array_equal(network["vgg_face"][name]["kernel"], kernel)
+        np.testing.assert_array_equal(network["vgg_face"][name]["bias"], 1.0)
+    with pytest.raises(ValueError, match="'small' has no layers"):
+        localiser.with_vgg_face(params, tmp_path / "vgg_face.mat", SMALL)
 
 
 def test_six_numbers_are_orthonormalised_by_definition():

@@ -65,7 +65,8 @@ class Report:
         root: folder, or "" for rendered sets.
         found: examples listed.
         broken: (name, reason) of each file skipped.
-        unpaired: names of images without a depth map, skipped.
+        unpaired: names of images without a partner, skipped.
+        partner: what those images want, such as "a depth map".
         others: extension -> number of files that are no images, all splits.
         leftovers: kind -> number of files that other programs left, all splits.
         closed: (name, reason) of each folder that cannot be listed, all splits.
@@ -82,6 +83,7 @@ class Report:
     found: int
     broken: tuple[tuple[str, str], ...] = ()
     unpaired: tuple[str, ...] = ()
+    partner: str = ""
     others: dict[str, int] = field(default_factory=dict)
     leftovers: dict[str, int] = field(default_factory=dict)
     closed: tuple[tuple[str, str], ...] = ()
@@ -286,8 +288,8 @@ def remark(report: Report) -> str:
         )
     if report.unpaired:
         parts.append(
-            f"{len(report.unpaired):,} images of {report.split} have no depth map, "
-            f"the first {printable(report.unpaired[0])}"
+            f"{len(report.unpaired):,} images of {report.split} are without "
+            f"{report.partner}, the first {printable(report.unpaired[0])}"
         )
     if report.split == "train":
         parts += left_out(report)

@@ -7,6 +7,7 @@ front, in the middle.
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from unsup3d_jax.nets import vgg_face
+from unsup3d_jax.nets import vgg_face, vgg_face_files
 from unsup3d_jax.nets.layers import Conv, GroupNorm, uniform_by_fan_in
 from unsup3d_jax.stn3dmm import layers
 
@@ -81,9 +82,9 @@ class Localiser(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t"]:
         options = self.options
         if options.kind == "small":
-            x = _Small(options.width)(images)
+            x = _Small(options.width, name="small")(images)
         else:
-            x = _VggFace(options.width, options.subtract_mean)(images)
+            x = _VggFace(options.width, options.subtract_mean, name="vgg_face")(images)
         is_six = options.rotation_head == "six"
         outputs = (6 if is_six else 3) + 3 + options.coefficients
         x = _Dense(outputs, _HEAD_GAIN[options.kind], name="head")(x)
@@ -190,6 +191,26 @@ def init_params(
     # Lazily: running the network on an image would compile it, op by op.
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     return {NETWORK: Localiser(options).lazy_init(key, image)["params"]}
+
+
+def with_vgg_face(
+    params: Mapping[str, Any], path: str | Path, options: LocaliserOptions
+) -> dict[str, Any]:
+    """Parameters of the kind vgg_face whose trunk comes out of a file of weights.
+
+    Args:
+        params: of `init_params`; they are left as they are.
+        path: see `vgg_face_files.load_vgg_face`.
+
+    Raises:
+        UserError: if the file does not hold VGG-Face.
+        ValueError: if the localiser is of another kind.
+    """
+    if options.kind != "vgg_face":
+        raise ValueError(f"kind {options.kind!r} has no layers of VGG-Face.")
+    weights = vgg_face_files.load_vgg_face(path, width=options.width)
+    trunk = jax.tree.map(jnp.asarray, weights)
+    return {**params, NETWORK: {**params[NETWORK], options.kind: trunk}}
 
 
 def localise(

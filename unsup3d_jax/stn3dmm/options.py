@@ -207,6 +207,8 @@ def _check_together(config: ConfigDict) -> None:
     if config.localiser.kind == "vgg_face":
         fits = data.image_size == 224
     need(config, "data.image_size", fits, size_rule)
+    loads = not config.localiser.weights or config.localiser.kind == "vgg_face"
+    need(config, "localiser.weights", loads, "empty unless localiser.kind=vgg_face")
     odd = loss.contrast == 0 or (loss.contrast >= 3 and loss.contrast % 2 == 1)
     need(config, "loss.contrast", odd, "0, or odd and at least 3")
     is_open = data.name == "open_faces"

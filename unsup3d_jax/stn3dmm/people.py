@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 from scipy.spatial.transform import Rotation
 
 from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.data import load as data_sets
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.data.load import Splits
 from unsup3d_jax.data.open_face import load as open_face_load
 from unsup3d_jax.data.open_face import scene
-from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.morphable import alpha_of
@@ -64,7 +64,7 @@ def load_split(config: ConfigDict, face: Face, split: str) -> Dataset:
         UserError: if the set or the split is missing or an option is wrong.
     """
     if config.data.name != "open_faces":
-        raise UserError(f"data.name: expected open_faces, got '{config.data.name}'.")
+        return data_sets.load_split(config, split)
     # Of the test split every image is another person.
     views = config.data.views if split == "train" else 1
     dataset = open_face_load.load_people(config, split, views=views, fields=_FIELDS)

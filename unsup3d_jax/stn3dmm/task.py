@@ -79,6 +79,8 @@ def initial_params(config: ConfigDict, options: StnOptions, key: Key[Array, ""])
         UserError: if localiser.weights names no usable file.
     """
     params = localiser.init_params(key, options.localiser, options.image_size)
+    if path := config.localiser.weights:
+        params = localiser.with_vgg_face(params, path, options.localiser)
     return params
 
 

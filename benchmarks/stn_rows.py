@@ -127,19 +127,20 @@ def train_row(
 
 def main() -> None:
     """Trains the rows that are asked for; see above."""
-    own, _, common = " ".join(sys.argv[1:]).partition("-- ")
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    own, common = sys.argv[1:cut], sys.argv[cut + 1 :]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rows", default="full")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--also", default="")
-    args = parser.parse_args(own.split())
-    record = {"machine": machine.describe("flax", "optax"), "common": common.split()}
+    args = parser.parse_args(own)
+    record = {"machine": machine.describe("flax", "optax"), "common": common}
     rows = []
     for name in args.rows.split(","):
         for seed in map(int, args.seeds.split(",")):
-            rows.append(train_row(name, seed, args.folder, common.split(), args.also))
+            rows.append(train_row(name, seed, args.folder, common, args.also))
             text = json.dumps(record | {"rows": rows}, indent=1)
             args.output.write_text(text + "\n")
             print(f"{name}, seed {seed}: done", flush=True)

@@ -84,9 +84,10 @@ def rotation_matrix(angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
     )
 
 
-def _rotate(
+def rotate(
     points: Float[Array, "*n 3"], rotation: Float[Array, "3 3"]
 ) -> Float[Array, "*n 3"]:
+    """p' = R p for every point."""
     # Multiply-adds instead of a matrix product: exact float32 on every backend
     # (TPUs and tensor cores round matrix products), and faster for 3 x 3.
     x, y, z = points[..., 0:1], points[..., 1:2], points[..., 2:3]
@@ -104,7 +105,7 @@ def transform(
         centre_depth: z of the rotation centre on the optical axis.
     """
     centre = jnp.array([0.0, 0.0, centre_depth], dtype=points.dtype)
-    return _rotate(points - centre, rotation_matrix(view[:3])) + centre + view[3:]
+    return rotate(points - centre, rotation_matrix(view[:3])) + centre + view[3:]
 
 
 def inverse_transform(
@@ -113,7 +114,7 @@ def inverse_transform(
     """Moves points of the input's view back to the canonical frame."""
     centre = jnp.array([0.0, 0.0, centre_depth], dtype=points.dtype)
     moved = points - view[3:] - centre
-    return _rotate(moved, rotation_matrix(view[:3]).T) + centre
+    return rotate(moved, rotation_matrix(view[:3]).T) + centre
 
 
 def depth_to_normals(

@@ -1,5 +1,6 @@
 """Faces from their numbers, a chunk at a time, in the form in which they are kept."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
@@ -60,21 +61,25 @@ def by_chunks(
 ) -> Iterator[dict[str, np.ndarray]]:
     """What `make` gives for the faces, `render.chunk_size` at a time, on a CPU."""
     shape = model.load_model()
-    with jax.default_device(_cpu()):
+    with on_cpu():
         basis = model.basis(shape, asymmetry=options.asymmetry)
         mesh = render.make_mesh(shape, basis)
     step = render.chunk_size(options.image_size)
     for start in range(0, len(seeds.person), step):
         chunk = Seeds(*(numbers[start : start + step] for numbers in seeds))
-        with jax.default_device(_cpu()):
+        with on_cpu():
             yield make(shape, mesh, chunk, options)
 
 
-def _cpu() -> jax.Device | None:
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Computes on a CPU in the body, if there is one."""
     try:
-        return jax.local_devices(backend="cpu")[0]
+        device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return None
+        device = None
+    with jax.default_device(device):
+        yield
 
 
 def _chunk(

@@ -21,9 +21,7 @@ def boundary_edges(faces: Int[np.ndarray, "f 3"]) -> Bool[np.ndarray, " e"]:
     """Which of the `directed_edges` no neighbour walks the other way."""
     edges = directed_edges(faces).astype(np.int64)
     count = int(edges.max(initial=0)) + 1
-    return ~np.isin(
-        edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0]
-    )
+    return ~np.isin(edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0])
 
 
 def components(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " f"]:

@@ -88,7 +88,7 @@ def _numbers(data: memoryview, order: str) -> tuple[np.ndarray, memoryview]:
     kind, body, rest = _element(data, order)
     if kind not in _NUMBERS:
         raise Refused(f"numbers of the unknown kind {kind}; the file is damaged.")
-    return np.frombuffer(body, np.dtype(_NUMBERS[kind]).newbyteorder(order)), rest
+    return np.frombuffer(body, np.dtype(f"{order}{_NUMBERS[kind]}")), rest
 
 
 def _matrix(

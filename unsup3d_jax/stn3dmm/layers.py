@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from unsup3d_jax.formation.geometry import rotate
 from unsup3d_jax.formation.sampling import sample_bilinear
 from unsup3d_jax.formation.types import AnyArray, Leaf
-from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.types import GridModel
 
 POSE_SIZE = 6  # entries of theta before the coefficients
 # Below this squared angle the series are exact even to float64 (what they leave out is

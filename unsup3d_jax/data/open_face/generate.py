@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -43,10 +43,23 @@ def chunks(seeds: Seeds, options: Options) -> Iterator[dict[str, np.ndarray]]:
     On a CPU, whatever else there is: a data set does not depend on what is trained on
     it, and an accelerator rounds otherwise.
 
-    Yields:
-        The arrays of `dataset`, with normals as int8 and without what follows from
-        depth; a face is the same in whatever chunk it is made.
+    Returns:
+        Of each chunk the arrays of `dataset`, with normals as int8 and without what
+        follows from depth; a face is the same in whatever chunk it is made.
     """
+    return by_chunks(seeds, options, _chunk)
+
+
+# (model, its mesh, numbers of at most `render.chunk_size` faces, options) -> arrays.
+MakeChunk = Callable[
+    [model.FaceModel, render.Mesh, Seeds, Options], dict[str, np.ndarray]
+]
+
+
+def by_chunks(
+    seeds: Seeds, options: Options, make: MakeChunk
+) -> Iterator[dict[str, np.ndarray]]:
+    """What `make` gives for the faces, `render.chunk_size` at a time, on a CPU."""
     shape = model.load_model()
     with on_cpu():
         basis = model.basis(shape, asymmetry=options.asymmetry)
@@ -55,7 +68,7 @@ def chunks(seeds: Seeds, options: Options) -> Iterator[dict[str, np.ndarray]]:
     for start in range(0, len(seeds.person), step):
         chunk = Seeds(*(numbers[start : start + step] for numbers in seeds))
         with on_cpu():
-            yield _chunk(shape, mesh, chunk, options)
+            yield make(shape, mesh, chunk, options)
 
 
 @contextlib.contextmanager

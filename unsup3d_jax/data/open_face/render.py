@@ -304,7 +304,15 @@ def chunk_size(size: int) -> int:
     return max(1, SAMPLES_PER_CHUNK // (2 * size) ** 2)
 
 
-def render(
+class Placed(NamedTuple):
+    """Heads before the camera, padded to one size of batch."""
+
+    heads: Heads  # numpy
+    look: Appearance
+    where: Scene
+
+
+def place(
     mesh: Mesh,
     seeds: Seeds,
     coefficients: np.ndarray,
@@ -312,11 +320,11 @@ def render(
     *,
     size: int,
     pose: str,
-) -> tuple[Pictures, Scene]:
-    """Places and renders at most chunk_size(size) faces, as numpy arrays.
+) -> Placed:
+    """Shapes at most chunk_size(size) heads and draws where each of them is.
 
-    The batch is padded to that fixed size: one program is compiled, and a face
-    looks the same in whatever batch it is made.
+    The batch is padded to that fixed size: one program is compiled, and a face is
+    the same in whatever batch it is made.
     """
     count = len(seeds.pose)
     if not 0 < count <= chunk_size(size):
@@ -327,6 +335,21 @@ def render(
     )
     heads = jax.tree.map(np.asarray, shape_heads(mesh, coefficients, look))
     where = scene.sample_scenes(seeds, heads.vertices, heads.normals, pose=pose)
+    return Placed(heads, look, where)
+
+
+def render(
+    mesh: Mesh,
+    seeds: Seeds,
+    coefficients: np.ndarray,
+    look: Appearance,
+    *,
+    size: int,
+    pose: str,
+) -> tuple[Pictures, Scene]:
+    """Places and renders at most chunk_size(size) faces, as numpy arrays."""
+    count = len(seeds.pose)
+    heads, look, where = place(mesh, seeds, coefficients, look, size=size, pose=pose)
     turn = scene.rotation(where.view.astype(np.float64)).astype(np.float32)
     pictures = render_chunk(mesh, heads, look, where, turn, size=size)
     return jax.tree.map(lambda x: np.asarray(x)[:count], (pictures, where))

@@ -137,6 +137,12 @@ def get_config() -> ConfigDict:
     # people: none.
     ev.people = 24
     ev.views = 16
+
+    # --- mode reconstruct -----------------------------------------------------------
+    c.export = export = ConfigDict()
+    export.grid = 112  # as face.grid, of what is written; paper 112
+    export.photo_size = 512  # pixels a side of the photo that is flattened
+    export.texture_scale = 4  # texels of the mesh's texture a vertex, each way
     return c
 
 
@@ -167,5 +173,8 @@ RANGES = {
     "eval.baseline_steps": shared.COUNT,
     "eval.people": (0, 2**20),
     "eval.views": (2, 64),
+    "export.grid": (4, 1024),
+    "export.photo_size": (32, 4096),
+    "export.texture_scale": (1, 32),
 }
 YOUNGER: dict = {}

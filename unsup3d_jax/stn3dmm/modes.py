@@ -4,6 +4,7 @@ from typing import Any
 
 from configs.stn3dmm import default
 from unsup3d_jax.configuration import Keys
+from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode, command
 
 KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
@@ -76,6 +77,49 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
     print(table, flush=True)
 
 
+def run_reconstruct(args: Arguments, interrupts: Any) -> None:
+    """Localises, flattens and exports the user's photos."""
+    assert args.input is not None and args.output is not None  # `flags` has checked
+    if not args.input.exists():
+        raise UserError(f"--input: {args.input} does not exist.")
+    import functools
+
+    import jax
+
+    from unsup3d_jax.configuration import changed
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.engine.workdir import newest_step
+    from unsup3d_jax.stn3dmm import localiser, options, reconstruct_files, shipped
+    from unsup3d_jax.stn3dmm.export import ExportOptions
+
+    config = args.config
+    options.check_config(config)
+    if args.checkpoint is None and newest_step(args.workdir) is None:
+        params, step = shipped.load(config)
+        say(f"no run in {args.workdir}: the localiser that ships, {step} steps.")
+    else:
+        params, _ = load_params(args)
+    face = options.load_face(config)
+    static = options.options_from_config(config, face)
+    fine = options.load_face(changed(config, {"face.grid": config.export.grid}))
+    reconstruct_files.reconstruct_folder(
+        jax.jit(functools.partial(localiser.localise, options=static.localiser)),
+        params,
+        config.data.image_size,
+        fine.grid,
+        face.camera,
+        ExportOptions(
+            photo_size=config.export.photo_size,
+            visibility=config.visibility.eval,
+            texture_scale=config.export.texture_scale,
+        ),
+        args.input,
+        args.output,
+        crop=config.data.crop,
+        data_path=config.data.path,
+    )
+
+
 def load_params(args: Arguments) -> tuple[Any, int]:
     """Parameters and step of --checkpoint, or of the workdir's newest.
 
@@ -111,6 +155,13 @@ MODES = {
         "score the newest checkpoint, or --checkpoint, on config.eval.split",
         run_eval,
         flags=("checkpoint",),
+        of_run=True,
+    ),
+    "reconstruct": Mode(
+        "flattened face, mask, pose and textured mesh of the photos of --input",
+        run_reconstruct,
+        flags=("checkpoint", "input", "output"),
+        required=("input", "output"),
         of_run=True,
     ),
 }

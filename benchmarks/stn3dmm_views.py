@@ -139,6 +139,39 @@ def sheet(found: list[list[Found]], data: Faces) -> np.ndarray:
     return pictures.labelled(columns, side=160)
 
 
+def picture(found: list[list[Found]], data: Faces, thetas: Any, model, camera):
+    """The first picture of each person, and all that is made of it."""
+    columns: dict[str, list] = {}
+    for person, image, vectors in zip(found, data.image, thetas, strict=True):
+        one, photo = person[0], image[0].astype(np.float32) / 255
+        scale = len(one.texture) // len(one.visibility)
+        seen = one.visibility.repeat(scale, 0).repeat(scale, 1)
+        whole = textures.completed(one.texture, seen)
+        layered = [whole.texture, pictures.source_shares(whole.source)]
+        view, _ = jax.device_get(
+            textures.view_of(
+                model,
+                textures.frontal(layers.split(jnp.asarray(vectors[0]))),
+                camera,
+                np.concatenate(layered, axis=-1),
+                size=len(photo),
+            )
+        )
+        shown = {
+            "picture": photo,
+            "mesh": pictures.mesh_overlay(photo, one.posed.pixels, one.visibility),
+            "flattened": one.flattened,
+            "visible": one.visibility,
+            "frontal": view[..., :3],
+            "frontal, filled parts tinted": pictures.marked(
+                view[..., :3], view[..., 3:]
+            ),
+        }
+        for name, part in shown.items():
+            columns.setdefault(name, []).append(part)
+    return pictures.labelled(columns, side=160)
+
+
 def localised(args: argparse.Namespace, data: Faces) -> tuple[Any, Any, np.ndarray]:
     """Model and camera of a run (or what ships), and its theta of the pictures."""
     if args.shipped:
@@ -173,6 +206,11 @@ def localised(args: argparse.Namespace, data: Faces) -> tuple[Any, Any, np.ndarr
     )
 
 
+def _save(path: Path, row: str, picture: np.ndarray) -> None:
+    stem = f"{path.stem}_{row.replace(' ', '_')}{path.suffix}"
+    Image.fromarray(picture).save(path.with_name(stem))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=24)
@@ -182,7 +220,8 @@ def main() -> int:
     parser.add_argument(
         "--shipped", action="store_true", help="the package's localiser"
     )
-    parser.add_argument("--sheet", type=Path, help="a picture to look at")
+    parser.add_argument("--sheet", type=Path, help="a picture of people in views")
+    parser.add_argument("--picture", type=Path, help="one of all that is made of one")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     model, camera = setting(GRID)
@@ -190,7 +229,7 @@ def main() -> int:
     thetas = {"true theta": (model, camera, data.theta)}
     if args.shipped or args.workdir:
         thetas["localiser"] = localised(args, data)
-    how = ExportOptions(args.image_size, "zbuffer", 1)
+    how = ExportOptions(args.image_size, "zbuffer", 3)
     rows = {}
     for name, (of, through, theta) in thetas.items():
         draw = functools.partial(flatten, of, camera=through, options=how)
@@ -203,11 +242,12 @@ def main() -> int:
         ]
         rows[name] = compare(found, data)
         print(name, json.dumps(rows[name], indent=1))
+        few = Faces(*(a[:SHOWN] for a in data))
         if args.sheet:
-            few = Faces(*(a[:SHOWN] for a in data))
-            picture = Image.fromarray(sheet(found[:SHOWN], few))
-            stem = f"{args.sheet.stem}_{name.replace(' ', '_')}{args.sheet.suffix}"
-            picture.save(args.sheet.with_name(stem))
+            _save(args.sheet, name, sheet(found[:SHOWN], few))
+        if args.picture:
+            shown = picture(found[:SHOWN], few, theta[:SHOWN], of, through)
+            _save(args.picture, name, shown)
     if args.output:
         content = {
             "question": "is the mean of several flattened faces nearer to the truth",

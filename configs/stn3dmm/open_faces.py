@@ -26,5 +26,5 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 100
     config.eval.every = 1000
-    config.log.picture_every = 0
+    config.log.picture_every = 1000
     return config

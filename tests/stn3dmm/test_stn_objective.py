@@ -179,7 +179,7 @@ def test_the_watch_tells_what_collapses():
         "face_scale": 1.0, "outside_share": 0.0, "seen_share": 0.8, "alpha_rms": 1.0,
         "turn_std_x_deg": 5.0, "turn_std_y_deg": 20.0, "turn_std_z_deg": 5.0,
     }  # fmt: skip
-    assert watch.warnings(healthy, [{}]) == watch.warnings({}, []) == []
+    assert watch.warnings(healthy, [{}] * 5) == watch.warnings({}, []) == []
     still = {f"turn_std_{axis}_deg": 0.1 for axis in "xyz"}
     for change, word in (
         ({"face_scale": 0.2}, "shrinking"),
@@ -188,8 +188,10 @@ def test_the_watch_tells_what_collapses():
         ({"alpha_rms": 4.0}, "caricature"),
         (still, "pose collapse"),
     ):
-        (sentence,) = watch.warnings(healthy | change, [{}])
+        (sentence,) = watch.warnings(healthy | change, [{}] * 5)
         assert sentence.startswith(word) and ":" in sentence
+    # At first every face is the mean face, from the front.
+    assert watch.warnings(healthy | still, [{}]) == []
 
 
 def test_statistics_are_of_all_images(everything):

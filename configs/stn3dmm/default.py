@@ -83,8 +83,11 @@ def get_config() -> ConfigDict:
     # Texels a side of the window over which what they compare has one contrast; 0: off.
     loss.contrast = 0
     loss.image_start = 0  # steps before the image terms count, as faces must be found
-    # Landmarks explained with the identity that another view of the person gives: makes
-    # shape known in depth. Needs data.views > 1.
+    # Landmarks again, at the pose that fits them best: what is left is shape, which
+    # errors of pose would hide.
+    loss.shape = 10.0
+    # The same with the identity that another view of the person gives, which makes its
+    # depth known. Needs data.views > 1.
     loss.identity = 0.0
     # Squared distance of theta from the truth, poses x 20: the supervised row.
     loss.theta = 0.0
@@ -164,6 +167,7 @@ RANGES = {
     "loss.multi_view": shared.WEIGHT,
     "loss.contrast": (0, 255),
     "loss.image_start": shared.COUNT,
+    "loss.shape": shared.WEIGHT,
     "loss.identity": shared.WEIGHT,
     "loss.theta": shared.WEIGHT,
     "loss.vertices": shared.WEIGHT,

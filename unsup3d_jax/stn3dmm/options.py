@@ -61,6 +61,7 @@ class LossOptions:
     symmetry: float
     multi_view: float
     contrast: int
+    shape: float
     identity: float
     theta: float
     vertices: float
@@ -156,6 +157,7 @@ def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
             symmetry=loss.symmetry,
             multi_view=loss.multi_view,
             contrast=loss.contrast,
+            shape=loss.shape,
             identity=loss.identity,
             theta=loss.theta,
             vertices=loss.vertices,

@@ -56,7 +56,7 @@ def test_the_total_is_the_weighted_sum_of_its_terms(setup, everything):
     loss = setup[0].loss
     names = set(outputs.terms) - {"total"}
     assert names == {
-        *("landmark", "identity", "prior", "theta", "vertices"),
+        *("landmark", "shape", "identity", "prior", "theta", "vertices"),
         *("symmetry", "multi_view", "outside", "scale"),
     }
     expected = sum(getattr(loss, name) * outputs.terms[name] for name in names)
@@ -73,11 +73,6 @@ def test_terms_are_what_theta_says(setup, everything):
     target = np.asarray(batch.keypoints).reshape(8, -1, 3)[..., :2]
     wrong = np.sum((np.asarray(outputs.landmarks) - target) ** 2, -1) / 32**2
     np.testing.assert_allclose(outputs.terms["landmark"], wrong.mean(), rtol=1e-4)
-    other = theta.copy().reshape(4, 2, -1)
-    other[..., 6:76] = other[:, ::-1, 6:76]
-    seen = stn_people.landmarks(stn_people.config(**EVERY), other.reshape(8, -1))
-    wrong = np.sum((seen - target) ** 2, -1) / 32**2
-    np.testing.assert_allclose(outputs.terms["identity"], wrong.mean(), rtol=1e-4)
     prior = np.sum(theta[:, 6:] ** 2, -1).mean()
     np.testing.assert_allclose(outputs.terms["prior"], prior, rtol=1e-4)
     apart = theta - np.asarray(batch.latent).reshape(8, -1)
@@ -103,7 +98,7 @@ def test_shares_of_two_devices_are_those_of_the_whole_batch(setup, everything):
 
 
 def test_a_term_without_weight_is_not_computed(setup):
-    names = ("symmetry", "multi_view", "identity", "theta", "vertices")
+    names = ("symmetry", "multi_view", "shape", "identity", "theta", "vertices")
     outputs = run(setup, **dict.fromkeys(names, 0.0))[1]
     assert set(outputs.terms) == {"landmark", "prior", "outside", "scale", "total"}
     assert outputs.seen is None
@@ -128,9 +123,62 @@ def test_the_truth_costs_nothing(setup, monkeypatch):
         return [outputs.terms for _, outputs in found]
 
     right, wrong = terms()
-    for name in ("landmark", "identity", "theta", "vertices"):
+    for name in ("landmark", "shape", "identity", "theta", "vertices"):
         assert right[name] < 1e-10, name
-    assert wrong["landmark"] > 1e-4
+    assert wrong["landmark"] > 1e-4 and wrong["shape"] > 1e-5
+
+
+def test_errors_of_pose_are_none_of_shape(setup, monkeypatch):
+    """And identity is that of the other view."""
+    options, grid, params, batch = setup
+    truth = batch.latent.reshape(8, -1)
+    loss = dataclasses.replace(options.loss, symmetry=0.0, multi_view=0.0, identity=1.0)
+    options = dataclasses.replace(options, loss=loss)
+    # Up to 0.1 rad of turn, 0.05 of half an image, 5 % of size.
+    wrong = (
+        0.1 * jnp.sin(jnp.arange(48.0)).reshape(8, 6) * jnp.r_[1, 1, 1, 0.5, 0.5, 0.5]
+    )
+    posed = truth.at[:, :6].add(wrong)
+    # Of one view of each person another identity.
+    shaped = truth.at[::2, 6:20].add(1.0)
+
+    def terms(theta):
+        with monkeypatch.context() as patch:
+            patch.setattr(localiser, "localise", lambda params, images, options: theta)
+            return objectives.objective(params, grid, batch, options)[1].terms
+
+    @jax.jit
+    def both():
+        return terms(posed), terms(shaped)
+
+    of_pose, of_shape = both()
+    assert of_pose["landmark"] > 1e-4
+    assert of_pose["shape"] < 1e-8 and of_pose["identity"] < 1e-8
+    assert of_shape["shape"] > 1e-6
+    # As many views are explained by a wrong identity, only others.
+    assert 0.2 < of_shape["identity"] / of_shape["shape"] < 5.0
+
+
+def test_the_gradient_of_shape_is_exact_without_that_of_the_pose(setup):
+    """Against differences of the term itself, whose pose is found anew each time."""
+    options, grid, _, batch = setup
+    truth = batch.latent[:1, 0]
+    points = batch.keypoints[:1, 0, :, :2]
+    theta = truth.at[:, 6:].multiply(0.5).at[:, 1].add(0.05)
+
+    @jax.jit
+    def cost(alpha):
+        there = jnp.concatenate([theta[:, :6], alpha[None]], axis=1)
+        loss = objectives._shape_loss(grid, there, points, options)
+        return 1e4 * jnp.mean(loss.value)
+
+    alpha = theta[0, 6:]
+    gradient = np.asarray(jax.jit(jax.grad(cost))(alpha))
+    for seed in range(3):
+        direction = np.random.default_rng(seed).normal(size=94).astype(np.float32)
+        step = 0.05 * direction
+        slope = (cost(alpha + step) - cost(alpha - step)) / 0.1
+        assert slope == pytest.approx(gradient @ direction, rel=0.05, abs=0.02)
 
 
 @pytest.mark.once

@@ -8,7 +8,7 @@ front, in the middle.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -228,4 +228,5 @@ def localise(
     Raises:
         ValueError: if the kind does not take images of this size.
     """
-    return Localiser(options).apply({"params": params[NETWORK]}, images)
+    theta = Localiser(options).apply({"params": params[NETWORK]}, images)
+    return cast(Array, theta)  # alone, as nothing in the network is mutable

@@ -64,6 +64,9 @@ def get_config() -> ConfigDict:
     # axis_angle (paper) | six: two columns of the matrix, continuous everywhere
     # (Zhou et al., CVPR 2019).
     localiser.rotation_head = "axis_angle"
+    # small: what the dense layer reads of the last maps, 4 x 4: mean_max | flat, all of
+    # them, which needs images of 32, 64, 128, ... px.
+    localiser.pool = "mean_max"
     # vgg_face: a file of the pretrained weights, .mat (MatConvNet) or .h5 (Keras), or
     # one of ours; "": noise.
     localiser.weights = ""

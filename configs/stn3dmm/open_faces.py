@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.data.count_test = 500
     config.camera.fov_deg = 10.0  # as the faces are rendered
     config.localiser.width = 0.5
+    config.localiser.pool = "flat"
     config.loss.identity = 10.0
     config.train.steps = 3000
     config.train.batch_size = 32  # people

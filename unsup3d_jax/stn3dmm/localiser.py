@@ -22,6 +22,7 @@ from unsup3d_jax.stn3dmm import layers
 NETWORK = "localiser"  # its name among the networks of a method
 KINDS = ("small", "vgg_face")
 ROTATION_HEADS = ("axis_angle", "six")
+POOLS = ("mean_max", "flat")
 
 _WIDTHS = (32, 64, 128, 256, 256)
 _HIDDEN = 256
@@ -43,6 +44,8 @@ class LocaliserOptions:
         rotation_head: one of ROTATION_HEADS: what the network gives out of the
             rotation; "six" are two columns of its matrix, a continuous
             representation (Zhou et al., CVPR 2019), made into an axis times an angle.
+        pool: one of POOLS, of the small kind: what the dense layer reads of the last
+            maps, 4 x 4: mean and maximum, or all of them, which tells where.
         subtract_mean: of vgg_face, see `vgg_face.features`.
 
     Raises:
@@ -53,6 +56,7 @@ class LocaliserOptions:
     coefficients: int
     width: float
     rotation_head: str
+    pool: str = "mean_max"
     subtract_mean: bool = True
 
     def __post_init__(self):
@@ -63,6 +67,8 @@ class LocaliserOptions:
                 f"rotation_head must be one of {ROTATION_HEADS}, got "
                 f"{self.rotation_head!r}."
             )
+        if self.pool not in POOLS:
+            raise ValueError(f"pool must be one of {POOLS}, got {self.pool!r}.")
         if self.coefficients < 0 or not self.width > 0:
             raise ValueError(
                 "need coefficients >= 0 and width > 0, got "
@@ -82,7 +88,7 @@ class Localiser(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t"]:
         options = self.options
         if options.kind == "small":
-            x = _Small(options.width, name="small")(images)
+            x = _Small(options.width, options.pool, name="small")(images)
         else:
             x = _VggFace(options.width, options.subtract_mean, name="vgg_face")(images)
         is_six = options.rotation_head == "six"
@@ -113,9 +119,10 @@ def _unit(vector: Array) -> Array:
 
 
 class _Small(nn.Module):
-    """Strided convolutions to 4 x 4, their mean and maximum, one dense layer."""
+    """Strided convolutions to 4 x 4, what is kept of them, one dense layer."""
 
     width: float
+    pool: str
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -128,9 +135,21 @@ class _Small(nn.Module):
             stride = 2 if x.shape[1] > _SMALLEST else 1
             x = Conv(channels, 3, stride=stride, padding=1)(x)
             x = nn.gelu(GroupNorm(channels // _GROUP)(x))
-        x = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
+        if self.pool == "flat":
+            # Of larger images the last maps are larger; their number of features not.
+            x = _to(x, _SMALLEST).reshape(len(x), -1)
+        else:
+            x = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
         hidden = max(round(_HIDDEN * self.width), 1)
         return nn.gelu(_Dense(hidden, name="dense")(x))
+
+
+def _to(maps: Array, side: int) -> Array:
+    """Maps whose side is that, or a multiple of it, averaged to it."""
+    b, h, _, c = maps.shape
+    if h % side:
+        raise ValueError(f"pool=flat needs maps of a multiple of {side} px, got {h}.")
+    return maps.reshape(b, side, h // side, side, h // side, c).mean((2, 4))
 
 
 class _VggFace(nn.Module):

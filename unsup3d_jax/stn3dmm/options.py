@@ -147,6 +147,7 @@ def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
             coefficients=len(face.columns) - POSE_SIZE,
             width=network.width,
             rotation_head=network.rotation_head,
+            pool=network.pool,
             subtract_mean=network.subtract_mean,
         ),
         camera=face.camera,
@@ -192,6 +193,7 @@ def _check_words(config: ConfigDict) -> None:
     one_of("data.name", config.data.name, DATA_SETS)
     one_of("localiser.kind", network.kind, localiser.KINDS)
     one_of("localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS)
+    one_of("localiser.pool", network.pool, localiser.POOLS)
     one_of("visibility.train", config.visibility.train, _MASKS)
     one_of("visibility.eval", config.visibility.eval, ("facing", "zbuffer"))
     one_of("eval.split", ev.split, ds.SPLITS)

@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
     # small: what the dense layer reads of the last maps, 4 x 4: mean_max | flat, all of
     # them, which needs images of 32, 64, 128, ... px.
     localiser.pool = "mean_max"
+    # small: stride of the first convolution, 2 | 4, of 8 x 8 px.
+    localiser.stem = 2
     # vgg_face: a file of the pretrained weights, .mat (MatConvNet) or .h5 (Keras), or
     # one of ours; "": noise.
     localiser.weights = ""
@@ -163,6 +165,7 @@ RANGES = {
     "camera.fov_deg": (0.0, 60.0),
     "camera.fill": (0.05, 1.0),
     "localiser.width": (0.01, 8.0),
+    "localiser.stem": (2, 4),
     "loss.landmark": shared.WEIGHT,
     "loss.huber": (0.0, 10.0),
     "loss.prior": shared.WEIGHT,

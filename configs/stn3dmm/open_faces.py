@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.camera.fov_deg = 10.0  # as the faces are rendered
     config.localiser.width = 0.5
     config.localiser.pool = "flat"
+    config.localiser.stem = 4
     config.loss.identity = 10.0
     config.train.steps = 3000
     config.train.batch_size = 32  # people

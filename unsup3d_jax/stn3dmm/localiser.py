@@ -23,6 +23,7 @@ NETWORK = "localiser"  # its name among the networks of a method
 KINDS = ("small", "vgg_face")
 ROTATION_HEADS = ("axis_angle", "six")
 POOLS = ("mean_max", "flat")
+STEMS = (2, 4)
 
 _WIDTHS = (32, 64, 128, 256, 256)
 _HIDDEN = 256
@@ -46,6 +47,8 @@ class LocaliserOptions:
             representation (Zhou et al., CVPR 2019), made into an axis times an angle.
         pool: one of POOLS, of the small kind: what the dense layer reads of the last
             maps, 4 x 4: mean and maximum, or all of them, which tells where.
+        stem: of the small kind: stride of the first convolution, 2 (3 x 3 px) or 4
+            (8 x 8 px), which reads an image of twice the size at the same cost.
         subtract_mean: of vgg_face, see `vgg_face.features`.
 
     Raises:
@@ -57,6 +60,7 @@ class LocaliserOptions:
     width: float
     rotation_head: str
     pool: str = "mean_max"
+    stem: int = 2
     subtract_mean: bool = True
 
     def __post_init__(self):
@@ -67,6 +71,8 @@ class LocaliserOptions:
                 f"rotation_head must be one of {ROTATION_HEADS}, got "
                 f"{self.rotation_head!r}."
             )
+        if self.stem not in STEMS:
+            raise ValueError(f"stem must be one of {STEMS}, got {self.stem}.")
         if self.pool not in POOLS:
             raise ValueError(f"pool must be one of {POOLS}, got {self.pool!r}.")
         if self.coefficients < 0 or not self.width > 0:
@@ -88,7 +94,7 @@ class Localiser(nn.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b t"]:
         options = self.options
         if options.kind == "small":
-            x = _Small(options.width, options.pool, name="small")(images)
+            x = _Small(options.width, options.pool, options.stem, name="small")(images)
         else:
             x = _VggFace(options.width, options.subtract_mean, name="vgg_face")(images)
         is_six = options.rotation_head == "six"
@@ -123,6 +129,7 @@ class _Small(nn.Module):
 
     width: float
     pool: str
+    stem: int
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -133,7 +140,10 @@ class _Small(nn.Module):
         for full in _WIDTHS:
             channels = _GROUP * max(round(full * self.width / _GROUP), 1)
             stride = 2 if x.shape[1] > _SMALLEST else 1
-            x = Conv(channels, 3, stride=stride, padding=1)(x)
+            if self.stem == 4 and x.shape[1] == h:
+                x = Conv(channels, 8, stride=4, padding=2)(x)
+            else:
+                x = Conv(channels, 3, stride=stride, padding=1)(x)
             x = nn.gelu(GroupNorm(channels // _GROUP)(x))
         if self.pool == "flat":
             # Of larger images the last maps are larger; their number of features not.

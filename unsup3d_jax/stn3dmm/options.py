@@ -148,6 +148,7 @@ def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
             width=network.width,
             rotation_head=network.rotation_head,
             pool=network.pool,
+            stem=network.stem,
             subtract_mean=network.subtract_mean,
         ),
         camera=face.camera,
@@ -194,6 +195,7 @@ def _check_words(config: ConfigDict) -> None:
     one_of("localiser.kind", network.kind, localiser.KINDS)
     one_of("localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS)
     one_of("localiser.pool", network.pool, localiser.POOLS)
+    need(config, "localiser.stem", network.stem in localiser.STEMS, "2 or 4")
     one_of("visibility.train", config.visibility.train, _MASKS)
     one_of("visibility.eval", config.visibility.eval, ("facing", "zbuffer"))
     one_of("eval.split", ev.split, ds.SPLITS)

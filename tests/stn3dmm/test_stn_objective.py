@@ -105,53 +105,42 @@ def test_a_term_without_weight_is_not_computed(setup):
     assert "seen" not in watch.moments(outputs, 32)
 
 
-def test_the_truth_costs_nothing(setup, monkeypatch):
-    """Landmarks, the other view's identity, theta and vertices, all at once."""
-    options, grid, params, batch = setup
-    truth = batch.latent.reshape(8, -1)
-    monkeypatch.setattr(localiser, "localise", lambda params, images, options: truth)
-    loss = dataclasses.replace(options.loss, symmetry=0.0, multi_view=0.0)
-    options = dataclasses.replace(options, loss=loss)
-    # With the landmarks of somebody else it costs something.
-    broken = dataclasses.replace(options, shuffle_landmarks=True)
-
-    @jax.jit
-    def terms():
-        found = (
-            objectives.objective(params, grid, batch, o) for o in (options, broken)
-        )
-        return [outputs.terms for _, outputs in found]
-
-    right, wrong = terms()
-    for name in ("landmark", "shape", "identity", "theta", "vertices"):
-        assert right[name] < 1e-10, name
-    assert wrong["landmark"] > 1e-4 and wrong["shape"] > 1e-5
-
-
-def test_errors_of_pose_are_none_of_shape(setup, monkeypatch):
-    """And identity is that of the other view."""
+@pytest.fixture(scope="module")
+def at_known_thetas(setup):
+    """Terms at the truth, at other poses, of other shapes; of others' landmarks."""
     options, grid, params, batch = setup
     truth = batch.latent.reshape(8, -1)
     loss = dataclasses.replace(options.loss, symmetry=0.0, multi_view=0.0, identity=1.0)
     options = dataclasses.replace(options, loss=loss)
     # Up to 0.1 rad of turn, 0.05 of half an image, 5 % of size.
-    wrong = (
-        0.1 * jnp.sin(jnp.arange(48.0)).reshape(8, 6) * jnp.r_[1, 1, 1, 0.5, 0.5, 0.5]
-    )
-    posed = truth.at[:, :6].add(wrong)
+    wrong = 0.1 * jnp.sin(jnp.arange(48.0)).reshape(8, 6)
+    posed = truth.at[:, :6].add(wrong * jnp.array([1, 1, 1, 0.5, 0.5, 0.5]))
     # Of one view of each person another identity.
     shaped = truth.at[::2, 6:20].add(1.0)
+    broken = dataclasses.replace(options, shuffle_landmarks=True)
 
-    def terms(theta):
-        with monkeypatch.context() as patch:
-            patch.setattr(localiser, "localise", lambda params, images, options: theta)
+    @functools.partial(jax.jit, static_argnums=1)
+    def terms(theta, options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(localiser, "localise", lambda *_: theta)
             return objectives.objective(params, grid, batch, options)[1].terms
 
-    @jax.jit
-    def both():
-        return terms(posed), terms(shaped)
+    found = {"truth": truth, "posed": posed, "shaped": shaped}
+    found = {name: terms(theta, options) for name, theta in found.items()}
+    return found | {"broken": terms(truth, broken)}
 
-    of_pose, of_shape = both()
+
+def test_the_truth_costs_nothing(at_known_thetas):
+    for name in ("landmark", "shape", "identity", "theta", "vertices"):
+        assert at_known_thetas["truth"][name] < 1e-10, name
+    # With the landmarks of somebody else it costs something.
+    broken = at_known_thetas["broken"]
+    assert broken["landmark"] > 1e-4 and broken["shape"] > 1e-5
+
+
+def test_errors_of_pose_are_none_of_shape(at_known_thetas):
+    """And identity is that of the other view."""
+    of_pose, of_shape = at_known_thetas["posed"], at_known_thetas["shaped"]
     assert of_pose["landmark"] > 1e-4
     assert of_pose["shape"] < 1e-8 and of_pose["identity"] < 1e-8
     assert of_shape["shape"] > 1e-6
@@ -159,6 +148,7 @@ def test_errors_of_pose_are_none_of_shape(setup, monkeypatch):
     assert 0.2 < of_shape["identity"] / of_shape["shape"] < 5.0
 
 
+@pytest.mark.once
 def test_the_gradient_of_shape_is_exact_without_that_of_the_pose(setup):
     """Against differences of the term itself, whose pose is found anew each time."""
     options, grid, _, batch = setup
@@ -191,6 +181,7 @@ def test_hidden_faces_cost_something_where_masks_have_a_slope(setup):
     assert 0.3 < outputs.seen.mean() < 1.0
 
 
+@pytest.mark.once
 def test_an_image_alone_is_compared_with_its_mirror(setup):
     options, grid, params, batch = setup
     photos = jax.tree.map(lambda x: x[:, 0], batch)

@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
     # small: what the dense layer reads of the last maps, 4 x 4: mean_max | flat, all of
     # them, which needs images of 32, 64, 128, ... px.
     localiser.pool = "mean_max"
-    # small: stride of the first convolution, 2 | 4, of 8 x 8 px.
+    # small: stride of the first convolution, 2 | 4, for images of 64 px or more.
     localiser.stem = 2
     # vgg_face: a file of the pretrained weights, .mat (MatConvNet) or .h5 (Keras), or
     # one of ours; "": noise.

@@ -55,12 +55,16 @@ def test_flat_maps_have_one_size_and_know_where(image_size):
     np.testing.assert_allclose(means[1, 2, 3], maps[1, 4:6, 6:8].mean((0, 1)))
 
 
-def test_a_stem_of_stride_4_leaves_a_quarter():
-    params, theta = shapes_of(dataclasses.replace(SMALL, stem=4, pool="flat"), 64)
+def test_a_stem_of_stride_4_reads_every_pixel():
+    options = dataclasses.replace(SMALL, stem=4, pool="flat")
+    params, theta = shapes_of(options, 64)
     assert theta.shape == (2, 11)
     small = params[localiser.NETWORK]["small"]
     sizes = [x.shape for x in jax.tree.leaves(small) if x.ndim == 4]
-    assert sizes.count((8, 8, 3, 8)) == 1 and len(sizes) == 5
+    assert sizes.count((3, 3, 12, 8)) == 1 and len(sizes) == 5
+    for size in (32, 65):
+        with pytest.raises(ValueError, match="stem=4"):
+            shapes_of(options, size)
 
 
 def test_flat_maps_of_no_multiple_are_refused():

@@ -81,7 +81,9 @@ def boundary_positions(
         mirror: without one the middle is half-way between the outermost in x.
     """
     ids = np.asarray(loop)
-    middle = _nearest_to_middle(points, ids) if mirror is None else ids[mirror[ids] == ids]
+    middle = (
+        _nearest_to_middle(points, ids) if mirror is None else ids[mirror[ids] == ids]
+    )
     if len(middle) != 2:
         raise ValueError(
             "the symmetry line must meet the boundary in two vertices, it does in "

@@ -21,7 +21,9 @@ def boundary_edges(faces: Int[np.ndarray, "f 3"]) -> Bool[np.ndarray, " e"]:
     """Which of the `directed_edges` no neighbour walks the other way."""
     edges = directed_edges(faces).astype(np.int64)
     count = int(edges.max(initial=0)) + 1
-    return ~np.isin(edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0])
+    return ~np.isin(
+        edges[:, 0] * count + edges[:, 1], edges[:, 1] * count + edges[:, 0]
+    )
 
 
 def components(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " f"]:
@@ -63,6 +65,14 @@ def disc(
     keep[np.nonzero(wanted)[0][largest(faces[wanted])]] = True
     outside = np.nonzero(~keep)[0]
     keep[outside[~largest(faces[outside])]] = True
+    return trimmed(faces, keep)
+
+
+def trimmed(
+    faces: Int[np.ndarray, "f 3"], keep: Bool[np.ndarray, " f"]
+) -> Bool[np.ndarray, " f"]:
+    """Without what hangs on by one edge, or by a vertex that the rim passes twice."""
+    keep = keep.copy()
     while True:
         ids = np.nonzero(keep)[0]
         edge = boundary_edges(faces[ids])

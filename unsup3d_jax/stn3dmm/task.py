@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from configs.stn3dmm import default
@@ -28,7 +28,7 @@ from unsup3d_jax.engine.task import (
     Task,
     run_keys,
 )
-from unsup3d_jax.stn3dmm import evaluate, localiser, people, watch
+from unsup3d_jax.stn3dmm import evaluate, localiser, panel, people, watch
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE
 from unsup3d_jax.stn3dmm.objective import objective
 from unsup3d_jax.stn3dmm.options import (
@@ -132,8 +132,28 @@ def stn_task(config: ConfigDict, splits: Splits) -> Task:
             config.eval.batch_size,
         )
 
+    def picture(parts: State, step: int) -> UInt8[np.ndarray, "h w 3"]:
+        dataset = splits("val")
+        count = min(config.log.picture_count, len(dataset))
+        shown = dataset.take(range(count), ["image", "keypoints"])
+        # Of several views the first.
+        image, points = (
+            shown[name].reshape(count, -1, *shown[name].shape[-k:])[:, 0]
+            for name, k in (("image", 3), ("keypoints", 2))
+        )
+        return panel.panel(
+            parts["params"],
+            image,
+            face.grid,
+            face.camera,
+            options.localiser,
+            mode=config.visibility.eval,
+            truth=points[..., :2],
+        )
+
     return Task(
         init=init,
+        picture=picture,
         step=functools.partial(
             gradient_step,
             objective=losses_of,

@@ -50,33 +50,30 @@ class Light(NamedTuple):
 
 def points_of(
     shape: FaceModel,
-    faces: Int[np.ndarray, "f 3"],
-    face: Int[np.ndarray, " p"],
+    corners: Int[np.ndarray, "p 3"],
     weights: Float[np.ndarray, "p 3"],
 ) -> Points:
-    """Points on some of the model's faces.
+    """Points within the model's faces, or on their edges.
 
     Args:
         shape: the model.
-        faces: some of its faces, whichever corner comes first, by its own vertices.
-        face: which of them each point lies on.
+        corners: of the face that holds each point, whichever comes first; on an edge
+            two of them may be equal, and it counts as skin.
         weights: its barycentrics there.
 
     Raises:
-        ValueError: if one of the faces is none of the model's.
+        ValueError: if three corners are no face of the model's.
     """
     label_of = {
-        frozenset(corners): label
-        for corners, label in zip(shape.faces.tolist(), shape.labels, strict=True)
+        frozenset(face): int(label)
+        for face, label in zip(shape.faces.tolist(), shape.labels, strict=True)
     }
-    corners = np.asarray(faces)[face]
-    try:
-        labels = [label_of[frozenset(row)] for row in corners.tolist()]
-    except KeyError as error:
-        raise ValueError(
-            f"the open face has no triangle of vertices {sorted(error.args[0])}."
-        ) from None
-    return Points(corners, np.asarray(weights, np.float32), np.asarray(labels))
+    labels = []
+    for face in map(frozenset, corners.tolist()):
+        if len(face) == 3 and face not in label_of:
+            raise ValueError(f"the open face has no triangle {sorted(face)}.")
+        labels.append(label_of.get(face, 0))
+    return Points(corners, weights.astype(np.float32), np.array(labels))
 
 
 def colours_of(

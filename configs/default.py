@@ -1,4 +1,7 @@
-"""Every option of the project, once, with its unit, its source and its range.
+"""Every option of the first method, once, with its unit, its source and its range.
+
+Sections data, train, log, checkpoint and eval have keys that all methods share:
+`configs/shared.py`.
 
 The defaults are the authors' CelebA recipe (Wu et al., CVPR 2020, Tables 6-9
 and the released code), but for the initial depth, which is made robust against
@@ -11,6 +14,10 @@ the two differ.
 
 from ml_collections import ConfigDict
 
+from configs import shared
+
+NETWORKS = ("depth", "albedo", "light", "view", "conf")
+
 
 def get_config() -> ConfigDict:
     """Returns the full configuration with the default value of every key."""
@@ -19,43 +26,7 @@ def get_config() -> ConfigDict:
     c.name = "default"  # names the default workdir, runs/<name>
     c.seed = 0  # the only source of randomness of a run
 
-    # --- data -------------------------------------------------------------
-    c.data = data = ConfigDict()
-    data.name = "folder"  # folder | open_faces | synface | tfds
-    # folder, synface: root that holds the images; tfds: the data_dir.
-    data.path = ""
-    # tfds only: a set of TensorFlow Datasets with a feature "image", prepared
-    # as array records, such as celeb_a.
-    data.tfds_name = ""
-    data.image_size = 64  # pixels, square: 32, 64, 128 or 256
-    # Pixels cut from each image before resizing: () keeps everything,
-    # (s,) cuts a centred s x s square, (0,) the largest one that fits,
-    # (y0, x0, h, w) a box (code, crop).
-    data.crop = ()
-    # folder: path/{train,val,test}; hash: a file's split follows from its
-    # relative name; auto: folder where train and another exist, else hash.
-    data.split = "auto"
-    data.hash_split_percent = (80, 10, 10)  # train, val, test
-    # folder: photos that are copies or nearly (saved anew, resized, mirrored) fall into
-    # one split of the hash: together; apart: as their names do, compared with nothing,
-    # as in runs begun before there was this key.
-    data.near_copies = "together"
-    data.flip = True  # mirror training images with probability 1/2 (code)
-    data.min_images = 64  # fewer usable training images are an error
-    data.max_images = 0  # use only the first N of each split; 0: all
-    data.workers = 4  # threads that decode images
-    # Keep the decoded uint8 set in device memory when it needs at most this
-    # many MiB; larger sets are streamed. 0 always streams.
-    data.device_memory_mib = 4096
-    data.cache_dir = ""  # prepared sets; "": ~/.cache/unsup3d_jax
-    # open_faces only:
-    data.count_train = 40000  # rendered images in each split
-    data.count_val = 1000
-    data.count_test = 1000
-    data.pose = "mixed"  # natural: yaw ~ N(0, 20 deg); mixed: wider
-    data.asymmetry = 1.0  # 0: exactly symmetric faces, 1: as in life
-    data.perturb = False  # coloured patches of paper Sec. 4.2, Table 4
-    data.seed = 0  # of the rendered identities; not the run's seed
+    c.data = shared.data()
 
     # --- scene ------------------------------------------------------------
     c.view = view = ConfigDict()
@@ -165,44 +136,11 @@ def get_config() -> ConfigDict:
     compat.centre_depth = True
 
     # --- training ---------------------------------------------------------
-    c.train = train = ConfigDict()
-    # Where the parameters come from: a workdir, one checkpoints/<step> folder of it, or
-    # what --mode=import made; "": noise. The optimizer and all schedules begin anew
-    # (Table 5, "w/ CelebA pre-training"). Baselines and rotnet begin from noise.
-    train.init_from = ""
-    train.steps = 50000  # Table 6: about 50k
-    train.batch_size = 64  # over all devices; Table 6
-    # adam | muon: momentum of each convolution kernel made orthogonal, Adam for
-    # the rest. The paper's is Adam; in the short runs measured here Muon ends better
-    # after fewer steps (docs/stability.md), each of which takes longer.
-    train.optimizer = "adam"
-    train.learning_rate = 1e-4  # Adam; Table 6
-    train.schedule = "constant"  # constant | cosine
-    train.warmup_steps = 0  # linear from 0
-    train.constant_fraction = 0.6  # cosine: share of steps before it falls
-    train.weight_decay = 5e-4  # L2 in the gradient, not decoupled (code)
-    train.beta1 = 0.9  # of Adam
-    train.beta2 = 0.999  # of Adam
-    train.clip_norm = 0.0  # global gradient norm; 0: no clipping (code)
-    # Learning rate factor of each network.
-    train.lr_scale = ConfigDict(
-        {"depth": 1.0, "albedo": 1.0, "light": 1.0, "view": 1.0, "conf": 1.0}
-    )
+    c.train = train = shared.train(NETWORKS)
     # The depth net is frozen until `depth_start` and ramped in linearly until
     # `depth_full` (steps); the viewpoint is then learnt first. 0, 0: off.
     train.depth_start = 0
     train.depth_full = 0
-    # A step whose loss or gradient is not finite. stop: keep the last good
-    # checkpoint and exit; skip: leave the parameters as they are and go on.
-    train.nan = "stop"
-    train.grad_norm_max = 0.0  # a larger gradient counts as not finite; 0: none
-    train.skips_in_a_row = 10  # of so many skipped steps the last one stops
-    # How often a run that collapsed (warnings on three log lines in a row) or
-    # diverged may go back to the last good checkpoint and see the images in
-    # another order. 0: it only warns, or stops.
-    train.rollbacks = 0
-    # Devices used by pmap; 0: all local devices.
-    train.devices = 0
 
     # --- rotnet: an encoder without labels for the perceptual loss ------------
     c.rotnet = rotnet = ConfigDict()
@@ -215,21 +153,9 @@ def get_config() -> ConfigDict:
     rotnet.convolutions = 13
 
     # --- log, checkpoint, evaluation ----------------------------------------
-    c.log = log = ConfigDict()
-    log.every = 100  # steps between lines of metrics.jsonl
-    log.picture_every = 2000  # steps between picture panels; 0: never
-    log.picture_count = 8  # fixed validation images in a panel
-    log.tensorboard = True
-    c.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = 1000  # steps
-    checkpoint.keep = 2  # newest checkpoints kept, and the best one
-    # Seconds between SIGTERM or Ctrl-C and the end of the process, at most.
-    checkpoint.deadline = 30.0
-    c.eval = ev = ConfigDict()
-    ev.every = 5000  # steps between evaluations of the val split; 0: never
-    ev.split = "test"  # of mode eval and of the end of training
-    ev.batch_size = 64
-    ev.max_images = 0  # 0: all
+    c.log = shared.log()
+    c.checkpoint = shared.checkpoint()
+    c.eval = ev = shared.evaluation()
     # Rows of the final table beside "ours": any of constant, average (true
     # depth averaged over the object; hard to beat), average_background (with
     # the background's depth, as the paper reads), untrained, supervised
@@ -277,34 +203,16 @@ def use_papers_start(config: ConfigDict) -> None:
 # The least and the greatest value of every key that holds a number, both included; of
 # a tuple, of each of its elements. Units are those above. What a number has to do with
 # another key is checked where both are used.
-_COUNT = (0, 2**31 - 1)
-_POSITIVE = (1, 2**31 - 1)
-_BATCH = (1, 2**20)
-_RATE = (1e-12, 10.0)
-_WEIGHT = (0.0, 1e6)
 _LENGTH = (1e-3, 1e3)  # scene units
 RANGES = {
-    # JAX takes the lower 32 bits of a seed: 2^32 would be 0 again, without a word.
-    "seed": (0, 2**32 - 1),
-    "data.image_size": (8, 256),
-    "data.crop": (0, 10**6),
-    "data.hash_split_percent": (0, 100),
-    "data.min_images": _COUNT,
-    "data.max_images": _COUNT,
-    "data.workers": (0, 1024),
-    "data.device_memory_mib": _COUNT,
-    "data.count_train": (1, 2**24),
-    "data.count_val": (1, 2**24),
-    "data.count_test": (1, 2**24),
-    "data.asymmetry": (0.0, 2.0),
-    "data.seed": (0, 2**20 - 1),
+    **shared.ranges(NETWORKS),
     "view.fov_deg": (0.01, 179.0),
     "view.rotation_max_deg": (0.0, 180.0),
     "view.translation_xy_max": (0.0, 1e3),
     "view.translation_z_max": (0.0, 1e3),
     "view.rotation_centre_depth": _LENGTH,
     "view.warmup_start": (1e-6, 1.0),
-    "view.warmup_steps": _COUNT,
+    "view.warmup_steps": shared.COUNT,
     "depth.min": _LENGTH,
     "depth.max": _LENGTH,
     "depth.border_columns": (0, 128),
@@ -323,47 +231,20 @@ RANGES = {
     "raster.supersample": (1, 16),
     "raster.sigma": (0.0, 1e3),
     "raster.gamma": (0.0, 1e3),
-    "loss.flip": _WEIGHT,
-    "loss.flip_start": _COUNT,
-    "loss.perceptual": _WEIGHT,
-    "loss.depth_smoothness": _WEIGHT,
-    "loss.light_prior": _WEIGHT,
-    "loss.light_prior_steps": _COUNT,
-    "train.steps": _POSITIVE,
-    "train.batch_size": _BATCH,
-    "train.learning_rate": _RATE,
-    "train.warmup_steps": _COUNT,
-    "train.constant_fraction": (0.0, 1.0),
-    "train.weight_decay": (0.0, 1e3),
-    "train.beta1": (0.0, 0.999999),
-    "train.beta2": (0.0, 0.999999),
-    "train.clip_norm": (0.0, 1e30),
-    "train.lr_scale.depth": (0.0, 1e3),
-    "train.lr_scale.albedo": (0.0, 1e3),
-    "train.lr_scale.light": (0.0, 1e3),
-    "train.lr_scale.view": (0.0, 1e3),
-    "train.lr_scale.conf": (0.0, 1e3),
-    "train.depth_start": _COUNT,
-    "train.depth_full": _COUNT,
-    "train.grad_norm_max": (0.0, 1e30),
-    "train.skips_in_a_row": _POSITIVE,
-    "train.rollbacks": _COUNT,
-    "train.devices": (0, 2**16),
-    "rotnet.steps": _POSITIVE,
-    "rotnet.batch_size": _BATCH,
-    "rotnet.learning_rate": _RATE,
+    "loss.flip": shared.WEIGHT,
+    "loss.flip_start": shared.COUNT,
+    "loss.perceptual": shared.WEIGHT,
+    "loss.depth_smoothness": shared.WEIGHT,
+    "loss.light_prior": shared.WEIGHT,
+    "loss.light_prior_steps": shared.COUNT,
+    "train.depth_start": shared.COUNT,
+    "train.depth_full": shared.COUNT,
+    "rotnet.steps": shared.POSITIVE,
+    "rotnet.batch_size": shared.BATCH,
+    "rotnet.learning_rate": shared.RATE,
     "rotnet.weight_decay": (0.0, 1e3),
     "rotnet.convolutions": (2, 13),
-    "log.every": _POSITIVE,
-    "log.picture_every": _COUNT,
-    "log.picture_count": (1, 1024),
-    "checkpoint.every": _POSITIVE,
-    "checkpoint.keep": _POSITIVE,
-    "checkpoint.deadline": (0.001, 1e6),
-    "eval.every": _COUNT,
-    "eval.batch_size": _BATCH,
-    "eval.max_images": _COUNT,
-    "eval.baseline_steps": _COUNT,
+    "eval.baseline_steps": shared.COUNT,
     "tables.seeds": (1, 1000),
     "tables.figure_images": (0, 1000),
 }

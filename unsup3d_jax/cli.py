@@ -17,11 +17,13 @@ from unsup3d_jax.engine import host_memory
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.errors import UserError, one_line
 from unsup3d_jax.experiments import modes as experiments
+from unsup3d_jax.stn3dmm import modes as stn3dmm
 from unsup3d_jax.unsup3d import modes as unsup3d
 
 # By the key "method" of a config: what it knows, and studies that run it.
 METHODS = {
     "unsup3d": flags.Method(unsup3d.KEYS, unsup3d.MODES | experiments.OF_UNSUP3D),
+    "stn3dmm": flags.Method(stn3dmm.KEYS, stn3dmm.MODES),
 }
 
 

@@ -107,8 +107,8 @@ def _parser(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
         epilog=(
             f"{_modes_text(methods)}\n\n"
             f"configs, in {CONFIG_FOLDER}:\n{_configs_text()}\n"
-            "Every option is in configs/default.py; set one by "
-            "--config.section.key=value,\n"
+            "Every option is in default.py of a method's configs and in "
+            "configs/shared.py;\nset one by --config.section.key=value, "
             'a tuple by --config.section.key="a,b" or "()".\n\n'
             "example:\n  python main.py --config=configs/quickstart.py "
             "--config.train.steps=100"

@@ -89,6 +89,20 @@ def test_a_latent_code_has_no_mirror_image():
     np.testing.assert_array_equal(got.view, arrays["view"][::-1])
 
 
+def test_a_latent_code_is_mirrored_where_it_is_known_how():
+    """Of people in several views, too, all of which are mirrored together."""
+    several = {k: np.stack([v, v[::-1]], axis=1) for k, v in faces(3).items()}
+    code = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    several = {"image": several["image"], "latent": code}
+    swap = np.float32([[0, -1], [1, 0]])
+    got = batches.gather(several, jnp.array([0, ~2]), latent_mirror=swap)
+    assert got.image.shape[:2] == (2, 2)
+    np.testing.assert_array_equal(got.latent[0], code[0])
+    np.testing.assert_array_equal(got.latent[1], [[-9, 8], [-11, 10]])
+    plain = batches.to_batch(several).image
+    np.testing.assert_array_equal(got.image[1], plain[2, :, :, ::-1])
+
+
 @pytest.mark.parametrize("mib", [1, 0], ids=["memory", "streamed"])
 def test_eval_batches_cover_the_set_once_in_order(photos, tmp_path, mib):
     config = make_config(photos, tmp_path)

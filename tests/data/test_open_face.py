@@ -17,6 +17,7 @@ from unsup3d_jax.data.open_face import (
     render,
     scene,
     sheet,
+    truth,
 )
 from unsup3d_jax.data.open_face import dataset as open_faces
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP, of_one_number
@@ -524,6 +525,32 @@ def test_views_are_cached_apart_from_single_faces(tmp_path, several):
     for change in ({"views": 0}, {"views": 2, "vary": ("age",)}):
         with pytest.raises(ValueError, match="views|vary"):
             open_faces.load_views("train", **options, **change)
+
+
+# What they are made from.
+
+
+def test_the_truth_of_pictures_is_known_without_them(head, several, tmp_path):
+    options = {"image_size": SIZE, "count": 3, "views": 4, "cache_dir": tmp_path}
+    known = truth.load("train", **options)
+    np.testing.assert_array_equal(known["view"], several["view"])
+    points = head.mean + np.einsum(
+        "nk,kvc->nvc", known["coefficients"], model.basis(head, asymmetry=1.0)
+    )
+    camera = (known["scale"][:, None, None] * points[:, head.landmarks]) * [1, -1, -1]
+    camera = camera @ np.swapaxes(scene.rotation(known["view"].astype(float)), 1, 2)
+    camera += known["view"][:, None, 3:] + [0, 0, scene.CENTRE_DEPTH]
+    np.testing.assert_allclose(
+        render.to_pixels(camera, SIZE), several["keypoints"], rtol=1e-5, atol=1e-4
+    )
+    # Kept, and of the single pictures where there is one of each.
+    (path,) = tmp_path.iterdir()
+    stamp = path.stat().st_mtime_ns
+    truth.load("train", **options)
+    assert path.stat().st_mtime_ns == stamp
+    single = truth.load("train", image_size=SIZE, count=3)
+    for name, array in known.items():
+        np.testing.assert_array_equal(array[::4], single[name], name)
 
 
 # Several processes.

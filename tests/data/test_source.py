@@ -1,5 +1,6 @@
 """Order, flips, resumption and placement of training batches."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -347,3 +348,9 @@ def test_latent_codes_are_for_training_without_mirrors(tmp_path, mib):
     batch = next(train_source(dataset, config, **options))
     index = np.asarray(batch.latent)[0, :, 0].astype(int)
     np.testing.assert_array_equal(batch.image[0], unit(arrays["image"][index]))
+    # With a mirror image of the code images are mirrored again.
+    config.data.flip = True
+    dataset = dataclasses.replace(dataset, latent_mirror=-np.eye(1, dtype=np.float32))
+    source = train_source(dataset, config, **options)
+    codes = {code for _ in range(9) for code in next(source).latent.ravel().tolist()}
+    assert min(codes) < 0 < max(codes)

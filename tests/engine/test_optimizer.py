@@ -42,6 +42,21 @@ def test_weight_decay_is_l2_in_the_gradient_of_adam():
     assert np.abs(without - expected).max() > 1e-2  # the test can tell
 
 
+def test_sgd_has_momentum_and_the_penalty_in_its_gradient():
+    """v = beta v + g + decay w; w = w - rate v: the release of Bas et al., 2017."""
+    optimizer = optimizers.make_optimizer(
+        _config(optimizer="sgd", beta1=0.9, weight_decay=0.3)
+    )
+    w, v, expected = jnp.array([1.0, -2.0]), 0.0, np.array([1.0, -2.0])
+    state = optimizer.init(w)
+    for g in np.array([[0.1, 0.4], [0.3, -0.1], [-0.2, 0.2]]):
+        update, state = optimizer.update(jnp.asarray(g, jnp.float32), state, w)
+        w = w - 0.1 * update
+        v = 0.9 * v + g + 0.3 * expected
+        expected = expected - 0.1 * v
+    np.testing.assert_allclose(w, expected, rtol=1e-5)
+
+
 def test_clipping_bounds_the_gradient_of_the_loss_and_not_the_penalty():
     optimizer = optimizers.make_optimizer(_config(clip_norm=1.0, weight_decay=0.5))
     w, g = jnp.array([3.0, 4.0]), jnp.array([30.0, 40.0])

@@ -7,22 +7,25 @@ import pytest
 
 from unsup3d_jax.nets import convolution
 
-# size, padding, inputs, outputs, image: one case for each form of the gradient.
+# size, stride, padding, inputs, outputs, image: one case for each form of the gradient.
 CASES = [
-    (5, 2, 16, 32, 16),  # rows
-    (3, 1, 32, 16, 12),
-    (2, 1, 16, 64, 12),
-    (5, 2, 16, 3, 10),  # few outputs
-    (3, 1, 16, 2, 6),
-    (2, 1, 32, 64, 4),  # patches
-    (3, 1, 32, 32, 4),
-    (4, 1, 3, 16, 8),  # XLA
+    (5, 1, 2, 16, 32, 16),  # rows
+    (3, 1, 1, 32, 16, 12),
+    (2, 1, 1, 16, 64, 12),
+    (5, 1, 2, 16, 3, 10),  # few outputs
+    (3, 1, 1, 16, 2, 6),
+    (2, 1, 1, 32, 64, 4),  # patches
+    (3, 1, 1, 32, 32, 4),
+    (4, 1, 1, 3, 16, 8),  # XLA
+    (3, 2, 1, 3, 8, 26),  # strided
+    (3, 2, 1, 4, 8, 7),
+    (5, 3, 0, 4, 3, 11),
 ]
 
 
-@pytest.mark.parametrize("size, padding, inputs, outputs, image", CASES)
+@pytest.mark.parametrize("size, stride, padding, inputs, outputs, image", CASES)
 def test_gradients_are_those_of_the_plain_convolution(
-    size, padding, inputs, outputs, image
+    size, stride, padding, inputs, outputs, image
 ):
     rng = np.random.default_rng(size)
     x, kernel, weight = (
@@ -30,12 +33,16 @@ def test_gradients_are_those_of_the_plain_convolution(
         for shape in (
             (3, image, image + 1, inputs),
             (size, size, inputs, outputs),
-            (3, *(n + 2 * padding - size + 1 for n in (image, image + 1)), outputs),
+            (
+                3,
+                *((n + 2 * padding - size) // stride + 1 for n in (image, image + 1)),
+                outputs,
+            ),
         )
     )
 
     def value(convolve, x, kernel):
-        y = convolve(x, kernel, 1, padding)
+        y = convolve(x, kernel, stride, padding)
         return jnp.sum(y * weight), y
 
     (found, ours), (expected, plain) = (
@@ -52,7 +59,7 @@ def test_strided_gradient_and_bfloat16():
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (2, 16, 16, 16), jnp.bfloat16)
     kernel = jax.random.normal(keys[1], (4, 4, 16, 32), jnp.bfloat16)
-    for stride, size in ((2, 4), (1, 3)):
+    for stride, size in ((2, 4), (1, 3), (2, 3)):
         k = kernel[:size, :size]
 
         def total(f, x, k, stride=stride):

@@ -10,7 +10,7 @@ from unsup3d_jax.unsup3d import task
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("train.optimizer", "sgd"),
+        ("train.optimizer", "lamb"),
         ("train.schedule", "linear"),
         ("train.steps", 0),
         ("train.nan", "ignore"),

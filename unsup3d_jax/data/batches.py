@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.formation.types import AnyArray, Batch
@@ -17,7 +17,12 @@ LABELS = ("keypoints", "identity", "latent")
 _DTYPES = {"mask": jnp.bool_, "identity": jnp.int32}  # of the others: float32
 
 
-def mirror(batch: Batch, *, keypoint_flip: Sequence[int] = ()) -> Batch:
+def mirror(
+    batch: Batch,
+    *,
+    keypoint_flip: Sequence[int] = (),
+    latent_mirror: Float[AnyArray, "d d"] | None = None,
+) -> Batch:
     """Mirrors a batch left-right, its ground truth with it.
 
     Images, depth and mask are reversed along the row, which is a reflection
@@ -30,13 +35,18 @@ def mirror(batch: Batch, *, keypoint_flip: Sequence[int] = ()) -> Batch:
         batch: with any leading axes.
         keypoint_flip: the keypoint that each one becomes, where that is known: a
             left eye is a right one in the mirror; () leaves them in their order.
+        latent_mirror: takes the code of an image to that of its mirror image, where
+            that is known and linear.
 
     Raises:
-        ValueError: if the batch has latent codes, of which nobody knows the mirror
+        ValueError: if the batch has latent codes of which nobody knows the mirror
             image.
     """
-    if batch.latent is not None:
-        raise ValueError("a latent code has no mirror image.")
+    latent = batch.latent
+    if latent is not None:
+        if latent_mirror is None:
+            raise ValueError("a latent code has no mirror image.")
+        latent = jnp.einsum("ij,...j->...i", latent_mirror, latent, precision="highest")
     view_sign = jnp.array([1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
     light_sign = jnp.array([1.0, 1.0, -1.0, 1.0, 1.0])
     keypoints = batch.keypoints
@@ -54,6 +64,7 @@ def mirror(batch: Batch, *, keypoint_flip: Sequence[int] = ()) -> Batch:
         light=None if batch.light is None else batch.light * light_sign,
         keypoints=keypoints,
         identity=batch.identity,
+        latent=latent,
     )
 
 
@@ -75,8 +86,13 @@ def flip_some(
     flip: Bool[AnyArray, "*b"],
     *,
     keypoint_flip: Sequence[int] = (),
+    latent_mirror: Float[AnyArray, "d d"] | None = None,
 ) -> Batch:
     """Converts stored arrays to a Batch and mirrors the marked examples.
+
+    Args:
+        arrays: behind the axes of `flip` there may be more: the views of a person.
+        keypoint_flip, latent_mirror: as `mirror`.
 
     Raises:
         ValueError: as `mirror`.
@@ -87,7 +103,8 @@ def flip_some(
         marks = flip.reshape(flip.shape + (1,) * (plain.ndim - flip.ndim))
         return jnp.where(marks, mirrored, plain)
 
-    return jax.tree.map(choose, mirror(batch, keypoint_flip=keypoint_flip), batch)
+    mirrored = mirror(batch, keypoint_flip=keypoint_flip, latent_mirror=latent_mirror)
+    return jax.tree.map(choose, mirrored, batch)
 
 
 def gather(
@@ -95,13 +112,14 @@ def gather(
     plan: Int[AnyArray, "*b"],
     *,
     keypoint_flip: Sequence[int] = (),
+    latent_mirror: Float[AnyArray, "d d"] | None = None,
 ) -> Batch:
     """Forms a batch from the stored set.
 
     Args:
         store: the whole data set, example axis first.
         plan: example i as i, mirrored as ~i; one array, one transfer.
-        keypoint_flip: as `mirror`.
+        keypoint_flip, latent_mirror: as `mirror`.
 
     Raises:
         ValueError: as `mirror`.
@@ -109,7 +127,9 @@ def gather(
     flip = plan < 0
     index = jnp.where(flip, ~plan, plan)
     rows = {name: array[index] for name, array in store.items()}
-    return flip_some(rows, flip, keypoint_flip=keypoint_flip)
+    return flip_some(
+        rows, flip, keypoint_flip=keypoint_flip, latent_mirror=latent_mirror
+    )
 
 
 def gather_plain(

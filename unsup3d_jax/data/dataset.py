@@ -65,7 +65,8 @@ class Report:
         root: folder, or "" for rendered sets.
         found: examples listed.
         broken: (name, reason) of each file skipped.
-        unpaired: names of images without a depth map, skipped.
+        unpaired: names of images without a partner, skipped.
+        partner: what those images want, such as "a depth map".
         others: extension -> number of files that are no images, all splits.
         leftovers: kind -> number of files that other programs left, all splits.
         closed: (name, reason) of each folder that cannot be listed, all splits.
@@ -82,6 +83,7 @@ class Report:
     found: int
     broken: tuple[tuple[str, str], ...] = ()
     unpaired: tuple[str, ...] = ()
+    partner: str = ""
     others: dict[str, int] = field(default_factory=dict)
     leftovers: dict[str, int] = field(default_factory=dict)
     closed: tuple[tuple[str, str], ...] = ()
@@ -106,6 +108,8 @@ class Dataset:
             run compares it.
         keypoint_flip: the keypoint that each one becomes in a mirror, where `arrays`
             has keypoints and that is known; else ().
+        latent_mirror: (d, d), takes the code of an image to that of its mirror image,
+            where `arrays` has latent codes and that is known.
         items, read: of a streamed set; else (), None.
         workers: decoding threads of a streamed set.
     """
@@ -117,6 +121,7 @@ class Dataset:
     read: Reader | None = None
     workers: int = 1
     keypoint_flip: tuple[int, ...] = ()
+    latent_mirror: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.items) if self.is_streamed else len(self.arrays["image"])
@@ -283,8 +288,8 @@ def remark(report: Report) -> str:
         )
     if report.unpaired:
         parts.append(
-            f"{len(report.unpaired):,} images of {report.split} have no depth map, "
-            f"the first {printable(report.unpaired[0])}"
+            f"{len(report.unpaired):,} images of {report.split} are without "
+            f"{report.partner}, the first {printable(report.unpaired[0])}"
         )
     if report.split == "train":
         parts += left_out(report)

@@ -30,7 +30,8 @@ class Listing:
 
     Attributes:
         items: all of the split; data.max_images is applied later.
-        unpaired: names of items left out for want of a partner.
+        unpaired: names of images left out for want of a partner.
+        partner: what they want.
         others: extension -> number of files that are no images.
         leftovers: kind -> number of files that other programs left.
         closed: (name, reason) of folders that cannot be listed.
@@ -41,6 +42,7 @@ class Listing:
 
     items: Sequence[ds.Item]
     unpaired: Sequence[str] = ()
+    partner: str = ""
     others: Mapping[str, int] = field(default_factory=dict)
     leftovers: Mapping[str, int] = field(default_factory=dict)
     closed: Sequence[tuple[str, str]] = ()
@@ -96,6 +98,8 @@ def from_listing(
         if broken:
             name, reason = broken[0]
             skipped += f", the first is {ds.printable(name)}: {reason}"
+        if listing.unpaired:
+            skipped += f"; {len(listing.unpaired)} are without {listing.partner}"
         skipped = "; ".join([skipped, *ds.left_out(listing)])
         raise UserError(
             f"data.path: '{data.path}' has {len(usable)} usable images in split "
@@ -109,6 +113,7 @@ def from_listing(
         found=len(items),
         broken=broken,
         unpaired=tuple(listing.unpaired),
+        partner=listing.partner,
         others=dict(listing.others),
         leftovers=dict(listing.leftovers),
         closed=tuple(listing.closed),

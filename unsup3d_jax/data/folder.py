@@ -1,9 +1,10 @@
 """Any folder of images: which files it holds, and to which split each belongs."""
 
+import dataclasses
 import hashlib
 import pathlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -64,7 +65,7 @@ def check_output(config: ConfigDict, output: pathlib.Path, flag: str) -> None:
     Raises:
         UserError: naming the flag.
     """
-    if config.data.name != "folder" or not config.data.path:
+    if config.data.name not in ("folder", "landmarks") or not config.data.path:
         return
     # Whether there are photos is asked later: a finished run needs none.
     root = pathlib.Path(config.data.path).expanduser()
@@ -280,32 +281,69 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
     """Loads a split of a folder of photos; field `image` only.
 
     Raises:
+        UserError: see `load_photos`.
+    """
+    size, crop = config.data.image_size, tuple(config.data.crop)
+    return load_photos(
+        config,
+        split,
+        partial(_read, crop=crop, image_size=size),
+        options={"image_size": size, "crop": crop},
+        bytes_each=size * size * 3,
+    )
+
+
+def load_photos(
+    config: ConfigDict,
+    split: str,
+    read: ds.Reader,
+    *,
+    options: dict,
+    bytes_each: int,
+    examples: Callable[[str], Sequence[ds.Item]] | None = None,
+    partner: str = "",
+    notes: tuple[str, ...] = (),
+    keypoint_flip: tuple[int, ...] = (),
+) -> ds.Dataset:
+    """Loads a split of a folder, of whose photos something else may be known.
+
+    Args:
+        read, options, bytes_each: as `file_set.from_listing`.
+        examples: those that a photo holds, by its name; None: each is one. Photos
+            without any are left out and named.
+        partner: what those want.
+        notes: of this set, for the report.
+        keypoint_flip: see `Dataset`.
+
+    Raises:
         UserError: see `split_items` and `file_set.from_listing`.
     """
     check_options(config)
     names = _names(config)
     _items(config, split, names[split])  # before others are read
     count = sum(map(len, names.values()))
-    names, groups, notes = _compared(config, names)
+    names, groups, about = _compared(config, names)
     found = photos.look(data_root(config))
+    items, unpaired = _items(config, split, names[split]), []
+    if examples is not None:
+        held = {item.name: examples(item.name) for item in items}
+        items = [item for some in held.values() for item in some]
+        unpaired = [name for name, some in held.items() if not some]
     listing = Listing(
-        items=_items(config, split, names[split]),
+        items=items,
+        unpaired=unpaired,
+        partner=partner,
         others=found.others,
         leftovers=found.leftovers,
         closed=found.closed,
         near_copies=groups,
-        notes=(*unused_folders(config), *notes) if split == "train" else (),
+        notes=(*unused_folders(config), *about, *notes) if split == "train" else (),
         share=partial(_share, config, split, count),
     )
-    size, crop = config.data.image_size, tuple(config.data.crop)
-    return from_listing(
-        config,
-        split,
-        listing,
-        partial(_read, crop=crop, image_size=size),
-        options={"image_size": size, "crop": crop},
-        bytes_each=size * size * 3,
+    dataset = from_listing(
+        config, split, listing, read, options=options, bytes_each=bytes_each
     )
+    return dataclasses.replace(dataset, keypoint_flip=keypoint_flip)
 
 
 def _read(

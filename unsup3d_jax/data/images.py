@@ -314,6 +314,38 @@ def rgb_square(
     return np.asarray(_resized(to_rgb(_cropped(image, crop)), image_size))
 
 
+def rgb_part(
+    image: Image.Image, *, left: float, top: float, side: float, image_size: int
+) -> UInt8[np.ndarray, "s s 3"]:
+    """A square part, which may reach out of the image and is black there.
+
+    Resized as by `rgb_square`. It takes no more memory than the image itself.
+
+    Args:
+        left, top, side: of the part, pixels; the image begins at 0, so that the centre
+            of its first pixel is at 0.5.
+
+    Raises:
+        ValueError: if no pixel of the result lies in the image; see `to_rgb`.
+    """
+    scale = image_size / side
+    start, sides = np.array([left, top]), np.array(image.size)
+    # Pixels of the result that lie in the image as a whole.
+    first = np.ceil(np.maximum(-start, 0.0) * scale - 1e-6).astype(int)
+    last = np.floor((sides - start) * scale + 1e-6)
+    last = np.minimum(last, image_size).astype(int)
+    if (last <= first).any():
+        raise ValueError("nothing of the photo lies where it is to be cut")
+    low, high = start + first / scale, start + last / scale
+    box = (*np.maximum(low, 0.0), *np.minimum(high, sides))
+    _need_known_range(image)
+    size = (int(last[0] - first[0]), int(last[1] - first[1]))
+    part = to_rgb(image).resize(size, Image.Resampling.BILINEAR, box=box)
+    result = np.zeros((image_size, image_size, 3), np.uint8)
+    result[first[1] : last[1], first[0] : last[0]] = np.asarray(part)
+    return result
+
+
 def read_image(
     path: str | pathlib.Path, *, crop: Sequence[int], image_size: int
 ) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[int, int]]:

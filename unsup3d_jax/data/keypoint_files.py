@@ -87,7 +87,7 @@ def read_csv(path: Path) -> Float[np.ndarray, "k 3"]:
             encoding is none that the module's head names.
     """
     rows = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(text_lines(path), 1):
         fields = [field.strip() for field in line.split(",")]
         if not line.strip() or not _is_number(fields[0]):
             continue  # a header, a comment, an empty line
@@ -116,7 +116,7 @@ def _is_number(field: str) -> bool:
     return True
 
 
-def _lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     """The lines of a text file as spreadsheets write it, without their ends.
 
     Raises:
@@ -176,7 +176,7 @@ def _pairs_3dfaw(root: Path, split: str) -> list[tuple[Path, Path]]:
         listed = root / _3DFAW_LIST
         if not listed.is_file():
             raise UserError(f"--split=test needs the file {listed}.")
-        lines = [line.split(",") for line in _lines(listed)]
+        lines = [line.split(",") for line in text_lines(listed)]
         chosen = {x[0].strip() for x in lines if len(x) > 1 and x[1].strip() == "test"}
         stems = [stem for stem in stems if stem in chosen]
     pairs = [(image_folder / f"{s}.jpg", table_folder / f"{s}_lm.csv") for s in stems]

@@ -30,6 +30,11 @@ def load_split(config: ConfigDict, split: str) -> Dataset:
         raise UserError(f"split: expected {', '.join(ds.SPLITS)}, got '{split}'.")
     if config.data.name == "folder":
         return folder.load(config, split)
+    if config.data.name == "landmarks":
+        # Here, as its landmarks are named as those of the open faces.
+        from unsup3d_jax.data import landmark_folder
+
+        return landmark_folder.load(config, split)
     if config.data.name == "synface":
         return synface.load(
             config, split, depth_range=(config.depth.min, config.depth.max)
@@ -42,7 +47,7 @@ def load_split(config: ConfigDict, split: str) -> Dataset:
     if config.data.name == "tfds":
         return tfds_images.load(config, split)
     raise UserError(
-        "data.name: expected folder, open_faces, synface or tfds, got "
+        "data.name: expected folder, landmarks, open_faces, synface or tfds, got "
         f"'{config.data.name}'."
     )
 

@@ -75,6 +75,7 @@ def summarize(dataset: ds.Dataset) -> dict:
         "usable": len(dataset),
         "broken": [list(pair) for pair in report.broken],
         "unpaired": list(report.unpaired),
+        "partner": report.partner,
         "other_types": report.others,
         "leftovers": report.leftovers,
         "unreadable_folders": [list(pair) for pair in report.closed],
@@ -159,8 +160,9 @@ def _text(summary: dict) -> list[str]:
         lines.append(f"  and {len(summary['broken']) - _NAMED} more")
     if summary["unpaired"]:
         first = ", ".join(map(ds.printable, summary["unpaired"][:3]))
+        first += ", ..." if len(summary["unpaired"]) > 3 else ""
         lines.append(
-            f"  skipped {len(summary['unpaired'])} images without a depth map: "
-            f"{first}{', ...' if len(summary['unpaired']) > 3 else ''}"
+            f"  skipped {len(summary['unpaired'])} images without "
+            f"{summary['partner']}: {first}"
         )
     return lines

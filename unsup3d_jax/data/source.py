@@ -97,14 +97,16 @@ class TrainSource:
             arrays = {name: dataset.arrays[name] for name in self._fields}
             self._store = jax.device_put(arrays, everywhere)
         self._split = split
-        if "latent" in self._fields:  # which has no mirror image: no flip is drawn
+        if not _has_mirror(dataset, self._fields):  # no flip is drawn
             form, convert = gather_plain, lambda arrays, _: to_batch(arrays)
         else:
-            form, convert = gather, flip_some
+            known: dict[str, Any] = {}
             if "keypoints" in self._fields:
-                known = {"keypoint_flip": dataset.keypoint_flip}
-                form = functools.partial(gather, **known)
-                convert = functools.partial(flip_some, **known)
+                known["keypoint_flip"] = dataset.keypoint_flip
+            if "latent" in self._fields:
+                known["latent_mirror"] = dataset.latent_mirror
+            form = functools.partial(gather, **known)
+            convert = functools.partial(flip_some, **known)
         self._gather = jax.jit(form, out_shardings=split)
         self._convert = jax.jit(convert, out_shardings=split)
         self.seek(start_step)
@@ -220,6 +222,10 @@ class TrainSource:
         return self._convert(*jax.device_put((arrays, flips), self._split))
 
 
+def _has_mirror(dataset: Dataset, fields: Sequence[str]) -> bool:
+    return "latent" not in fields or dataset.latent_mirror is not None
+
+
 def train_source(
     dataset: Dataset,
     config: ConfigDict,
@@ -261,7 +267,7 @@ def train_source(
                 f"data.name: '{config.data.name}' has no true {name}, which training "
                 "with this config needs."
             )
-    if "latent" in fields and config.data.flip:
+    if config.data.flip and not _has_mirror(dataset, fields):
         raise UserError(
             "data.flip: a latent code has no mirror image; set "
             "--config.data.flip=False."

@@ -131,7 +131,7 @@ def load(
     dataset = from_listing(
         config,
         split,
-        Listing(pairs.items, pairs.unpaired),
+        Listing(pairs.items, pairs.unpaired, partner="a depth map"),
         partial(_read, **options),
         options=options,
         bytes_each=options["image_size"] ** 2 * (3 + 4 + 1),

@@ -46,7 +46,7 @@ class Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam or Muon with the L2 penalty in the gradient; without learning rates.
+    """Adam, Muon or SGD with the L2 penalty in the gradient; without learning rates.
 
     As the authors' PyTorch Adam does, weight decay adds `weight_decay * w` to
     the gradient *before* the moments (decoupled decay, AdamW, differs). The
@@ -56,12 +56,19 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """
     train = config.train
     clip = optax.clip_by_global_norm(train.clip_norm)
-    adam = optax.scale_by_adam(b1=train.beta1, b2=train.beta2, eps=ADAM_EPSILON)
     return optax.chain(
         clip if train.clip_norm > 0 else optax.identity(),
         optax.add_decayed_weights(train.weight_decay),
-        _muon(train) if train.optimizer == "muon" else adam,
+        _direction(train),
     )
+
+
+def _direction(train: ConfigDict) -> optax.GradientTransformation:
+    if train.optimizer == "muon":
+        return _muon(train)
+    if train.optimizer == "sgd":
+        return optax.trace(train.beta1)
+    return optax.scale_by_adam(b1=train.beta1, b2=train.beta2, eps=ADAM_EPSILON)
 
 
 def _muon(train: ConfigDict) -> optax.GradientTransformation:

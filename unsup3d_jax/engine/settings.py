@@ -16,7 +16,7 @@ def check(config: ConfigDict) -> None:
     train = config.train
     known = train.nan in ("stop", "skip")
     need(config, "train.nan", known, "'stop' or 'skip'")
-    known = train.optimizer in ("adam", "muon")
-    need(config, "train.optimizer", known, "adam or muon")
+    known = train.optimizer in ("adam", "muon", "sgd")
+    need(config, "train.optimizer", known, "adam, muon or sgd")
     known = train.schedule in ("constant", "cosine")
     need(config, "train.schedule", known, "constant or cosine")

@@ -29,3 +29,17 @@ def rotation_angle_deg(
     """
     chord = jnp.sqrt(jnp.sum((a - b) ** 2, axis=(-2, -1)) / 8.0)
     return jnp.degrees(2.0 * jnp.arcsin(jnp.clip(chord, 0.0, 1.0)))
+
+
+def view_angles_deg(rotation: Float[AnyArray, "*n 3 3"]) -> Float[Array, "*n 3"]:
+    """Pitch, yaw and roll of R = Rz(roll) Ry(yaw) Rx(pitch), degrees.
+
+    The inverse of `formation.geometry.rotation_matrix` for |yaw| < 90 degrees.
+    """
+    r = jnp.asarray(rotation)
+    # The sine alone loses the digits near 90 degrees.
+    flat = jnp.hypot(r[..., 0, 0], r[..., 1, 0])
+    pitch = jnp.arctan2(r[..., 2, 1], r[..., 2, 2])
+    yaw = jnp.arctan2(-r[..., 2, 0], flat)
+    roll = jnp.arctan2(r[..., 1, 0], r[..., 0, 0])
+    return jnp.degrees(jnp.stack([pitch, yaw, roll], axis=-1))

@@ -66,6 +66,39 @@ RULES = {
         "surrounds the centre minus the centre), hollow_share (relief below 0), "
         "view_std_{x,y,z}_deg; canonical frame"
     ),
+    "pose": (
+        "rotation_deg: angle between predicted and true rotation, of the same frame; "
+        "yaw, pitch, roll: mean absolute differences; by_yaw: of the true yaw, degrees"
+    ),
+    "nme": (
+        "mean distance of projected and true points over the root of the true "
+        "landmarks' box; nme_eyes: over the distance of the outer eye corners; "
+        "nme_visible: of landmarks that are not hidden; vertex_nme: of all vertices"
+    ),
+    "shape_mm": (
+        "root mean square distance of a model's vertices from the true ones in 3D, "
+        "after the similarity that brings them nearest; shape_ratio: mean over that of "
+        "the mean face; shape_eyes: over the distance of the outer eye corners"
+    ),
+    "visible": (
+        "texels seen, by the z-buffer at the predicted theta and by its normals alone "
+        "(facing), against the z-buffer at the true theta; 224 px"
+    ),
+    "texture_l1": (
+        "mean absolute difference of the flattened face and of one sampled at the true "
+        "places, over texels truly seen, colours in [0, 1]"
+    ),
+    "symmetry": (
+        "mean squared difference of the flattened face and its mirror image, over "
+        "texels seen on both sides (masked) and over all (unmasked); |yaw| > 40 degrees"
+    ),
+    "views": (
+        "several poses and expressions of a person under one light. variance: over "
+        "views, of texels seen in two or more, relative to that of the pixels of the "
+        "face in the images as they are. single, mean: texture error of one view and "
+        "of the mean of half of the views, over the texels of that view, against the "
+        "mean of the other half sampled at the true places"
+    ),
 }
 
 
@@ -97,7 +130,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     over the pixels that the last row is scored on.
     """
     truth = any(row["ground_truth"] for row in rows)
-    text = _aligned(_columns(rows, (*_DEPTH, *(_OTHER if truth else _WITHOUT_DEPTH))))
+    text = aligned(_columns(rows, (*_DEPTH, *(_OTHER if truth else _WITHOUT_DEPTH))))
     if not truth:
         text += ["", *_WORDS_WITHOUT_DEPTH]
     shared = [
@@ -107,7 +140,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     if len(shared) > 1:
         text += ["", f"On the pixels that {rows[-1]['name']!r} is scored on:"]
-        text += _aligned(_columns(shared, _DEPTH))
+        text += aligned(_columns(shared, _DEPTH))
     return "\n".join(text)
 
 
@@ -179,11 +212,15 @@ def _columns(
     return [list(line) for line in zip(*found, strict=True)]
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
-    """A rule under the first line; all columns but the first to the right."""
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text from lines of cells.
+
+    A rule under the first line; all columns but the first to the right.
+    """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
-    for line in [lines[0], ["-" * width for width in widths], *lines[1:]]:
+    rule = ["-" * width for width in widths]
+    for line in [lines[0], rule, *lines[1:]]:
         cells = [line[0].ljust(widths[0])]
         cells += [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]
         text.append("  ".join(cells).rstrip())

@@ -22,7 +22,7 @@ DTYPE = jnp.dtype
 FLOAT32 = jnp.dtype(jnp.float32)
 
 
-def _uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
+def uniform_by_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """U(-b, b) with b = 1/sqrt(fan_in): the authors' framework default."""
     bound = 1.0 / math.sqrt(fan_in)
 
@@ -163,7 +163,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
-        init = _uniform_by_fan_in(math.prod(shape[:3]))
+        init = uniform_by_fan_in(math.prod(shape[:3]))
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         if x.shape[1:3] == (self.size, self.size) and self.padding == 0:
             # One output pixel: a plain matrix product.
@@ -185,7 +185,7 @@ class Deconv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         shape = (4, 4, x.shape[-1], self.features)
-        init = _uniform_by_fan_in(16 * self.features)
+        init = uniform_by_fan_in(16 * self.features)
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         if x.shape[1:3] == (1, 1):
             return jnp.einsum("bi,hwio->bhwo", x[:, 0, 0], kernel)
@@ -201,7 +201,7 @@ class UpsampledConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
         shape = (3, 3, x.shape[-1], self.features)
-        init = _uniform_by_fan_in(math.prod(shape[:3]))
+        init = uniform_by_fan_in(math.prod(shape[:3]))
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         return upsampled_convolve(x, kernel)
 

@@ -5,7 +5,7 @@ Simonyan and Zisserman (2015), trained on ImageNet and frozen; LPIPS
 (`unsup3d_jax.nets.lpips`) compares them in five of its layers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -68,18 +68,39 @@ def taps(
     unit = max(4, 2 ** sorted(LAYERS.values()).index(count))
     if image.shape[1] % unit or image.shape[2] % unit or image.shape[3] != 3:
         raise ValueError(f"need (b, {unit}m, {unit}n, 3), got {image.shape}.")
-    x, done, found = normalise(image), 0, []
+    steps = enumerate(trunk(vgg[:count], normalise(image)), 1)
+    return [x for done, x in steps if done in wanted]
+
+
+def trunk(vgg: Vgg16, x: Float[Array, "b h w 3"]) -> Iterator[Float[Array, "b _ _ _"]]:
+    """The convolutions given, each with its ReLU, pooled between the blocks.
+
+    Args:
+        vgg: the first of VGG16's convolutions, or all, of any widths.
+        x: pixels as these weights expect them.
+    """
+    done = 0
     for stage in PLAN:
+        if done == len(vgg):
+            return
         if stage == "pool":
             x = max_pool(x)
             continue
         weights = vgg[done]
         x = jax.nn.relu(_convolve(x, weights["kernel"]) + weights["bias"])
         done += 1
-        if done in wanted:
-            found.append(x)
-        if done == count:
-            break
+        yield x
+
+
+def places() -> list[tuple[int, int]]:
+    """Block, and number in it, of every convolution; both count from 1."""
+    found, block, number = [], 1, 1
+    for stage in PLAN:
+        if stage == "pool":
+            block, number = block + 1, 1
+            continue
+        found.append((block, number))
+        number += 1
     return found
 
 

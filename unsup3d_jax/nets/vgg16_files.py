@@ -140,18 +140,6 @@ def torchvision_indices(*, has_norm: bool = False) -> list[int]:
     return indices
 
 
-def _places() -> list[tuple[int, int]]:
-    """Block, and number in it, of every convolution; both count from 1."""
-    places, block, number = [], 1, 1
-    for stage in vgg16.PLAN:
-        if stage == "pool":
-            block, number = block + 1, 1
-            continue
-        places.append((block, number))
-        number += 1
-    return places
-
-
 def _from_state(
     state: Mapping[str, Any], shapes: Sequence[tuple[int, ...]], source: str
 ) -> list[dict[str, np.ndarray]]:
@@ -162,7 +150,9 @@ def _from_state(
     if prefix is not None:  # LPIPS numbers its slices, and layers as torchvision
         names = [
             f"{prefix}slice{block}.{index}"
-            for (block, _), index in zip(_places(), torchvision_indices(), strict=True)
+            for (block, _), index in zip(
+                vgg16.places(), torchvision_indices(), strict=True
+            )
         ]
         return _from_torch(state, names, shapes, source)
     prefix = weight_files.prefix_of(state, "features.0.weight") or ""
@@ -247,7 +237,7 @@ def _from_keras(
         return found[0]
 
     layers = []
-    names = [f"block{block}_conv{number}" for block, number in _places()]
+    names = [f"block{block}_conv{number}" for block, number in vgg16.places()]
     for name, shape in zip(names, shapes, strict=False):
         kernel_key = find(name, ("kernel:0", "kernel", "_W_1:0", "_W"))
         bias_key = find(name, ("bias:0", "bias", "_b_1:0", "_b"))

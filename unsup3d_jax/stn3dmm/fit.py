@@ -122,6 +122,43 @@ def _fit(model, target, start, noise_px, bound, *, camera, image_size, steps) ->
     return jax.vmap(one)(target, start)
 
 
+def fit_pose(
+    model: GridModel,
+    target: Float[AnyArray, "b l 2"],
+    theta: Float[AnyArray, "b p"],
+    camera: Camera,
+    *,
+    image_size: int,
+    steps: int = 4,
+) -> Float[Array, "b p"]:
+    """Theta with the pose that fits landmarks best, its coefficients as they are.
+
+    From the pose in theta, by the steps of `fit_landmarks` without a prior; a few
+    suffice where that is near. What landmarks still miss there is shape.
+
+    Args:
+        model, target, camera, image_size, steps: as for `fit_landmarks`.
+        theta: where to begin.
+    """
+
+    def one(points: Array, vector: Array) -> Array:
+        known = jnp.all(jnp.isfinite(points), axis=-1)
+        points = jnp.where(known[:, None], points, 0.0)
+        # The shape stays, so that it is made once.
+        shape = layers.landmark_shape(model, vector[POSE_SIZE:])
+
+        def errors(pose: Array) -> Array:
+            at = layers.split(pose)
+            turned = layers.turn(shape, at.rotation)
+            seen = layers.project(turned, at, camera, image_size)
+            return jnp.where(known[:, None], seen - points, 0.0)
+
+        pose = _minimise(errors, vector[:POSE_SIZE], bound=None, steps=steps)
+        return jnp.concatenate([pose, vector[POSE_SIZE:]])
+
+    return jax.vmap(one)(jnp.asarray(target), jnp.asarray(theta))
+
+
 def _minimise(errors, vector: Array, *, bound: Array | None, steps: int) -> Array:
     """Lowers sum rho(|errors_i|) + |alpha|^2 from `vector`."""
 

@@ -108,6 +108,11 @@ def alpha_of(
     return ((full - stored["pca_mean"]) @ stored["pca_dual"].T).astype(np.float32)
 
 
+def head_vertices() -> Int[np.ndarray, " n"]:
+    """Which vertices of the open face's whole head the model's are."""
+    return _stored()["ids"].astype(np.int64)
+
+
 @functools.cache
 def _expression_mirror() -> Float32[np.ndarray, "e e"]:
     """Of the coefficients, not of alpha."""

@@ -189,7 +189,7 @@ def _margins(
 
     Depth is in half-image units, growing away from the viewer.
     """
-    depth = _depth(posed, theta, camera)
+    depth = depth_of(posed, theta, camera)
     still = jax.lax.stop_gradient(depth)
     extent = jnp.max(still) - jnp.min(still)
     # Nothing else bounds the width of a face without size.
@@ -213,7 +213,7 @@ def _margins(
     return margin, cosine, _SOFT_DEPTH * extent
 
 
-def _depth(posed: Posed, theta: Theta, camera: Camera) -> Float[Array, " n"]:
+def depth_of(posed: Posed, theta: Theta, camera: Camera) -> Float[Array, " n"]:
     """Depth as the rasterizer wants it: positive, growing away from the viewer."""
     kappa = camera.perspective
     if kappa >= _LEAST_PERSPECTIVE:

@@ -1,7 +1,8 @@
 """Faces from their numbers, a chunk at a time, in the form in which they are kept."""
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -42,26 +43,43 @@ def chunks(seeds: Seeds, options: Options) -> Iterator[dict[str, np.ndarray]]:
     On a CPU, whatever else there is: a data set does not depend on what is trained on
     it, and an accelerator rounds otherwise.
 
-    Yields:
-        The arrays of `dataset`, with normals as int8 and without what follows from
-        depth; a face is the same in whatever chunk it is made.
+    Returns:
+        Of each chunk the arrays of `dataset`, with normals as int8 and without what
+        follows from depth; a face is the same in whatever chunk it is made.
     """
+    return by_chunks(seeds, options, _chunk)
+
+
+# (model, its mesh, numbers of at most `render.chunk_size` faces, options) -> arrays.
+MakeChunk = Callable[
+    [model.FaceModel, render.Mesh, Seeds, Options], dict[str, np.ndarray]
+]
+
+
+def by_chunks(
+    seeds: Seeds, options: Options, make: MakeChunk
+) -> Iterator[dict[str, np.ndarray]]:
+    """What `make` gives for the faces, `render.chunk_size` at a time, on a CPU."""
     shape = model.load_model()
-    with jax.default_device(_cpu()):
+    with on_cpu():
         basis = model.basis(shape, asymmetry=options.asymmetry)
         mesh = render.make_mesh(shape, basis)
     step = render.chunk_size(options.image_size)
     for start in range(0, len(seeds.person), step):
         chunk = Seeds(*(numbers[start : start + step] for numbers in seeds))
-        with jax.default_device(_cpu()):
-            yield _chunk(shape, mesh, chunk, options)
+        with on_cpu():
+            yield make(shape, mesh, chunk, options)
 
 
-def _cpu() -> jax.Device | None:
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Computes on a CPU in the body, if there is one."""
     try:
-        return jax.local_devices(backend="cpu")[0]
+        device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
-        return None
+        device = None
+    with jax.default_device(device):
+        yield
 
 
 def _chunk(

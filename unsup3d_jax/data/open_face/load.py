@@ -1,6 +1,8 @@
 """The open faces that a config asks for, as a `Dataset`."""
 
 import time
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -8,7 +10,7 @@ from ml_collections import ConfigDict
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data.batches import FACTORS
 from unsup3d_jax.data.open_face import dataset as open_faces
-from unsup3d_jax.data.open_face import scene
+from unsup3d_jax.data.open_face import scene, truth
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
 from unsup3d_jax.data.prepare import cache_root
 from unsup3d_jax.errors import UserError, refusing
@@ -21,10 +23,68 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         UserError: naming the key of an option that is out of range, or that does not
             agree with how the faces are rendered.
     """
-    check_camera(config)
+    if "view" in config:  # else the method has a camera of its own, and looks itself
+        check_camera(config)
+    options = _options(config, split)
+    start = time.monotonic()
+    with refusing("config.data, open_faces: "):  # of the option, the key's name
+        arrays = open_faces.load(
+            split,
+            cache_dir=cache_root(config.data.cache_dir),
+            # Nothing reads the normals and albedo of the training set.
+            fields=(*FACTORS, "keypoints") if split == "train" else None,
+            **options,
+        )
+    return _dataset(config, split, options, arrays, start)
+
+
+def load_people(
+    config: ConfigDict,
+    split: str,
+    *,
+    views: int,
+    count: int | None = None,
+    vary: Collection[str] = open_faces.VARIES,
+    fields: Collection[str] = ("image", "keypoints"),
+) -> ds.Dataset:
+    """Several pictures of each person, with what they are made from: `truth`.
+
+    An example is a person: `image` is (people, views, s, s, 3), and so are the others.
+
+    Args:
+        views: pictures of each; 1: the pictures of `load`, and its cache.
+        count: people; None: data.count_<split>.
+        vary: what differs between the pictures of a person.
+        fields: of the pictures; "coefficients", "scale" and "view" come with them.
+
+    Raises:
+        UserError: as `load`.
+    """
+    options = _options(config, split, count)
+    cache_dir = cache_root(config.data.cache_dir)
+    start = time.monotonic()
+    with refusing("config.data, open_faces: "):
+        wanted: dict[str, Any] = {"cache_dir": cache_dir, "fields": fields}
+        several = {"views": views, "vary": vary}
+        arrays = (
+            open_faces.load(split, **wanted, **options)
+            if views == 1
+            else open_faces.load_views(split, **wanted, **several, **options)
+        )
+        known = {k: v for k, v in options.items() if k != "perturb"}
+        arrays |= truth.load(split, cache_dir=cache_dir, **several, **known)
+    arrays = {k: v.reshape(-1, views, *v.shape[1:]) for k, v in arrays.items()}
+    if views > 1:
+        options |= {"views": views, "vary": sorted(vary)}
+    return _dataset(config, split, options, arrays, start)
+
+
+def _options(
+    config: ConfigDict, split: str, count: int | None = None
+) -> dict[str, Any]:
     data = config.data
-    count = data[f"count_{split}"]
-    options = {
+    count = count or data[f"count_{split}"]
+    return {
         "image_size": data.image_size,
         "count": min(count, data.max_images) if data.max_images else count,
         "seed": data.seed,
@@ -32,15 +92,15 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
         "asymmetry": data.asymmetry,
         "perturb": data.perturb,
     }
-    start = time.monotonic()
-    with refusing("config.data, open_faces: "):  # of the option, the key's name
-        arrays = open_faces.load(
-            split,
-            cache_dir=cache_root(data.cache_dir),
-            # Nothing reads the normals and albedo of the training set.
-            fields=(*FACTORS, "keypoints") if split == "train" else None,
-            **options,
-        )
+
+
+def _dataset(
+    config: ConfigDict,
+    split: str,
+    options: Mapping[str, Any],
+    arrays: dict[str, np.ndarray],
+    start: float,
+) -> ds.Dataset:
     size = len(arrays["image"])
     # A few hundred images stand for all: they tell versions of the renderer
     # apart, and hashing everything would read the whole cache file.
@@ -48,14 +108,14 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
     return ds.Dataset(
         arrays=arrays,
         report=ds.Report(
-            name=data.name,
+            name=config.data.name,
             split=split,
             root="",
             found=size,
             seconds=time.monotonic() - start,
         ),
         digest=ds.digest_of("open_faces", split, options, some.tobytes().hex()),
-        workers=data.workers,
+        workers=config.data.workers,
         keypoint_flip=LANDMARK_FLIP,
     )
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rasterizer import interpolate, rasterize
 from unsup3d_jax.data.open_face import appearance, scene
@@ -119,6 +119,55 @@ def shape_heads(
     return Heads(head, jax.vmap(functools.partial(vertex_normals, mesh))(head), eyes)
 
 
+def to_camera(turn: Float[Array, "n 3 3"]) -> Float[Array, "n 3 3"]:
+    """What directions of the model's frame, as rows, are multiplied by."""
+    flip = jnp.asarray([1.0, -1.0, -1.0])
+    return jnp.swapaxes(turn, 1, 2) * flip[:, None]
+
+
+def fixed_attributes(mesh: Mesh) -> Float[Array, "v 9"]:
+    """What `surface_of` reads of each vertex that is the same of every head."""
+    return jnp.concatenate(
+        [
+            mesh.rest,
+            mesh.masks[:, :3],
+            jnp.stack([mesh.occlusion, mesh.lash, mesh.membrane], axis=1),
+        ],
+        axis=1,
+    )
+
+
+def surface_of(
+    place: Float[Array, "p 2"],
+    broad: Float[Array, "p"],
+    fixed: Float[Array, "p 9"],
+    label: Int[Array, "p"],
+    eyes: Float[Array, "2 3"],
+) -> Surface:
+    """What is painted of one head, at points between its vertices.
+
+    Args:
+        place: x and y on this head, model frame, metres.
+        broad: of `appearance.broad_noise`.
+        fixed: of `fixed_attributes`.
+        label: of the face; 0 for none.
+        eyes: centres, left and right.
+    """
+    eye = jnp.where((label == 1)[:, None], eyes[None, 0, :2], eyes[None, 1, :2])
+    return Surface(
+        rest=fixed[:, :3],
+        eye_offset=place - eye,
+        label=label,
+        lips=fixed[:, 3],
+        eyelids=fixed[:, 4],
+        ears=fixed[:, 5],
+        occlusion=fixed[:, 6],
+        lash=fixed[:, 7],
+        membrane=fixed[:, 8],
+        broad_noise=broad,
+    )
+
+
 @functools.partial(jax.jit, static_argnames="size")
 @jax.default_matmul_precision("highest")
 def render_chunk(
@@ -132,23 +181,15 @@ def render_chunk(
 ) -> Pictures:
     """Renders n faces at once; `turn` is the rotation of each view."""
     head, normals, eyes = heads
-    flip = jnp.asarray([1.0, -1.0, -1.0])
     centre = jnp.asarray([0.0, 0.0, scene.CENTRE_DEPTH])
-    to_camera = jnp.swapaxes(turn, 1, 2) * flip[:, None]
-    camera = where.scale[:, None, None] * head @ to_camera
+    into_camera = to_camera(turn)
+    camera = where.scale[:, None, None] * head @ into_camera
     camera = camera + (where.view[:, None, 3:] + centre)
     # The project's normals point away from the camera, into the surface.
-    inward = -(normals @ to_camera)
+    inward = -(normals @ into_camera)
 
     broad = jax.vmap(appearance.broad_noise, in_axes=(0, None))(look, mesh.rest)
-    fixed = jnp.concatenate(
-        [
-            mesh.rest,
-            mesh.masks[:, :3],
-            jnp.stack([mesh.occlusion, mesh.lash, mesh.membrane], axis=1),
-        ],
-        axis=1,
-    )
+    fixed = fixed_attributes(mesh)
     varying = jnp.concatenate([head[..., :2], inward, broad[..., None]], axis=-1)
     attributes = jnp.concatenate(
         [varying, jnp.broadcast_to(fixed, (len(varying), *fixed.shape))], axis=-1
@@ -162,18 +203,8 @@ def render_chunk(
     values = values.reshape(len(values), -1, values.shape[-1])
     face = fragments.face_index.reshape(len(values), -1)
     label = jnp.where(face < 0, 0, mesh.labels[face])
-    eye = jnp.where((label == 1)[..., None], eyes[:, None, 0, :2], eyes[:, None, 1, :2])
-    surface = Surface(
-        rest=values[..., 6:9],
-        eye_offset=values[..., :2] - eye,
-        label=label,
-        lips=values[..., 9],
-        eyelids=values[..., 10],
-        ears=values[..., 11],
-        occlusion=values[..., 12],
-        lash=values[..., 13],
-        membrane=values[..., 14],
-        broad_noise=values[..., 5],
+    surface = jax.vmap(surface_of)(
+        values[..., :2], values[..., 5], values[..., 6:], label, eyes
     )
     drawn = (face >= 0).astype(jnp.float32)
     albedo = jax.vmap(appearance.paint)(look, surface) * drawn[..., None]
@@ -273,7 +304,15 @@ def chunk_size(size: int) -> int:
     return max(1, SAMPLES_PER_CHUNK // (2 * size) ** 2)
 
 
-def render(
+class Placed(NamedTuple):
+    """Heads before the camera, padded to one size of batch."""
+
+    heads: Heads  # numpy
+    look: Appearance
+    where: Scene
+
+
+def place(
     mesh: Mesh,
     seeds: Seeds,
     coefficients: np.ndarray,
@@ -281,11 +320,11 @@ def render(
     *,
     size: int,
     pose: str,
-) -> tuple[Pictures, Scene]:
-    """Places and renders at most chunk_size(size) faces, as numpy arrays.
+) -> Placed:
+    """Shapes at most chunk_size(size) heads and draws where each of them is.
 
-    The batch is padded to that fixed size: one program is compiled, and a face
-    looks the same in whatever batch it is made.
+    The batch is padded to that fixed size: one program is compiled, and a face is
+    the same in whatever batch it is made.
     """
     count = len(seeds.pose)
     if not 0 < count <= chunk_size(size):
@@ -296,6 +335,21 @@ def render(
     )
     heads = jax.tree.map(np.asarray, shape_heads(mesh, coefficients, look))
     where = scene.sample_scenes(seeds, heads.vertices, heads.normals, pose=pose)
+    return Placed(heads, look, where)
+
+
+def render(
+    mesh: Mesh,
+    seeds: Seeds,
+    coefficients: np.ndarray,
+    look: Appearance,
+    *,
+    size: int,
+    pose: str,
+) -> tuple[Pictures, Scene]:
+    """Places and renders at most chunk_size(size) faces, as numpy arrays."""
+    count = len(seeds.pose)
+    heads, look, where = place(mesh, seeds, coefficients, look, size=size, pose=pose)
     turn = scene.rotation(where.view.astype(np.float64)).astype(np.float32)
     pictures = render_chunk(mesh, heads, look, where, turn, size=size)
     return jax.tree.map(lambda x: np.asarray(x)[:count], (pictures, where))

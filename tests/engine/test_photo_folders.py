@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unsup3d_jax.unsup3d.photo_folders import (
+from unsup3d_jax.engine.photo_folders import (
     RECORD,
     Made,
     folders_of,

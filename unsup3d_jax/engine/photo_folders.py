@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
 
 from unsup3d_jax.data.dataset import digest_of
 from unsup3d_jax.engine.packing import checksums
 from unsup3d_jax.files import finite, need_regular
-from unsup3d_jax.unsup3d.options import ModelOptions
 
 RECORD = "record.json"
 
@@ -40,23 +38,17 @@ class Made:
     options: str
 
 
-def made_from(
-    params: Mapping[str, Any],
-    options: ModelOptions,
-    view_range: Float[Array, ""] | None,
-    *exported: Any,
-) -> Made:
+def made_from(params: Any, options: Any, *exported: Any) -> Made:
     """What all photos of one command share.
 
     Args:
-        params, options, view_range: of `model.decompose`.
-        exported: what else decides what is written; JSON-able.
+        params: of the model; a pytree of arrays.
+        options: of the model: dataclasses of plain numbers, whose text is exact.
+        exported: what else decides what is found and written; JSON-able.
     """
-    share = None if view_range is None else float(view_range)
     return Made(
         parameters=digest_of(checksums(jax.device_get(params))),
-        # Dataclasses of plain numbers, whose text is exact.
-        options=digest_of(_FORMAT, repr(options), share, *exported),
+        options=digest_of(_FORMAT, repr(options), *exported),
     )
 
 

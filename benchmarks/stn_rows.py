@@ -1,0 +1,151 @@
+"""What each term of the 3DMM-STN's loss is worth: the same recipe with and without.
+
+    python -m benchmarks.stn_rows --folder=runs/stn_rows \
+        --output=benchmarks/results/stn3dmm_rows_cpu.json --rows=full,landmarks \
+        --seeds=0,1,2 -- --config=configs/stn3dmm/open_faces.py
+
+Everything behind `--` goes to `main.py` for every row. A row that is finished is not
+trained again. Each is scored on the test split of its config and, with
+`--also=data.pose=natural`, under other keys of the data; the JSON has the scores of
+all, and is written after each row.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+
+# Row -> keys of the config. "{pretrained}" is the workdir of the row `pretrained`.
+ROWS: dict[str, tuple[str, ...]] = {
+    # Landmarks, shape by the other view's identity, and the prior.
+    "full": (),
+    # The same without other views: an image explains its own landmarks.
+    "landmarks": ("loss.identity=0", "loss.shape=10"),
+    "pose_and_shape_together": ("loss.identity=0",),
+    "symmetry": ("loss.symmetry=0.1",),
+    "multi_view": ("loss.multi_view=0.1",),
+    "supervised": (
+        "loss.landmark=0",
+        "loss.identity=0",
+        "loss.prior=0",
+        "loss.theta=1e-3",
+        "loss.vertices=1",
+    ),
+    # Theta of other people, as nobody knows it of photos; then no label at all.
+    "pretrained": (
+        "data.seed=1",
+        "loss.landmark=0",
+        "loss.identity=0",
+        "loss.prior=0",
+        "loss.theta=1e-3",
+        "loss.vertices=1",
+    ),
+    "no_landmarks": (
+        "train.init_from={pretrained}",
+        "train.learning_rate=3e-4",
+        "loss.landmark=0",
+        "loss.identity=0",
+        "loss.symmetry=0.1",
+        "loss.multi_view=0.1",
+    ),
+    # What must hurt.
+    "shuffled": ("broken.landmarks=True",),
+    "wrong_mirror": ("broken.mirror=True",),
+    "unmasked": ("loss.symmetry=1", "visibility.train=none"),
+    "masked": ("loss.symmetry=1",),
+}
+
+
+def run(arguments: list[str], log: Path) -> tuple[float, float]:
+    """Seconds, and seconds of CPU, that the program took.
+
+    Raises:
+        SystemExit: if it fails.
+    """
+    start, cpu = time.monotonic(), _cpu_of_children()
+    with log.open("a") as told:
+        done = subprocess.run(
+            [sys.executable, "main.py", *arguments], stdout=told, stderr=told
+        )
+    if done.returncode != 0:
+        sys.exit(f"main.py ended with status {done.returncode}; see {log}")
+    return time.monotonic() - start, _cpu_of_children() - cpu
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def scores_of(workdir: Path) -> dict[str, Any]:
+    """What the run wrote, without what it says of itself."""
+    found = json.loads((workdir / "eval" / "test.json").read_text())
+    found.pop("rules")
+    return found
+
+
+def train_row(
+    name: str, seed: int, folder: Path, common: list[str], also: str
+) -> dict[str, Any]:
+    """Trains and scores one row, unless that is done already."""
+    workdir = folder / f"{name}-{seed}"
+    record = folder / f"{name}-{seed}.json"
+    if record.exists():
+        return json.loads(record.read_text())
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    pretrained = str(folder / f"pretrained-{seed}")
+    keys = [key.format(pretrained=pretrained) for key in ROWS[name]]
+    arguments = [
+        *common,
+        f"--workdir={workdir}",
+        f"--config.seed={seed}",
+        *(f"--config.{key}" for key in keys),
+    ]
+    log = folder / f"{name}-{seed}.log"
+    seconds, cpu = run(arguments, log)
+    row: dict[str, Any] = {
+        "row": name,
+        "seed": seed,
+        "keys": keys,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "load_average": os.getloadavg()[0],
+        "scores": scores_of(workdir),
+    }
+    if also:
+        run(["--mode=eval", f"--workdir={workdir}", f"--config.{also}"], log)
+        row["also"] = {"key": also, "scores": scores_of(workdir)}
+    record.write_text(json.dumps(row, indent=1) + "\n")
+    return row
+
+
+def main() -> None:
+    """Trains the rows that are asked for; see above."""
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    own, common = sys.argv[1:cut], sys.argv[cut + 1 :]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rows", default="full")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--also", default="")
+    args = parser.parse_args(own)
+    record = {"machine": machine.describe("flax", "optax"), "common": common}
+    rows = []
+    for name in args.rows.split(","):
+        for seed in map(int, args.seeds.split(",")):
+            rows.append(train_row(name, seed, args.folder, common, args.also))
+            text = json.dumps(record | {"rows": rows}, indent=1)
+            args.output.write_text(text + "\n")
+            print(f"{name}, seed {seed}: done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Parameters that ship: kept in half precision, refused for another model."""
+
+import jax
+import numpy as np
+import pytest
+import stn_people
+
+from unsup3d_jax.engine.task import run_keys
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.stn3dmm import localiser, options, shipped
+
+
+def test_what_is_saved_is_loaded_to_half_precision(tmp_path):
+    config = stn_people.config()
+    static = options.options_from_config(config, options.load_face(config))
+    params = localiser.init_params(run_keys(0)[0], static.localiser, 32)
+    path = tmp_path / "weights.npz"
+    shipped.save(path, params, config, 9)
+    found, step = shipped.load(config, path)
+    assert step == 9
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        found,
+        jax.device_get(params),
+    )
+    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype("float32")}
+    for change in ({"localiser__width": 0.04}, {"camera__fov_deg": 0.0}):
+        other = stn_people.config(**change)
+        (key,) = change
+        with pytest.raises(UserError, match=key.replace("__", ".")):
+            shipped.load(other, path)
+    # What says how it was trained does not count.
+    shipped.load(stn_people.config(loss__symmetry=1.0), path)
+    with pytest.raises(UserError, match="nowhere"):
+        shipped.load(config, tmp_path / "nowhere.npz")

@@ -1,0 +1,141 @@
+"""The method as the engine's task: its config, one step, a run that is resumed."""
+
+import jax
+import numpy as np
+import pytest
+import stn_people
+
+from unsup3d_jax.engine import dry_run, loop, parallel
+from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.task import Session, initial_state
+from unsup3d_jax.engine.workdir import lock_workdir
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.stn3dmm import options, score, task
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("data.name", "folder"),
+        ("data.image_size", 16),
+        ("localiser.kind", "resnet"),
+        ("localiser.rotation_head", "euler"),
+        ("localiser.width", 0.0),
+        ("visibility.train", "all"),
+        ("visibility.eval", "soft"),
+        ("loss.contrast", 4),
+        ("loss.prior", -1.0),
+        ("eval.split", "dev"),
+        ("eval.baselines", ("best",)),
+        ("face.landmarks", "aflw21"),
+        ("face.grid", 1),
+        ("train.schedule", "linear"),
+    ],
+)
+def test_bad_values_name_their_key(key, value):
+    config = stn_people.config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"^{key} must be .*, got .*\.$"):
+        options.check_config(config)
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"loss__identity": 1.0, "data__views": 1}, "loss.identity"),
+        ({"loss__theta": 1.0, "camera__fov_deg": 0.0}, "camera.fov_deg"),
+        ({"loss__theta": 1.0, "face__model": "mine.npz"}, "loss.theta"),
+        ({"data__name": "landmarks"}, "data.views"),
+        ({"localiser__kind": "vgg_face"}, "data.image_size"),
+        (
+            {"eval__baselines": ("supervised",), "face__model": "mine.npz"},
+            "eval.baselines",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(changes, key):
+    with pytest.raises(UserError, match=rf"^{key} must be"):
+        options.check_config(stn_people.config(**changes))
+
+
+def test_a_model_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="nowhere.npz"):
+        options.load_face(stn_people.config(face__model="nowhere.npz"))
+
+
+@pytest.fixture(scope="module")
+def the_task():
+    config = stn_people.config(loss__symmetry=0.1, loss__identity=0.5)
+    return config, task.stn_task(config, stn_people.splits(config))
+
+
+def fit(config, the_task, workdir):
+    """Final parameters, and how often XLA compiled."""
+    workdir.mkdir(exist_ok=True)
+    with Interrupts() as now, lock_workdir(workdir):
+        state = loop.fit(
+            Session(config, stn_people.splits(config), now),
+            the_task,
+            workdir,
+            devices=parallel.local_devices(config)[:1],
+        )
+    return jax.device_get(parallel.one_copy(state.parts)), int(state.step)
+
+
+def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path, the_task):
+    config, made = the_task
+    straight, step = fit(config, made, tmp_path / "a")
+    assert step == 4
+    with config.unlocked():
+        config.train.steps = 2
+    half, step = fit(config, made, tmp_path / "b")
+    assert step == 2
+    with config.unlocked():
+        config.train.steps = 4
+    resumed, step = fit(config, made, tmp_path / "b")
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+    before = jax.tree.leaves(half["params"])
+    moved = [(a != b).any() for a, b in zip(
+        jax.tree.leaves(straight["params"]), before, strict=True)]  # fmt: skip
+    assert all(moved)
+
+
+def test_noise_has_the_shapes_of_the_batches(the_task):
+    config, made = the_task
+    devices = jax.local_devices()[:1]
+    batch = next(made.make_source(devices))
+    noise = made.random_batch(1)
+    shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(b)] for b in (batch, noise)]
+    assert shapes[0] == shapes[1]
+    assert batch.image.shape == (1, 4, 2, 32, 32, 3)
+    assert "localiser" in dry_run.report(config, made)
+
+
+def test_mirrored_images_have_mirrored_landmarks_unless_they_are_broken():
+    for broken in (False, True):
+        config = stn_people.config(broken__mirror=broken, loss__theta=1e-3)
+        made = task.stn_task(config, stn_people.splits(config))
+        batch = next(made.make_source(jax.local_devices()[:1]))
+        theta = np.asarray(batch.latent)[0].reshape(8, -1)
+        points = np.asarray(batch.keypoints)[0].reshape(8, -1, 3)[..., :2]
+        wrong = np.abs(stn_people.landmarks(config, theta) - points).max((1, 2))
+        # The right side of a mirrored face is not where the left one is.
+        assert (wrong < 0.1).all() != broken
+
+
+def test_parameters_have_the_shapes_that_are_expected(the_task):
+    config, made = the_task
+    found = jax.eval_shape(lambda: initial_state(made, 0)).parts["params"]
+    shapes = [jax.tree.map(lambda x: x.shape, p) for p in (
+        found, task.shapes_of_params(config))]  # fmt: skip
+    assert shapes[0] == shapes[1]
+
+
+def test_the_supervised_row_learns_theta_alone():
+    config = stn_people.config(eval__baselines=("supervised",))
+    other = score.supervised_config(config)
+    options.check_config(other)
+    assert task.training_fields(other) == ("image", "latent")
+    assert config.loss.theta == 0.0

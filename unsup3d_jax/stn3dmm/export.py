@@ -1,0 +1,240 @@
+"""What a photo's folder holds: flattened face, mask, pose, mesh, frontal view."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from PIL import Image
+
+import rasterizer
+from unsup3d_jax.data import tiles
+from unsup3d_jax.formation.types import AnyArray
+from unsup3d_jax.show import mesh_files
+from unsup3d_jax.show.pictures import grey_picture
+from unsup3d_jax.stn3dmm import layers, pictures, textures
+from unsup3d_jax.stn3dmm.layers import Camera, Theta
+from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.visibility import inside, visibility
+
+ARRAYS = "factors.npz"
+_PANEL_SIDE = 224
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """How the outputs are made; whatever the localiser was trained with does not bind.
+
+    Attributes:
+        photo_size: pixels a side at which the photo is sampled; the localiser sees a
+            smaller copy.
+        visibility: "facing" or "zbuffer".
+        texture_scale: texels of the mesh's texture a vertex of the grid, each way.
+    """
+
+    photo_size: int
+    visibility: str
+    texture_scale: int
+
+
+class Found(NamedTuple):
+    """All that theta says of one photo, and what is sampled from it.
+
+    Attributes:
+        posed: of the photo at its own size.
+        shape: (g*g, 3) not turned, model frame, model units.
+        flattened: (g, g, 3) not masked; 0 outside the photo.
+        visibility: (g, g) 1 where the texel is seen, inside the photo; else 0.
+        texture: (t, t, 3) the same photo, sampled more finely.
+    """
+
+    posed: layers.Posed
+    shape: Float[Array, "n 3"]
+    flattened: Float[Array, "g g 3"]
+    visibility: Float[Array, "g g"]
+    texture: Float[Array, "t t 3"]
+
+
+@functools.partial(jax.jit, static_argnames=("camera", "options"))
+def flatten(
+    model: GridModel,
+    vector: Float[AnyArray, " p"],
+    image: Float[AnyArray, "h w 3"],
+    camera: Camera,
+    options: ExportOptions,
+) -> Found:
+    """Samples one photo at the places that theta says.
+
+    Args:
+        model: at the resolution of the output.
+        vector: theta, see `layers.split`.
+        image: of `options.photo_size`, [0, 1].
+        camera, options: static.
+
+    Raises:
+        ValueError: if the photo has another size than `options` says.
+    """
+    size, grid = options.photo_size, model.size
+    if image.shape[:2] != (size, size):
+        raise ValueError(f"need a photo of {size} x {size} pixels, got {image.shape}.")
+    theta = layers.split(vector)
+    posed = layers.posed(model, theta, camera, image_size=size)
+    seen = visibility(
+        posed,
+        theta,
+        camera,
+        mode=options.visibility,
+        grid=grid,
+        image_size=size,
+    )
+    shape, _ = layers.shape(model, theta.alpha)
+    flattened = layers.flatten_image(
+        jnp.asarray(image)[None], posed.pixels[None], grid
+    )[0]
+    texture = textures.photo_texture(image, posed.pixels, scale=options.texture_scale)
+    within = inside(posed.pixels, grid, size)
+    return Found(posed, shape, flattened, jnp.where(within, seen, 0.0), texture)
+
+
+def export(
+    folder: Path,
+    image: Float[np.ndarray, "h w 3"],
+    vector: Float[np.ndarray, " p"],
+    model: GridModel,
+    camera: Camera,
+    options: ExportOptions,
+) -> dict[str, Any]:
+    """Writes everything about one photo into a folder.
+
+    Args:
+        folder: exists.
+        image, vector, model, camera, options: see `flatten`.
+
+    Returns:
+        Numbers about it, JSON-able: "theta", "pose", "visible".
+    """
+    found = jax.device_get(flatten(model, vector, image, camera, options))
+    theta = layers.split(jnp.asarray(vector))
+    arrays = named_arrays(image, vector, found, model)
+    np.savez_compressed(folder / ARRAYS, **arrays)  # pyright: ignore
+    finer = _enlarged(found.visibility, options.texture_scale)
+    whole = textures.completed(found.texture, finer)
+    shares = pictures.source_shares(whole.source)
+    layered = np.concatenate([whole.texture, shares], axis=-1)
+    view, _ = jax.device_get(
+        textures.view_of(
+            model, textures.frontal(theta), camera, layered, size=options.photo_size
+        )
+    )
+    shown: dict[str, AnyArray] = {
+        "input": image,
+        "flattened": found.flattened,
+        "visibility": grey_picture(found.visibility),
+        "overlay": pictures.mesh_overlay(image, found.posed.pixels, found.visibility),
+        "landmarks": pictures.landmarks_picture(image, found.posed.landmarks),
+        "frontal": view[..., :3],
+        "frontal_marked": pictures.marked(view[..., :3], view[..., 3:]),
+    }
+    for name, picture in shown.items():
+        Image.fromarray(tiles.to_bytes(picture)).save(folder / f"{name}.png")
+    columns = {
+        "photo": "input",
+        "mesh": "overlay",
+        "landmarks": "landmarks",
+        "flattened": "flattened",
+        "visible": "visibility",
+        "frontal": "frontal",
+        "frontal, not seen: tinted": "frontal_marked",
+    }
+    panel = {title: [shown[name]] for title, name in columns.items()}
+    Image.fromarray(pictures.labelled(panel, side=_PANEL_SIDE)).save(
+        folder / "panel.png"
+    )
+    _write_mesh(folder, found, model, whole.texture)
+    return numbers_of(theta, found)
+
+
+def _enlarged(mask: Float[np.ndarray, "g g"], scale: int) -> Float[np.ndarray, "t t"]:
+    return mask.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _write_mesh(
+    folder: Path,
+    found: Found,
+    model: GridModel,
+    texture: Float[np.ndarray, "t t 3"],
+) -> None:
+    """The face itself, not turned, in metres, as large as the model has it."""
+    surface = mesh_files.surface_of_mesh(
+        model.unit * np.asarray(found.shape),
+        rasterizer.grid_faces(model.size, model.size),
+        uv=textures.texture_coordinates(model.size),
+    )
+    skin = mesh_files.Texture(texture, 1)
+    mesh_files.write_glb(folder / "mesh.glb", surface, skin)
+    mesh_files.write_obj(folder / "mesh.obj", surface, skin)
+
+
+def named_arrays(
+    image: Float[np.ndarray, "h w 3"],
+    vector: Float[AnyArray, " p"],
+    found: Found,
+    model: GridModel,
+) -> dict[str, np.ndarray]:
+    """The arrays of factors.npz, float32, under their public names.
+
+    input (h, w, 3): the photo's square, [0, 1]. theta (6 + d). pixels (g, g, 2) and
+    landmarks (l, 2): (u, v) in pixels of `input`, centres on integers. flattened
+    (g, g, 3): not masked. visibility (g, g): 1 where the photo shows the texel.
+    vertices (g, g, 3): the face, not turned, model frame, metres.
+    """
+    grid = model.size
+    arrays = {
+        "input": image,
+        "theta": vector,
+        "pixels": np.reshape(found.posed.pixels, (grid, grid, 2)),
+        "landmarks": found.posed.landmarks,
+        "flattened": found.flattened,
+        "visibility": found.visibility,
+        "vertices": model.unit * np.reshape(found.shape, (grid, grid, 3)),
+    }
+    return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+
+
+def numbers_of(theta: Theta, found: Found) -> dict[str, Any]:
+    """What the record tells of one photo.
+
+    Angles are those of the project's camera frame (x right, y down, z forward), R = Rz
+    Ry Rx: yaw > 0 turns the nose to the image's left, pitch > 0 down, roll > 0
+    clockwise; degrees.
+    """
+    pitch, yaw, roll = (math.degrees(a) for a in angles_of(theta.rotation))
+    x, y = (float(t) for t in theta.translation)
+    return {
+        "theta": [float(number) for number in layers.join(theta)],
+        "pose": {
+            "pitch_deg": pitch,
+            "yaw_deg": yaw,
+            "roll_deg": roll,
+            "translation": [x, y],
+            "scale": math.exp(float(theta.log_scale)),
+        },
+        "visible": float(np.mean(found.visibility)),
+    }
+
+
+def angles_of(rotation: Float[AnyArray, "3"]) -> tuple[float, float, float]:
+    """Pitch, yaw and roll, radians, of an axis-angle in the model's frame."""
+    flip = np.diag([1.0, -1.0, -1.0])
+    matrix = np.asarray(layers.rotation_matrix(jnp.asarray(rotation)), np.float64)
+    turn = flip @ matrix @ flip
+    return (
+        math.atan2(turn[2, 1], turn[2, 2]),
+        math.asin(float(np.clip(-turn[2, 0], -1.0, 1.0))),
+        math.atan2(turn[1, 0], turn[0, 0]),
+    )

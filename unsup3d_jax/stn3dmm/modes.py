@@ -1,0 +1,167 @@
+"""What the command line can ask of this method; light: no JAX until a mode runs."""
+
+from typing import Any
+
+from configs.stn3dmm import default
+from unsup3d_jax.configuration import Keys
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.flags import CLUSTER, Arguments, Mode, command
+
+KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
+
+
+def run_train(args: Arguments, interrupts: Any) -> None:
+    """Trains or resumes, then prints the table of the final scores."""
+    from unsup3d_jax.engine import hosts, workdir
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.engine.task import Session
+    from unsup3d_jax.stn3dmm import options, score, task
+
+    config, split = args.config, args.config.eval.split
+    options.check_config(config)
+    splits = task.lazy_splits(config)
+    if args.dry_run:
+        from unsup3d_jax.engine import dry_run
+
+        start = task.read_start(config) if config.train.init_from else None
+        the_task = task.stn_task(config, splits)
+        print(dry_run.report(config, the_task, start=start), flush=True)
+        return
+    # Before any data are loaded.
+    workdir.check_workdir(args.workdir, config, task.IDENTITY)
+    session = Session(config, splits, interrupts, args.profile)
+    processes = hosts.Hosts()
+    if (workdir.newest_step(args.workdir) or 0) < config.train.steps:
+        score.check_data(session)
+    params, step = task.train(session, args.workdir)
+    if step < config.train.steps:
+        if processes.first:
+            say(
+                f"stopped at step {step} of {config.train.steps}; the checkpoint is "
+                f"saved. To resume: {command()}"
+            )
+        return
+
+    def finish() -> None:
+        table = score.recorded_table(session, args.workdir, step, split)
+        if table is None:
+            table = score.score_run(
+                session,
+                args.workdir,
+                score.Scored(params, step),
+                split,
+                # It trains with all processes, or none.
+                train_baselines=processes.count == 1,
+            )
+        score.log_scores(session, args.workdir, step, split)
+        print(table, flush=True)
+
+    processes.from_first(finish)
+
+
+def run_eval(args: Arguments, interrupts: Any) -> None:
+    """Scores one checkpoint on one split."""
+    from unsup3d_jax.engine.task import Session
+    from unsup3d_jax.stn3dmm import options, score, task
+
+    config = args.config
+    options.check_config(config)
+    params, step = load_params(args)
+    table = score.score_run(
+        Session(config, task.lazy_splits(config), interrupts),
+        args.workdir,
+        score.Scored(params, step, _origin(args) or score.THIS_RUN),
+        config.eval.split,
+        train_baselines=False,
+    )
+    print(table, flush=True)
+
+
+def run_reconstruct(args: Arguments, interrupts: Any) -> None:
+    """Localises, flattens and exports the user's photos."""
+    assert args.input is not None and args.output is not None  # `flags` has checked
+    if not args.input.exists():
+        raise UserError(f"--input: {args.input} does not exist.")
+    import functools
+
+    import jax
+
+    from unsup3d_jax.configuration import changed
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.engine.workdir import newest_step
+    from unsup3d_jax.stn3dmm import localiser, options, reconstruct_files, shipped
+    from unsup3d_jax.stn3dmm.export import ExportOptions
+
+    config = args.config
+    options.check_config(config)
+    if args.checkpoint is None and newest_step(args.workdir) is None:
+        params, step = shipped.load(config)
+        say(f"no run in {args.workdir}: the localiser that ships, {step} steps.")
+    else:
+        params, _ = load_params(args)
+    face = options.load_face(config)
+    static = options.options_from_config(config, face)
+    fine = options.load_face(changed(config, {"face.grid": config.export.grid}))
+    reconstruct_files.reconstruct_folder(
+        jax.jit(functools.partial(localiser.localise, options=static.localiser)),
+        params,
+        config.data.image_size,
+        fine.grid,
+        face.camera,
+        ExportOptions(
+            photo_size=config.export.photo_size,
+            visibility=config.visibility.eval,
+            texture_scale=config.export.texture_scale,
+        ),
+        args.input,
+        args.output,
+        crop=config.data.crop,
+        data_path=config.data.path,
+    )
+
+
+def load_params(args: Arguments) -> tuple[Any, int]:
+    """Parameters and step of --checkpoint, or of the workdir's newest.
+
+    Raises:
+        UserError: if there is none, or it is not of a localiser like the config's.
+    """
+    from unsup3d_jax.engine import checkpoint, packing, workdir
+    from unsup3d_jax.stn3dmm import task
+
+    place = args.checkpoint or args.workdir
+    found, step = checkpoint.load_parts(place)
+    workdir.check_meaning(args.config, place, task.IDENTITY)
+    expected = task.shapes_of_params(args.config)
+    packing.check_shapes(found["params"], expected, f"the checkpoint in {place}")
+    return found["params"], step
+
+
+def _origin(args: Arguments) -> str | None:
+    """The checkpoint to score, unless it is one of the workdir's own."""
+    if args.checkpoint is None:
+        return None
+    place, own = args.checkpoint.resolve(), args.workdir.resolve()
+    return None if place == own or place.parent == own / "checkpoints" else str(place)
+
+
+MODES = {
+    "train": Mode(
+        "train the localiser, or resume; evaluates on schedule and at the end",
+        run_train,
+        flags=("dry_run", "profile", *CLUSTER),
+    ),
+    "eval": Mode(
+        "score the newest checkpoint, or --checkpoint, on config.eval.split",
+        run_eval,
+        flags=("checkpoint",),
+        of_run=True,
+    ),
+    "reconstruct": Mode(
+        "flattened face, mask, pose and textured mesh of the photos of --input",
+        run_reconstruct,
+        flags=("checkpoint", "input", "output"),
+        required=("input", "output"),
+        of_run=True,
+    ),
+}

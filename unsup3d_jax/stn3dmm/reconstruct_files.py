@@ -1,0 +1,98 @@
+"""Mode `reconstruct`: photos in, a folder of flattened face, pose, mesh each out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+from PIL import Image
+
+from unsup3d_jax.data.tiles import to_bytes
+from unsup3d_jax.engine import photo_folders
+from unsup3d_jax.engine.log import say
+from unsup3d_jax.engine.photo_job import Picture, Result, Work, photos_to_folders
+from unsup3d_jax.errors import writing
+from unsup3d_jax.files import replacing
+from unsup3d_jax.stn3dmm import export, textures
+from unsup3d_jax.stn3dmm.export import ExportOptions
+from unsup3d_jax.stn3dmm.layers import Camera
+from unsup3d_jax.stn3dmm.morphable import GridModel
+
+MEAN = "mean_flattened.png"
+
+# (parameters, images (b, h, w, 3)) -> theta vectors (b, 6 + d)
+Localise = Callable[[Any, Float[np.ndarray, "b h w 3"]], Float[Array, "b p"]]
+
+
+def reconstruct_folder(
+    localise: Localise,
+    params: Any,
+    image_size: int,
+    model: GridModel,
+    camera: Camera,
+    options: ExportOptions,
+    source: str | Path,
+    output: str | Path,
+    *,
+    crop: Sequence[int],
+    data_path: str,
+    batch_size: int = 8,
+) -> Result:
+    """Fits the model to a photo, or to all photos of a folder, and exports each.
+
+    Of several photos the mean of their flattened faces is written beside the folders:
+    sharp where they show one person, the average face of a group else.
+
+    Args:
+        localise: the localiser, for photos of `image_size` pixels a side.
+        params: its parameters, which also tell whether a folder is still current.
+        image_size: what it takes.
+        model: at the resolution of the output, with as many coefficients as theta.
+        camera: that of the training.
+        options: of the output.
+        source, output, crop, data_path, batch_size: see `photos_to_folders`.
+
+    Raises:
+        UserError: see `photos_to_folders`.
+    """
+
+    def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Any]:
+        vectors = np.asarray(localise(params, images), np.float32)
+        return lambda index: vectors[index]
+
+    def write(folder: Path, images: list[Picture], found: Any) -> Mapping[str, Any]:
+        return export.export(folder, images[1], found, model, camera, options)
+
+    work = Work(
+        made=photo_folders.made_from(
+            {"localiser": params, "model": model}, (camera, options, image_size)
+        ),
+        sizes=(image_size, options.photo_size),
+        find=find,
+        write=write,
+    )
+    result = photos_to_folders(
+        source,
+        output,
+        work,
+        crop=crop,
+        data_path=data_path,
+        batch_size=batch_size,
+    )
+    folders = [folder for _, folder in (*result.written, *result.kept)]
+    if len(folders) > 1:
+        _write_mean(Path(output) / MEAN, sorted(folders))
+    return result
+
+
+def _write_mean(path: Path, folders: Sequence[Path]) -> None:
+    def faces():
+        for folder in folders:
+            with np.load(folder / export.ARRAYS) as arrays:
+                yield arrays["flattened"], arrays["visibility"]
+
+    mean, _ = textures.mean_flattened(faces())
+    with writing(path), replacing(path) as file:
+        Image.fromarray(to_bytes(mean)).save(file, format="png")
+    say(f"the mean of {len(folders)} flattened faces: {path}")

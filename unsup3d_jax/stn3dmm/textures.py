@@ -1,0 +1,179 @@
+"""Flattened faces as textures: several averaged, one completed, drawn from any side.
+
+A flattened face is what Bas et al., ICCVW 2017, sample at the vertices of a posed
+model: a picture in the model's UV space, row 0 at the forehead, whose mirror image is
+its columns reversed. Of one photo, half of it may be hidden.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy import ndimage
+
+import rasterizer
+from unsup3d_jax.formation.sampling import sample_bilinear
+from unsup3d_jax.formation.types import AnyArray
+from unsup3d_jax.stn3dmm import layers
+from unsup3d_jax.stn3dmm.layers import Camera, Theta
+from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.visibility import depth_of
+
+# Where a texel of a completed texture comes from.
+SEEN, MIRRORED, GUESSED = 0, 1, 2
+_SEAM = 0.03  # of a side: over which seen texels give way to mirrored ones
+_SAMPLES = 2  # a side and pixel, of what is drawn
+
+
+class Completed(NamedTuple):
+    """A texture without holes.
+
+    Attributes:
+        texture: [0, 1].
+        source: of each texel: SEEN in the photo; MIRRORED, taken from the other half
+            of the face; GUESSED, seen in neither half and copied from the nearest
+            texel that was.
+    """
+
+    texture: Float[np.ndarray, "g g 3"]
+    source: Int[np.ndarray, "g g"]
+
+
+def mean_flattened(
+    faces: Iterable[tuple[Float[AnyArray, "g g 3"], Float[AnyArray, "g g"]]],
+) -> tuple[Float[np.ndarray, "g g 3"], Float[np.ndarray, "g g"]]:
+    """The mean of several flattened faces, each texel over the photos that show it.
+
+    Args:
+        faces: flattened face and its visibility in [0, 1], the weight; of one person,
+            or of many. One at a time is held in memory.
+
+    Returns:
+        The mean, 0 where no photo shows the face; and the sum of the weights.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    total = weight = None
+    for face, seen in faces:
+        seen = np.asarray(seen, np.float64)
+        shown = np.asarray(face, np.float64) * seen[..., None]
+        total = shown if total is None else total + shown
+        weight = seen if weight is None else weight + seen
+    if total is None or weight is None:
+        raise ValueError("mean_flattened needs at least one face.")
+    mean = total / np.where(weight > 0.0, weight, 1.0)[..., None]
+    return mean.astype(np.float32), weight.astype(np.float32)
+
+
+def completed(
+    flattened: Float[AnyArray, "g g 3"], visibility: Float[AnyArray, "g g"]
+) -> Completed:
+    """Fills what one photo does not show from the other half of the face.
+
+    Faces are nearly symmetric, light is not: near the border of what is seen, texels
+    that both halves show are blended, so that no edge is drawn there.
+
+    Args:
+        flattened: [0, 1].
+        visibility: in [0, 1]; above 1/2 counts as seen.
+    """
+    face = np.asarray(flattened, np.float32)
+    seen = np.asarray(visibility) > 0.5
+    other = seen[:, ::-1]
+    known = seen | other
+    source = np.where(seen, SEEN, np.where(other, MIRRORED, GUESSED))
+    if not known.any():
+        return Completed(np.zeros_like(face), source)
+    own = seen.astype(np.float32)
+    if (source == MIRRORED).any():
+        # The less of a seen texel, the nearer it lies to a mirrored one.
+        away = ndimage.distance_transform_edt(source != MIRRORED)
+        width = max(1.0, _SEAM * face.shape[0])
+        own *= np.where(other, np.minimum(away / width, 1.0), 1.0)
+    own = own[..., None].astype(np.float32)
+    filled = own * face + (1.0 - own) * face[:, ::-1]
+    _, (rows, columns) = ndimage.distance_transform_edt(~known, return_indices=True)
+    return Completed(np.clip(filled[rows, columns], 0.0, 1.0), source)
+
+
+def photo_texture(
+    image: Float[AnyArray, "h w 3"], pixels: Float[AnyArray, "n 2"], *, scale: int
+) -> Float[Array, "t t 3"]:
+    """A flattened face with `scale` times as many texels a side as the grid has.
+
+    Between vertices the places in the photo are interpolated, as the surface is. Texel
+    (i, j) has its centre at ((j + 1/2) / t, (i + 1/2) / t), and vertex (i, j) of the
+    grid at ((j + 1/2) / g, (i + 1/2) / g), as `texture_coordinates` says.
+
+    Args:
+        image: the photo, of any resolution.
+        pixels: of the g * g vertices, in pixels of this image.
+        scale: t = scale * g; static.
+    """
+    g = round(pixels.shape[0] ** 0.5)
+    place = (jnp.arange(scale * g) + 0.5) / scale - 0.5
+    place = jnp.clip(place, 0.0, g - 1.0)
+    at = jnp.stack(jnp.meshgrid(place, place), axis=-1)[None]
+    where = sample_bilinear(jnp.reshape(jnp.asarray(pixels), (1, g, g, 2)), at)
+    return sample_bilinear(jnp.asarray(image)[None], where)[0]
+
+
+def texture_coordinates(grid: int) -> Float[np.ndarray, "n 2"]:
+    """(u right, v up) of a grid's vertices in its flattened picture: texel centres."""
+    centre = (np.arange(grid, dtype=np.float32) + 0.5) / grid
+    u, v = np.meshgrid(centre, 1.0 - centre)
+    return np.stack([u, v], axis=-1).reshape(-1, 2)
+
+
+@functools.partial(jax.jit, static_argnames=("camera", "size"))
+def view_of(
+    model: GridModel,
+    theta: Theta,
+    camera: Camera,
+    texture: Float[AnyArray, "t t c"],
+    *,
+    size: int,
+) -> tuple[Float[Array, "h w c"], Float[Array, "h w"]]:
+    """Draws a textured face posed by theta.
+
+    Only front sides are drawn, 2 x 2 samples a pixel.
+
+    Args:
+        texture: any channels; see `photo_texture`.
+        size: pixels a side; static.
+
+    Returns:
+        The picture, 0 where there is no face and mixed with it at the outline; and the
+        share of each pixel that the face covers.
+    """
+    faces = rasterizer.grid_faces(model.size, model.size)
+    posed = layers.posed(model, theta, camera, image_size=size)
+    # Samples at 1/4 and 3/4 of a pixel are the pixels of an image of twice the size.
+    screen = _SAMPLES * posed.pixels + (_SAMPLES - 1) / 2.0
+    depth = depth_of(posed, theta, camera)
+    vertices = jnp.concatenate([screen, depth[:, None]], axis=-1)
+    fine = (_SAMPLES * size, _SAMPLES * size)
+    fragments = rasterizer.rasterize(vertices, faces, fine, cull="back")
+    up = rasterizer.interpolate(texture_coordinates(model.size), faces, fragments)
+    uv = jnp.array([0.0, 1.0]) + jnp.array([1.0, -1.0]) * up  # v down
+    drawn = (fragments.face_index >= 0).astype(jnp.float32)
+    colour = rasterizer.sample_texture(jnp.asarray(texture), uv) * drawn[..., None]
+
+    def pooled(samples: Array) -> Array:
+        cells = samples.reshape(size, _SAMPLES, size, _SAMPLES, *samples.shape[2:])
+        return cells.mean((1, 3))
+
+    return pooled(colour), pooled(drawn)
+
+
+def frontal(theta: Theta) -> Theta:
+    """The same face, as large, turned to the viewer and centred."""
+    return theta.replace(
+        rotation=jnp.zeros_like(theta.rotation),
+        translation=jnp.zeros_like(theta.translation),
+    )

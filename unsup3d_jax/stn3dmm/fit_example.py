@@ -85,9 +85,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--landmarks", choices=("aflw21", "ibug68"), default="aflw21")
     args = parser.parse_args()
-    model = morphable.grid_model(
-        morphable.load_model("open"), GRID, landmarks=args.landmarks
-    )
+    whole = morphable.load_model("open")
+    model = morphable.grid_model(whole, GRID, landmarks=args.landmarks)
+    model = jax.tree.map(jnp.asarray, model)
     kappa = people.open_face_perspective()
     camera = morphable.default_camera(model, perspective=kappa)
     face = a_face(model, camera, seed=args.seed, size=args.size)

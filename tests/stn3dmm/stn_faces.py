@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unsup3d_jax.stn3dmm.layers import Camera
-from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.types import GridModel
 
 # Where landmarks lie on the grid, in [0, 1] from the left and from the top: five pairs
 # and three on the line of symmetry.

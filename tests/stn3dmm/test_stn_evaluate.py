@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import stn_people
@@ -106,15 +107,15 @@ def test_views_at_the_truth_differ_by_what_the_images_do(judge):
     assert found["variance"]["mean"] == pytest.approx(1.0, abs=0.35)
     assert 70 < 255 * found["mean"]["mean"] < 130
     same = several_views.variance(
-        np.full((3, 2, 2, 3), 0.5, np.float32), np.ones((3, 2, 2), np.float32)
+        jnp.full((3, 2, 2, 3), 0.5), jnp.ones((3, 2, 2))
     )
     assert same == 0.0
 
 
 def test_the_mean_of_views_leaves_out_what_is_hidden():
     flat = np.float32([0.2, 0.8, 0.5]).reshape(3, 1, 1, 1) * np.ones((3, 1, 2, 3))
-    mask = np.float32([[[1, 0]], [[1, 0]], [[0, 0]]])
-    mean, known = several_views.mean_of(flat.astype(np.float32), mask)
+    mask = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 0.0]]])
+    mean, known = several_views.mean_of(jnp.asarray(flat, jnp.float32), mask)
     np.testing.assert_allclose(mean[0, 0], 0.5, rtol=1e-6)
     np.testing.assert_array_equal(known, [[1, 0]])
 

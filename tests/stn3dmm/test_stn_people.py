@@ -1,12 +1,12 @@
 """Theta of open faces, against the camera that renders them."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from configs.stn3dmm import default
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data.open_face import model, scene
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
@@ -115,8 +115,8 @@ def test_test_people_have_one_view_and_training_people_several(monkeypatch, face
         raise RuntimeError
 
     monkeypatch.setattr(people.open_face_load, "load_people", load_people)
-    data = SimpleNamespace(name="open_faces", views=3, asymmetry=1.0)
-    config = SimpleNamespace(data=data, eval=SimpleNamespace(views=4, people=2))
+    config = default.get_config()
+    config.data.views, config.eval.views, config.eval.people = 3, 4, 2
     for load in (people.load_split, people.load_views):
         for split in ("train", "test"):
             with pytest.raises(RuntimeError):

@@ -107,7 +107,7 @@ def test_noise_has_the_shapes_of_the_batches(the_task):
     devices = jax.local_devices()[:1]
     batch = next(made.make_source(devices))
     noise = made.random_batch(1)
-    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), b) for b in (batch, noise)]
+    shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(b)] for b in (batch, noise)]
     assert shapes[0] == shapes[1]
     assert batch.image.shape == (1, 4, 2, 32, 32, 3)
     assert "localiser" in dry_run.report(config, made)

@@ -24,7 +24,7 @@ from unsup3d_jax.formation.losses import Weighted
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import Camera, Posed, Theta
-from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.types import GridModel
 from unsup3d_jax.stn3dmm.visibility import cell_triangles
 
 IMAGE_SIZE = 224

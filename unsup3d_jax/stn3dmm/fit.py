@@ -15,7 +15,7 @@ from unsup3d_jax.formation.types import AnyArray, Leaf
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.losses import huber_of
-from unsup3d_jax.stn3dmm.morphable import GridModel
+from unsup3d_jax.stn3dmm.types import GridModel
 
 # Damping, relative to the squared length of each column of the Jacobian.
 _FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 1e6

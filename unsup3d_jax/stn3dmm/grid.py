@@ -5,6 +5,7 @@ the forehead down, and a mirror reverses the columns. Mean and every basis colum
 interpolated in the triangle that holds the node (Bas et al., ICCVW 2017, section 2).
 """
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
@@ -60,13 +61,14 @@ def grid_model(
     first = model.identity[:identity]
     basis = np.concatenate([first, model.expression[:expression]])
     matrix, points = node_weights(model, size), model.landmarks[landmarks]
+    mirror = mirror_of_columns(basis, model.mirror)
     return GridModel(
-        mean=(matrix @ model.mean.astype(np.float64)).astype(np.float32),
-        basis=_resampled(matrix, basis),
-        landmark_mean=points.of(model.mean),
-        landmark_basis=points.of(basis),
-        coefficient_mirror=mirror_of_columns(basis, model.mirror),
-        landmark_flip=points.flip,
+        mean=jnp.asarray(_resampled(matrix, model.mean[None])[0]),
+        basis=jnp.asarray(_resampled(matrix, basis)),
+        landmark_mean=jnp.asarray(points.of(model.mean)),
+        landmark_basis=jnp.asarray(points.of(basis)),
+        coefficient_mirror=None if mirror is None else jnp.asarray(mirror),
+        landmark_flip=jnp.asarray(points.flip),
         size=size,
         num_identity=len(first),
         unit=model.unit,

@@ -225,7 +225,7 @@ def shape(
 
 
 def _combine(
-    mean: Float[Array, "n 3"], basis: Float[Array, "d n 3"], alpha: AnyArray
+    mean: Float[AnyArray, "n 3"], basis: Float[AnyArray, "d n 3"], alpha: AnyArray
 ) -> Float[Array, "n 3"]:
     return mean + jnp.tensordot(alpha, basis, axes=1, precision="highest")
 

@@ -130,8 +130,9 @@ def integers(
         UserError: if the key is missing, or its shape or numbers are wrong.
     """
     value = arrays.get(key)
-    if value is None or tuple(value.shape) != shape:
-        found = "nothing" if value is None else tuple(value.shape)
+    there = tuple(getattr(value, "shape", ()))
+    if not isinstance(value, (StoredArray, np.ndarray)) or there != shape:
+        found = "nothing" if value is None else there
         raise UserError(f"{source}: {key!r} must have shape {shape}, found {found}.")
     array = value.array() if isinstance(value, StoredArray) else value
     limit = np.iinfo(np.int32)

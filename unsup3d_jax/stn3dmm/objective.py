@@ -29,10 +29,10 @@ class Outputs:
         terms: this device's shares of the loss terms, "total" among them.
     """
 
-    theta: Float[Leaf, "n p"]
-    landmarks: Float[Leaf, "n l 2"]
-    seen: Float[Leaf, " n"] | None
-    terms: dict[str, Float[Leaf, ""]]
+    theta: Float[Leaf, "*b n p"]
+    landmarks: Float[Leaf, "*b n l 2"]
+    seen: Float[Leaf, "*b n"] | None
+    terms: dict[str, Float[Leaf, "*b"]]
 
 
 def with_views(batch: Batch) -> Batch:

@@ -29,7 +29,7 @@ from unsup3d_jax.stn3dmm.evaluate import (
     score,
 )
 from unsup3d_jax.stn3dmm.fit import fit_landmarks
-from unsup3d_jax.stn3dmm.layers import POSE_SIZE
+from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.options import (
     SUPERVISED,
     Face,
@@ -227,28 +227,27 @@ def _supervised(
         say(f"baseline '{SUPERVISED}' is left out: --mode=train has yet to train it.")
         return []
     say(f"baseline '{SUPERVISED}':")
-    its_session = dataclasses.replace(
-        session.of(config), splits=task.lazy_splits(config)
-    )
+    face, its_session = load_face(config), session.of(config)
+    own = load_face(session.config).camera
+    if face.camera != own:  # which gives the same picture another theta
+        its_session = dataclasses.replace(its_session, splits=task.lazy_splits(config))
     params, step = task.train(its_session, workdir)
     if step < config.train.steps:
         raise Interrupted
-    face = load_face(config)
     options, judge = options_from_config(config, face), judge_of(config, face)
     size = config.eval.batch_size
     theta = predict(params, images["image"], options.localiser, size)
     known = images
-    if face.camera != load_face(session.config).camera and "truth" in images:
+    if face.camera != own and "truth" in images:
         known = dict(images)
-        known["truth"] = _through(images["truth"], session.config, face)
+        known["truth"] = _through(images["truth"], own, face.camera)
     row = row_of(SUPERVISED, score(theta, known, judge, size))
     row["description"] = f"{DESCRIPTIONS[SUPERVISED]}, {step} steps"
     return [row]
 
 
-def _through(truth: np.ndarray, config: ConfigDict, face: Face) -> np.ndarray:
+def _through(truth: np.ndarray, old: Camera, new: Camera) -> np.ndarray:
     """True theta for the scale and offset of another camera of the same faces."""
-    old, new = load_face(config).camera, face.camera
     truth = truth.copy()
     truth[..., 3:5] += np.array(old.offset) - np.array(new.offset)
     truth[..., 5] += np.log(old.scale / new.scale)

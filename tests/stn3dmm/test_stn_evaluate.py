@@ -106,9 +106,7 @@ def test_views_at_the_truth_differ_by_what_the_images_do(judge):
     # The mean of the first two is 35, of the last two 135: 100 away, and 125, 75.
     assert found["variance"]["mean"] == pytest.approx(1.0, abs=0.35)
     assert 70 < 255 * found["mean"]["mean"] < 130
-    same = several_views.variance(
-        jnp.full((3, 2, 2, 3), 0.5), jnp.ones((3, 2, 2))
-    )
+    same = several_views.variance(jnp.full((3, 2, 2, 3), 0.5), jnp.ones((3, 2, 2)))
     assert same == 0.0
 
 

@@ -37,7 +37,8 @@ class Completed(NamedTuple):
 
     Attributes:
         texture: [0, 1].
-        source: of each texel: SEEN in the photo; MIRRORED, taken from the other half
+        source: of each texel: SEEN in the photo, or sampled there in a hole narrower
+            than 3 % of a side, such as a nostril; MIRRORED, taken from the other half
             of the face; GUESSED, seen in neither half and copied from the nearest
             texel that was.
     """
@@ -89,10 +90,10 @@ def completed(
     """
     face = np.asarray(flattened, np.float32)
     size = len(face)
-    # Beyond the texture's own edge nothing is hidden.
-    hidden = np.pad(np.asarray(visibility) <= 0.5, 1, mode="edge")
-    inside = ndimage.distance_transform_edt(~hidden)[1:-1, 1:-1]
-    seen = inside > (_FRINGE * size if hidden.any() else 0.0)
+    hidden = _holes(np.asarray(visibility) <= 0.5)
+    # Without a hole nothing is near one.
+    beside = ndimage.distance_transform_edt(~hidden) <= _FRINGE * size
+    seen = ~(hidden | beside) if hidden.any() else ~hidden
     other = seen[:, ::-1]
     known = seen | other
     source = np.where(seen, SEEN, np.where(other, MIRRORED, GUESSED))
@@ -109,6 +110,14 @@ def completed(
     filled = own * face + (1.0 - own) * mirrored
     _, (rows, columns) = ndimage.distance_transform_edt(~known, return_indices=True)
     return Completed(np.clip(filled[rows, columns], 0.0, 1.0), source)
+
+
+def _holes(hidden: Bool[np.ndarray, "g g"]) -> Bool[np.ndarray, "g g"]:
+    """Without what is narrower than two fringes: its colours are those around it."""
+    width = max(1, round(2.0 * _FRINGE * len(hidden)))
+    wide = np.pad(hidden, width, mode="edge")  # holes may go on beyond the edge
+    opened = ndimage.binary_opening(wide, np.ones((width, width)))
+    return np.asarray(opened)[width:-width, width:-width]
 
 
 def _gain(

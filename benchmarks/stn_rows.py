@@ -24,11 +24,13 @@ from benchmarks import machine
 
 # Row -> keys of the config. "{pretrained}" is the workdir of the row `pretrained`.
 ROWS: dict[str, tuple[str, ...]] = {
+    # Landmarks, shape by the other view's identity, and the prior.
     "full": (),
-    "landmarks": ("loss.identity=0",),
-    "symmetry": ("loss.identity=0", "loss.symmetry=0.1"),
-    "multi_view": ("loss.identity=0", "loss.multi_view=0.1"),
-    "image_terms": ("loss.symmetry=0.1", "loss.multi_view=0.1"),
+    # The same without other views: an image explains its own landmarks.
+    "landmarks": ("loss.identity=0", "loss.shape=10"),
+    "pose_and_shape_together": ("loss.identity=0",),
+    "symmetry": ("loss.symmetry=0.1",),
+    "multi_view": ("loss.multi_view=0.1",),
     "supervised": (
         "loss.landmark=0",
         "loss.identity=0",
@@ -39,7 +41,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     # Theta of other people, as nobody knows it of photos; then no label at all.
     "pretrained": (
         "data.seed=1",
-        "data.count_train=2000",
         "loss.landmark=0",
         "loss.identity=0",
         "loss.prior=0",

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.loss.landmark = 0.8998
     config.loss.prior = 0.1
     config.loss.multi_view = config.loss.symmetry = 1e-4
-    config.loss.identity = 0.0
+    config.loss.shape = config.loss.identity = 0.0
     config.loss.outside = config.loss.scale = config.loss.visible = 0.0
     config.train.optimizer = "sgd"
     config.train.beta1 = 0.9

@@ -64,6 +64,11 @@ def get_config() -> ConfigDict:
     # axis_angle (paper) | six: two columns of the matrix, continuous everywhere
     # (Zhou et al., CVPR 2019).
     localiser.rotation_head = "axis_angle"
+    # small: what the dense layer reads of the last maps, 4 x 4: mean_max | flat, all of
+    # them, which needs images of 32, 64, 128, ... px.
+    localiser.pool = "mean_max"
+    # small: stride of the first convolution, 2 | 4, for images of 64 px or more.
+    localiser.stem = 2
     # vgg_face: a file of the pretrained weights, .mat (MatConvNet) or .h5 (Keras), or
     # one of ours; "": noise.
     localiser.weights = ""
@@ -83,8 +88,11 @@ def get_config() -> ConfigDict:
     # Texels a side of the window over which what they compare has one contrast; 0: off.
     loss.contrast = 0
     loss.image_start = 0  # steps before the image terms count, as faces must be found
-    # Landmarks explained with the identity that another view of the person gives: makes
-    # shape known in depth. Needs data.views > 1.
+    # Landmarks again, at the pose that fits them best: what is left is shape, which
+    # errors of pose would hide.
+    loss.shape = 10.0
+    # The same with the identity that another view of the person gives, which makes its
+    # depth known. Needs data.views > 1.
     loss.identity = 0.0
     # Squared distance of theta from the truth, poses x 20: the supervised row.
     loss.theta = 0.0
@@ -157,6 +165,7 @@ RANGES = {
     "camera.fov_deg": (0.0, 60.0),
     "camera.fill": (0.05, 1.0),
     "localiser.width": (0.01, 8.0),
+    "localiser.stem": (2, 4),
     "loss.landmark": shared.WEIGHT,
     "loss.huber": (0.0, 10.0),
     "loss.prior": shared.WEIGHT,
@@ -164,6 +173,7 @@ RANGES = {
     "loss.multi_view": shared.WEIGHT,
     "loss.contrast": (0, 255),
     "loss.image_start": shared.COUNT,
+    "loss.shape": shared.WEIGHT,
     "loss.identity": shared.WEIGHT,
     "loss.theta": shared.WEIGHT,
     "loss.vertices": shared.WEIGHT,

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.data.name = "landmarks"
     config.data.path = "data/faces"
     config.data.views = 1
-    config.loss.identity = 0.0
+    config.loss.shape, config.loss.identity = 10.0, 0.0
     config.loss.huber = 0.05  # some landmarks are wrong
     config.loss.prior = 1e-5
     config.loss.symmetry = 0.1

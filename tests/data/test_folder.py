@@ -933,4 +933,4 @@ def test_no_reader_of_files_waits_for_a_pipe(tmp_path):
     with pytest.raises(UserError, match="not a regular file"):
         vgg16_files.load_vgg16(str(tmp_path / "weights.npz"), "relu1_2")
     with pytest.raises(UserError, match="not a regular file"):
-        keypoint_files._lines(tmp_path / "points.csv")
+        keypoint_files.text_lines(tmp_path / "points.csv")

@@ -92,21 +92,19 @@ def test_the_end_is_a_minimum(huber_px):
         )
         square = jnp.sum(jnp.square((seen - points) / 0.5), axis=-1)
         if huber_px is not None:
-            square = losses.huber_of(square, huber_px / 0.5)
+            square = losses.huber_cost(square, huber_px / 0.5)
         return jnp.sum(square) + jnp.sum(jnp.square(vector[6:]))
 
     slope = jax.jit(jax.vmap(jax.grad(cost), (0, 0, None)))
-    with jax.enable_x64(True):
-        double = stn_faces.face(5, COLUMNS, dtype=np.float64)
-        got = fit.fit_landmarks(
-            *(double, jnp.asarray(target), CAMERA),
-            image_size=SIZE,
-            huber_px=huber_px,
-            steps=60,
-        )
-        at_end = slope(got.theta, jnp.asarray(target), double)
-        at_start = slope(jnp.zeros_like(got.theta), jnp.asarray(target), double)
-    assert float(np.max(np.abs(at_end))) < 1e-6 * float(np.max(np.abs(at_start)))
+    target = jnp.asarray(target, jnp.float32)
+    got = fit.fit_landmarks(
+        model, target, CAMERA, image_size=SIZE, noise_px=0.5, huber_px=huber_px
+    )
+    at_end, at_start = (
+        float(np.max(np.abs(slope(vectors, target, model))))
+        for vectors in (got.theta, jnp.zeros_like(got.theta))
+    )
+    assert at_end < 2e-4 * at_start
 
 
 def test_wrong_settings_are_named(unchecked):

@@ -42,6 +42,36 @@ def test_theta_has_its_shape_at_all_sizes_and_widths(image_size, width, head):
     assert theta.shape == (2, 6 + 5) and theta.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("image_size", [32, 64, 112, 128])
+def test_flat_maps_have_one_size_and_know_where(image_size):
+    """Where mean and maximum do not: of an image that is rolled in the last maps."""
+    options = dataclasses.replace(SMALL, pool="flat")
+    params, theta = shapes_of(options, image_size)
+    assert theta.shape == (2, 11)
+    kernel = params[localiser.NETWORK]["small"]["dense"]["layer"]["kernel"]
+    assert kernel.shape == (16 * 64, 64)
+    maps = jnp.arange(2.0 * 8 * 8 * 3).reshape(2, 8, 8, 3)
+    means = localiser._to(maps, 4)
+    np.testing.assert_allclose(means[1, 2, 3], maps[1, 4:6, 6:8].mean((0, 1)))
+
+
+def test_a_stem_of_stride_4_reads_every_pixel():
+    options = dataclasses.replace(SMALL, stem=4, pool="flat")
+    params, theta = shapes_of(options, 64)
+    assert theta.shape == (2, 11)
+    small = params[localiser.NETWORK]["small"]
+    sizes = [x.shape for x in jax.tree.leaves(small) if x.ndim == 4]
+    assert sizes.count((3, 3, 12, 8)) == 1 and len(sizes) == 5
+    for size in (32, 65):
+        with pytest.raises(ValueError, match="stem=4"):
+            shapes_of(options, size)
+
+
+def test_flat_maps_of_no_multiple_are_refused():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        shapes_of(dataclasses.replace(SMALL, pool="flat"), 224)
+
+
 def test_the_networks_have_the_size_of_the_specification():
     options = dataclasses.replace(SMALL, coefficients=40, width=1.0)
     params, _ = shapes_of(options, 112)

@@ -290,14 +290,15 @@ def test_the_release_poses_in_pixels_and_samples_where_it_does():
         else:  # row 223 - y 223/224 and column x 223/224, both from 0
             expected = np.stack([y[:, 0] * 223 / 224, 223 - y[:, 1] * 223 / 224], -1)
         np.testing.assert_allclose(pixels, expected, atol=1e-10)
-        np.testing.assert_allclose(compat.label_points(compat.label_pixels(y)), y)
+        back = compat.label_points(compat.label_pixels(y))
+        np.testing.assert_allclose(back, y, atol=1e-4)
     np.testing.assert_allclose(ours.pixels, theirs.pixels, atol=1e-9)
     assert np.abs(ours.landmarks - theirs.landmarks).max() <= 1.0
 
 
 def test_landmarks_are_selected_by_their_index_on_the_grid():
     model = stn_faces.face(GRID, COLUMNS)
-    chosen = compat.select(model, np.array([3, 12, 24]))
+    chosen = compat.select(model, np.array([3, 12, 24]), np.array([0, 1, 2]))
     points, landmarks = layers.shape(chosen, jnp.array([0.5, -1.0]))
     np.testing.assert_allclose(landmarks, points[np.array([3, 12, 24])], atol=1e-6)
 
@@ -311,7 +312,7 @@ def test_odd_batches_windows_and_bounds_are_named(unchecked):
     with pytest.raises(ValueError, match="2 views or more, got 1"):
         losses.multi_view(flat[:, None], mask[:, None])
     with pytest.raises(ValueError, match="Huber bound must be above 0"):
-        losses.huber_of(jnp.ones(3), 0.0)
+        losses.landmark(mask, mask, image_size=SIZE, huber=0.0)
     with pytest.raises(ValueError, match="orthographic"):
         compat.to_default(layers.split(jnp.zeros(6)), stn_faces.camera(0.1))
 
@@ -357,15 +358,14 @@ def test_the_gradient_of_everything_matches_finite_differences():
     with jax.enable_x64(True):
         model = stn_faces.face(GRID, COLUMNS, dtype=np.float64)
         given = tuple(map(jnp.asarray, (vectors, images, target)))
-        total = jax.jit(partial(_total, camera=camera))
-        slope = np.asarray(
-            jax.jit(jax.grad(partial(_total, camera=camera)))(*given, model)
-        )
+        # One program for the differences as well.
+        total = jax.jit(jax.value_and_grad(partial(_total, camera=camera)))
+        slope = np.asarray(total(*given, model)[1])
         for i, k in np.ndindex(vectors.shape):
             step = np.zeros_like(vectors)
             step[i, k] = 1e-6
             ahead, back = (
-                float(total(jnp.asarray(vectors + s * step), *given[1:], model))
+                float(total(jnp.asarray(vectors + s * step), *given[1:], model)[0])
                 for s in (1, -1)
             )
             assert slope[i, k] == pytest.approx(

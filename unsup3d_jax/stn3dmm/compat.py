@@ -100,16 +100,21 @@ def to_default(theta: Theta, camera: Camera) -> Theta:
     )
 
 
-def select(model: GridModel, indices: Int[AnyArray, " l"]) -> GridModel:
+def select(
+    model: GridModel, indices: Int[AnyArray, " l"], flip: Int[AnyArray, " l"]
+) -> GridModel:
     """The model with vertices of its grid for landmarks, as the selection layer has it.
 
     Args:
-        model: its landmark_flip must be that of the chosen landmarks.
+        model: whose own landmarks go.
         indices: of the grid's vertices, row-major, from 0; the released lists are
             from 1.
+        flip: the landmark that each one becomes in the mirror, from 0.
     """
     return model.replace(
-        landmark_mean=model.mean[indices], landmark_basis=model.basis[:, indices]
+        landmark_mean=model.mean[indices],
+        landmark_basis=model.basis[:, indices],
+        landmark_flip=flip,
     )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from unsup3d_jax.formation.types import AnyArray, Leaf
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
-from unsup3d_jax.stn3dmm.losses import huber_of
+from unsup3d_jax.stn3dmm.losses import huber_cost
 from unsup3d_jax.stn3dmm.types import GridModel
 
 # Damping, relative to the squared length of each column of the Jacobian.
@@ -37,9 +37,6 @@ class Fit:
     known: Int[Leaf, "*b"]
 
 
-@partial(
-    jax.jit, static_argnames=("camera", "image_size", "noise_px", "huber_px", "steps")
-)
 def fit_landmarks(
     model: GridModel,
     target: Float[AnyArray, "b l 2"],
@@ -65,9 +62,9 @@ def fit_landmarks(
         image_size: pixels a side; static.
         noise_px: standard deviation of a landmark's coordinates, against which the
             coefficients are weighed: small for exact landmarks, a pixel or more for
-            what people clicked; static.
+            what people clicked.
         huber_px: the distance beyond which a landmark costs linearly, so that one that
-            is wrong does not turn the face; None: nowhere; static.
+            is wrong does not turn the face; None: nowhere.
         steps: static.
         start: theta vectors; 0 unless given.
 
@@ -93,7 +90,21 @@ def fit_landmarks(
         size = POSE_SIZE + model.landmark_basis.shape[0]
         start = jnp.zeros((target.shape[0], size), dtype)
 
+    bound = None if huber_px is None else huber_px / noise_px
+    return _fit(
+        *(model, jnp.asarray(target), jnp.asarray(start), noise_px, bound),
+        camera=camera,
+        image_size=image_size,
+        steps=steps,
+    )
+
+
+@partial(jax.jit, static_argnames=("camera", "image_size", "steps"))
+def _fit(model, target, start, noise_px, bound, *, camera, image_size, steps) -> Fit:
+    """`fit_landmarks`, checked; the bound in units of the noise."""
+
     def one(points: Array, vector: Array) -> Fit:
+        dtype = vector.dtype
         known = jnp.all(jnp.isfinite(points), axis=-1)
         points = jnp.where(known[:, None], points, 0.0).astype(dtype)
 
@@ -103,21 +114,57 @@ def fit_landmarks(
             )
             return jnp.where(known[:, None], (seen - points) / noise_px, 0.0)
 
-        bound = None if huber_px is None else huber_px / noise_px
-        best = _minimise(errors, vector.astype(dtype), bound=bound, steps=steps)
+        best = _minimise(errors, vector, bound=bound, steps=steps)
         number = jnp.sum(known)
         square = jnp.sum(jnp.square(errors(best))) * noise_px**2
         return Fit(best, jnp.sqrt(square / jnp.maximum(number, 1)), number)
 
-    return jax.vmap(one)(jnp.asarray(target), jnp.asarray(start))
+    return jax.vmap(one)(target, start)
 
 
-def _minimise(errors, vector: Array, *, bound: float | None, steps: int) -> Array:
+def fit_pose(
+    model: GridModel,
+    target: Float[AnyArray, "b l 2"],
+    theta: Float[AnyArray, "b p"],
+    camera: Camera,
+    *,
+    image_size: int,
+    steps: int = 4,
+) -> Float[Array, "b p"]:
+    """Theta with the pose that fits landmarks best, its coefficients as they are.
+
+    From the pose in theta, by the steps of `fit_landmarks` without a prior; a few
+    suffice where that is near. What landmarks still miss there is shape.
+
+    Args:
+        model, target, camera, image_size, steps: as for `fit_landmarks`.
+        theta: where to begin.
+    """
+
+    def one(points: Array, vector: Array) -> Array:
+        known = jnp.all(jnp.isfinite(points), axis=-1)
+        points = jnp.where(known[:, None], points, 0.0)
+        # The shape stays, so that it is made once.
+        shape = layers.landmark_shape(model, vector[POSE_SIZE:])
+
+        def errors(pose: Array) -> Array:
+            at = layers.split(pose)
+            turned = layers.turn(shape, at.rotation)
+            seen = layers.project(turned, at, camera, image_size)
+            return jnp.where(known[:, None], seen - points, 0.0)
+
+        pose = _minimise(errors, vector[:POSE_SIZE], bound=None, steps=steps)
+        return jnp.concatenate([pose, vector[POSE_SIZE:]])
+
+    return jax.vmap(one)(jnp.asarray(target), jnp.asarray(theta))
+
+
+def _minimise(errors, vector: Array, *, bound: Array | None, steps: int) -> Array:
     """Lowers sum rho(|errors_i|) + |alpha|^2 from `vector`."""
 
     def cost_of(errors: Array, vector: Array) -> Array:
         square = jnp.sum(jnp.square(errors), axis=-1)
-        cost = square if bound is None else huber_of(square, bound)
+        cost = square if bound is None else huber_cost(square, bound)
         return jnp.sum(cost) + jnp.sum(jnp.square(vector[POSE_SIZE:]))
 
     # The prior's part of the normal equations.
@@ -156,7 +203,7 @@ def _minimise(errors, vector: Array, *, bound: float | None, steps: int) -> Arra
     return jax.lax.fori_loop(0, steps, step, (vector, first, damping))[0]
 
 
-def _weights(errors: Float[Array, "l 2"], bound: float | None) -> Float[Array, " l2"]:
+def _weights(errors: Float[Array, "l 2"], bound: Array | None) -> Float[Array, " l2"]:
     """How much each coordinate counts in the quadratic that stands for Huber's cost."""
     if bound is None:
         return jnp.ones(errors.size, errors.dtype)

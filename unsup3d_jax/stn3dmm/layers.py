@@ -317,11 +317,18 @@ def posed(model: GridModel, theta: Theta, camera: Camera, *, image_size: int) ->
     )
 
 
+def landmark_shape(
+    model: GridModel, alpha: Float[AnyArray, " d"]
+) -> Float[Array, "l 3"]:
+    """The landmarks of a face, model frame."""
+    return _combine(model.landmark_mean, model.landmark_basis, alpha)
+
+
 def project_landmarks(
     model: GridModel, theta: Theta, camera: Camera, *, image_size: int
 ) -> Float[Array, "l 2"]:
     """The landmarks of `posed` alone, pixels; for who has no use for the grid."""
-    points = _combine(model.landmark_mean, model.landmark_basis, theta.alpha)
+    points = landmark_shape(model, theta.alpha)
     return project(turn(points, theta.rotation), theta, camera, image_size)
 
 

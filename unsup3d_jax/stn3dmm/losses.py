@@ -12,6 +12,7 @@ image or hides itself costs nothing. `outside_image`, `scale_range` and
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from unsup3d_jax.formation.losses import Weighted
@@ -37,30 +38,31 @@ def landmark(
         image_size: pixels a side; static.
         confidence: c_i of the paper, 0 or more; 1 unless given.
         huber: the distance, as a share of the image's side, beyond which the cost grows
-            linearly, its slope going on; None: nowhere.
+            linearly, its slope going on; None: nowhere; static.
 
     Returns:
         Of landmarks, (b, l); the unknown weigh 0.
+
+    Raises:
+        ValueError: unless huber > 0.
     """
+    if huber is not None and not huber > 0.0:
+        raise ValueError(f"a Huber bound must be above 0, got {huber}.")
     target = jnp.asarray(target)
     known = jnp.all(jnp.isfinite(target), axis=-1)
     # Before the difference: a NaN masked after it is a NaN of the gradient.
     error = jnp.where(known[..., None], landmarks - target, 0.0) / image_size
     value = jnp.sum(jnp.square(error), axis=-1)
     if huber is not None:
-        value = huber_of(value, huber)
+        value = huber_cost(value, huber)
     weight = known.astype(value.dtype)
     return Weighted(value, weight if confidence is None else weight * confidence)
 
 
-def huber_of(square: Float[Array, "*n"], bound: float) -> Float[Array, "*n"]:
-    """d^2 up to d = bound, then 2 bound d - bound^2, from the square of a distance d.
-
-    Raises:
-        ValueError: unless bound > 0.
-    """
-    if not bound > 0.0:
-        raise ValueError(f"a Huber bound must be above 0, got {bound}.")
+def huber_cost(
+    square: Float[Array, "*n"], bound: float | Float[AnyArray, ""]
+) -> Float[Array, "*n"]:
+    """d^2 up to d = bound > 0, then 2 bound d - bound^2, from d^2."""
     far = square > bound * bound
     distance = jnp.sqrt(jnp.where(far, square, 1.0))
     return jnp.where(far, bound * (2.0 * distance - bound), square)
@@ -138,10 +140,9 @@ def local_contrast(
     weight = jax.lax.stop_gradient(jnp.asarray(mask))[..., None]
 
     def around(x: Array) -> Array:
-        sizes = (1, window, window, 1)
-        return jax.lax.reduce_window(
-            x, jnp.zeros((), x.dtype), jax.lax.add, sizes, (1, 1, 1, 1), "SAME"
-        )
+        # Only of a concrete 0 does JAX know that this is a sum, with a derivative.
+        start, sizes = np.zeros((), x.dtype), (1, window, window, 1)
+        return jax.lax.reduce_window(x, start, jax.lax.add, sizes, (1, 1, 1, 1), "SAME")
 
     total = jnp.maximum(around(weight), 1e-3)
     centred = flat - around(weight * flat) / total

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from unsup3d_jax.formation.losses import Loss, mean_share
 from unsup3d_jax.formation.types import Batch, Leaf
-from unsup3d_jax.stn3dmm import compat, layers, localiser, losses
+from unsup3d_jax.stn3dmm import compat, fit, layers, localiser, losses
 from unsup3d_jax.stn3dmm import visibility as sight
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera, Posed, Theta
 from unsup3d_jax.stn3dmm.morphable import GridModel
@@ -84,9 +84,12 @@ def objective(
     if weights.landmark > 0 and target is not None:
         cost = _landmark_loss(landmarks, target, options)
         terms["landmark"] = (weights.landmark, cost)
+        if weights.shape > 0:
+            cost = _shape_loss(model, theta, target, options)
+            terms["shape"] = (weights.shape, cost)
         if weights.identity > 0:
             other = _other_identity(theta, people, views, model.num_identity)
-            cost = _landmark_loss(_project(model, other, options), target, options)
+            cost = _shape_loss(model, other, target, options)
             terms["identity"] = (weights.identity, cost)
     if weights.prior > 0:
         alpha = theta[:, POSE_SIZE:]
@@ -169,6 +172,30 @@ def _landmark_loss(
     return losses.landmark(
         landmarks, target, image_size=options.image_size, huber=options.loss.huber
     )
+
+
+def _shape_loss(
+    model: GridModel,
+    theta: Float[Array, "n p"],
+    target: Float[Array, "n l 2"],
+    options: StnOptions,
+) -> Loss | Float[Array, ""]:
+    """What landmarks miss at the pose that fits them best: errors of shape alone.
+
+    A pose that is a little wrong moves landmarks farther than all of the shape does,
+    and would hide what the coefficients should learn. At the best pose its derivative
+    is 0, so that the gradient with respect to the coefficients is exact without it.
+    """
+    best = fit.fit_pose(
+        model,
+        target,
+        jax.lax.stop_gradient(theta),
+        options.camera,
+        image_size=options.image_size,
+    )
+    pose = jax.lax.stop_gradient(best[:, :POSE_SIZE])
+    there = jnp.concatenate([pose, theta[:, POSE_SIZE:]], axis=1)
+    return _landmark_loss(_project(model, there, options), target, options)
 
 
 def _other_identity(

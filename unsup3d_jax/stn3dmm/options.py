@@ -61,6 +61,7 @@ class LossOptions:
     symmetry: float
     multi_view: float
     contrast: int
+    shape: float
     identity: float
     theta: float
     vertices: float
@@ -146,6 +147,8 @@ def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
             coefficients=len(face.columns) - POSE_SIZE,
             width=network.width,
             rotation_head=network.rotation_head,
+            pool=network.pool,
+            stem=network.stem,
             subtract_mean=network.subtract_mean,
         ),
         camera=face.camera,
@@ -156,6 +159,7 @@ def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
             symmetry=loss.symmetry,
             multi_view=loss.multi_view,
             contrast=loss.contrast,
+            shape=loss.shape,
             identity=loss.identity,
             theta=loss.theta,
             vertices=loss.vertices,
@@ -190,6 +194,8 @@ def _check_words(config: ConfigDict) -> None:
     one_of("data.name", config.data.name, DATA_SETS)
     one_of("localiser.kind", network.kind, localiser.KINDS)
     one_of("localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS)
+    one_of("localiser.pool", network.pool, localiser.POOLS)
+    need(config, "localiser.stem", network.stem in localiser.STEMS, "2 or 4")
     one_of("visibility.train", config.visibility.train, _MASKS)
     one_of("visibility.eval", config.visibility.eval, ("facing", "zbuffer"))
     one_of("eval.split", ev.split, ds.SPLITS)

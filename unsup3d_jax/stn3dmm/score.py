@@ -80,6 +80,7 @@ def supervised_config(config: ConfigDict) -> ConfigDict:
             "loss.prior": 0.0,
             "loss.symmetry": 0.0,
             "loss.multi_view": 0.0,
+            "loss.shape": 0.0,
             "loss.identity": 0.0,
             "loss.theta": 1e-3,
             "loss.vertices": 1.0,

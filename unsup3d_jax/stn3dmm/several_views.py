@@ -107,8 +107,8 @@ def _flatten(
 
 
 def mean_of(
-    flat: Float[Array, "v g g c"], mask: Float[Array, "v g g"]
-) -> tuple[Float[Array, "g g c"], Float[Array, "g g"]]:
+    flat: Float[Array, "v h w c"], mask: Float[Array, "v h w"]
+) -> tuple[Float[Array, "h w c"], Float[Array, "h w"]]:
     """The mean of the views in which a texel is seen, and 1 where there is one."""
     weight = jnp.sum(mask, axis=0)
     total = jnp.sum(flat * mask[..., None], axis=0)

@@ -157,6 +157,8 @@ def zbuffer(
         grid: g; static.
         image_size: pixels a side, as for `posed`; static.
     """
+    # Nothing here has a derivative; without one the rasterizer keeps nothing for it.
+    posed, theta = jax.lax.stop_gradient((posed, theta))
     margin, cosine, _ = _margins(posed, theta, camera, grid, image_size)
     return ((margin >= 0.0) & (cosine >= 0.0)).reshape(grid, grid)
 

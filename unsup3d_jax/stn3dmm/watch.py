@@ -19,6 +19,7 @@ SMALL_SCALE = 0.5  # of the mean face's size at theta = 0
 OUTSIDE_MOST = 0.2  # of the landmarks; a face turned to the side loses none
 SEEN_LEAST = 0.3  # of the grid; from the side about half of it is seen
 TURN_SPREAD_DEG = 1.0  # photo collections have a yaw spread of 15 to 30 degrees
+PATIENCE = 5  # lines of the log, as every face is the mean face at first
 CARICATURE = 2.5  # root mean square of the coefficients, which are about 1
 
 
@@ -97,9 +98,8 @@ def warnings(line: Mapping[str, Any], history: Sequence[Mapping]) -> list[str]:
             f"caricature: coefficients are {value('alpha_rms'):.2g} standard "
             "deviations; a larger loss.prior keeps them near people."
         )
-    # At first every face is the mean face, from the front.
     spreads = [value(f"turn_std_{axis}_deg") for axis in "xyz"]
-    if history and all(spread < TURN_SPREAD_DEG for spread in spreads):
+    if len(history) >= PATIENCE and all(spread < TURN_SPREAD_DEG for spread in spreads):
         found.append(
             "pose collapse: rotations spread by less than "
             f"{TURN_SPREAD_DEG:g} degree over the batch."

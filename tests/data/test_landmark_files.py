@@ -199,6 +199,14 @@ def test_the_number_of_points_names_them():
         assert [flip[flip[i]] for i in range(count)] == list(range(count))
 
 
+def test_aflw_points_change_places_with_those_across_the_face():
+    """u of the flattened mean face (Bas et al., ICCVW 2017, code), left to right."""
+    u = [0.221, 0.339, 0.437, 0.563, 0.661, 0.779, 0.304, 0.361, 0.403, 0.597, 0.639]
+    u += [0.696, 0.068, 0.455, 0.5, 0.545, 0.932, 0.423, 0.5, 0.577, 0.5]
+    flip = np.array(landmark_files.AFLW_FLIP)
+    np.testing.assert_allclose(np.array(u)[flip], 1.0 - np.array(u), atol=1e-9)
+
+
 def test_another_layout_is_refused(tmp_path):
     with pytest.raises(UserError, match="data.layout: expected one of pts, csv, aflw"):
         landmark_files.find(tmp_path, "mat", [])

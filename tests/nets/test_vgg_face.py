@@ -189,6 +189,16 @@ def _cut(path, weights):
     return path
 
 
+def _wrong_kind(path, weights):
+    """A byte of the kind of some numbers, at which SciPy's reader ends the process."""
+    write_new_mat(path, weights)
+    data = bytearray(path.read_bytes())
+    place = data.index(weights["conv1_1"]["kernel"].tobytes("F"))
+    data[place - 7] = 45
+    path.write_bytes(data)
+    return path
+
+
 def _not_a_list(path, _):
     scipy.io.savemat(path, {"layers": np.ones((1, 30))})
     return path
@@ -218,10 +228,11 @@ BAD = {
         "conv1_2/bias' must hold finite",
     ),
     "bomb": (_mat_bomb, "expands to more than"),
-    "other variables": (_other_variables, "no variable layers or net"),
+    "other variables": (_other_variables, "need a list layers"),
     "text": (_text_file, "neither a .mat file"),
     "cut off": (_cut, "damaged"),
-    "not a list": (_not_a_list, "list of structures"),
+    "wrong kind": (_wrong_kind, "unknown kind"),
+    "not a list": (_not_a_list, "need a list layers"),
     "keras, missing": (
         lambda p, w: write_keras(p, {k: v for k, v in w.items() if k != "fc7"}),
         "fc7/kernel:0' is missing",

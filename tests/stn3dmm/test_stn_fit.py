@@ -79,6 +79,24 @@ def test_one_wrong_landmark_turns_the_face_less_with_a_bound():
     assert float(np.median(robust)) < 0.5 * float(np.median(plain))
 
 
+def test_no_start_is_left_for_a_worse_theta():
+    """From a face that looks away, too large or too small; NaN neither."""
+    model, truth = stn_faces.face(5, COLUMNS), _truth(12)
+    target = _landmarks(model, truth, CAMERA)
+    rng = np.random.default_rng(3)
+    start = rng.normal(size=(12, 6 + COLUMNS)) * [2, 2, 2, 1, 1, 2, 1, 1, 1, 1]
+    start = jnp.asarray(start, jnp.float32)
+    got = fit.fit_landmarks(
+        model, target, CAMERA, image_size=SIZE, noise_px=0.01, start=start
+    )
+    before, after = (
+        np.sum((_landmarks(model, v, CAMERA) - target) ** 2, (1, 2))
+        + 0.01**2 * np.sum(v[:, 6:] ** 2, 1)
+        for v in (start, got.theta)
+    )
+    assert (np.asarray(after) <= np.asarray(before)).all()
+
+
 @pytest.mark.parametrize("huber_px", [None, 1.0])
 def test_the_end_is_a_minimum(huber_px):
     """No gradient is left of the cost as it is written, with noise and all."""

@@ -194,6 +194,14 @@ def test_faces_without_size_or_out_of_sight_make_no_nan(perspective):
     assert np.isfinite(value).all() and np.isfinite(gradient).all()
 
 
+def test_the_background_beside_a_silhouette_uncovers_nothing():
+    depth = jnp.array([[2.0, 9.0], [3.0, 9.0]])
+    covered = jnp.array([[True, False], [True, False]])
+    pixels = jnp.array([[0.5, 0.5], [0.2, -0.5], [1.5, 0.5], [-5.0, 1.0]])
+    got = visibility._farthest_tap(depth, covered, pixels)
+    np.testing.assert_array_equal(got, [3.0, 2.0, 0.0, 0.0])
+
+
 def test_inside_wants_all_taps_in_the_image():
     pixels = jnp.array([[0.0, 0.0], [-0.01, 3.0], [7.0, 7.0], [7.01, 3.0]])
     got = visibility.inside(pixels, 2, 8)

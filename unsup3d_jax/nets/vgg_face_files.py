@@ -5,17 +5,14 @@ under `net`) and Keras's .h5 (rcmalli_vggface_tf_vgg16.h5), which expects blue b
 green before red. No code stored in a file is ever run.
 """
 
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.nets import vgg_face, weight_files
+from unsup3d_jax.nets import mat_files, vgg_face, weight_files
 from unsup3d_jax.nets.file_guard import (
     Budget,
     Refused,
@@ -30,8 +27,6 @@ from unsup3d_jax.nets.file_guard import (
 _KERNELS = ("kernel:0", "kernel", "_W_1:0", "_W:0", "_W")
 _BIASES = ("bias:0", "bias", "_b_1:0", "_b:0", "_b")
 _MOST_DATASETS = 1000  # in a .h5 file; VGG-Face has 32
-_COMPRESSED = 15  # kind of a variable in a .mat file
-_PIECE = 1 << 20  # bytes expanded at once to be counted
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -90,92 +85,26 @@ def _from_matconvnet(
     path: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, np.ndarray]]:
     # Cross-correlations of red, green, blue: kernels as they stand.
-    with reading(path, ".mat file of MATLAB 5"):
-        _refuse_bombs(path)
-        names = [name for name, *_ in scipy.io.whosmat(path)]
-        wanted = [name for name in ("layers", "net") if name in names]
-        if not wanted:
-            raise Refused(f"has no variable layers or net, only {shown(names)}.")
-        tree = scipy.io.loadmat(
-            path,
-            variable_names=wanted,
-            struct_as_record=True,
-            squeeze_me=False,
-            chars_as_strings=True,
+    tree = mat_files.read_mat(path)
+    net = tree.get("net")
+    layers = net.get("layers") if isinstance(net, dict) else tree.get("layers")
+    if not isinstance(layers, list):
+        raise UserError(
+            f"{path}: need a list layers, by itself or in net; found "
+            f"{shown(list(tree))}."
         )
-        layers = _unnested(tree, wanted[0])
     arrays: dict[str, np.ndarray] = {}
     for layer in layers:
-        name = _text(_field(layer, "name"))
-        parts = _weights_of(layer)
-        if name in shapes and parts is not None:
-            arrays[f"{name}/kernel"], arrays[f"{name}/bias"] = parts
+        name = layer.get("name") if isinstance(layer, dict) else None
+        if isinstance(name, str) and name in shapes:
+            parts = layer.get("weights", [layer.get("filters"), layer.get("biases")])
+            for key, part in zip(("kernel", "bias"), parts or (), strict=False):
+                if isinstance(part, np.ndarray):
+                    arrays[f"{name}/{key}"] = part
     return {
         name: _layer(arrays, f"{name}/kernel", f"{name}/bias", shape, str(path))
         for name, shape in shapes.items()
     }
-
-
-def _refuse_bombs(path: Path) -> None:
-    """Refuses a file that expands to more than any file of weights does.
-
-    SciPy expands each variable as a whole; so all are expanded once before, and only
-    counted.
-
-    Raises:
-        Refused: if so, or if it is no file of MATLAB 5.
-    """
-    budget = Budget(path)
-    with open(path, "rb") as file:
-        order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
-        if order is None:
-            raise Refused("is neither a .mat file of MATLAB 5 nor a .h5 file.")
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(f"{order}II", tag)
-            if kind != _COMPRESSED:
-                file.seek(size, 1)
-                continue
-            expander, left = zlib.decompressobj(), size
-            while left and (piece := file.read(min(left, _PIECE))):
-                left -= len(piece)
-                while piece:
-                    budget.take(len(expander.decompress(piece, _PIECE)))
-                    piece = expander.unconsumed_tail
-
-
-def _unnested(tree: Mapping[str, Any], name: str) -> list[np.ndarray]:
-    """The list of layers, each a record, of the newer layout or the older one."""
-    value = tree[name]
-    if name == "net":
-        value = _field(value, "layers")
-    if not isinstance(value, np.ndarray) or value.dtype != object:
-        raise Refused("layers must be a list of structures.")
-    return [layer for layer in value.ravel() if isinstance(layer, np.ndarray)]
-
-
-def _field(record: Any, name: str) -> Any:
-    """A field of a structure of one element; None where it has none."""
-    names = getattr(getattr(record, "dtype", None), "names", None) or ()
-    if name not in names or record.size != 1:
-        return None
-    return record.ravel()[0][name]
-
-
-def _text(value: Any) -> str:
-    is_text = isinstance(value, np.ndarray) and value.dtype.kind == "U"
-    return str(value.ravel()[0]) if is_text and value.size == 1 else ""
-
-
-def _weights_of(layer: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Kernel and bias; None for layers that have none."""
-    pair = _field(layer, "weights")
-    if isinstance(pair, np.ndarray) and pair.dtype == object and pair.size == 2:
-        kernel, bias = pair.ravel()
-    else:
-        kernel, bias = _field(layer, "filters"), _field(layer, "biases")
-    if isinstance(kernel, np.ndarray) and isinstance(bias, np.ndarray):
-        return kernel, bias
-    return None
 
 
 def _from_keras(

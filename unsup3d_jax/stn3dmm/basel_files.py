@@ -38,7 +38,11 @@ def read_basel_2009(path: str | Path) -> MorphableModel:
         held = [math.prod(declared[key]) for key in _MAT_KEYS if key in declared]
         if 8 * sum(held) > LIMIT + path.stat().st_size:
             raise Refused("declares more than any face model holds; refused.")
-        arrays = io.loadmat(path, variable_names=list(_MAT_KEYS))
+        read = io.loadmat(path, variable_names=list(_MAT_KEYS))
+        arrays = {key: np.asarray(read[key]) for key in _MAT_KEYS if key in read}
+        for key, array in arrays.items():  # it may hold structures, texts, functions
+            if array.dtype.kind not in "fiu":
+                raise Refused(f"{key!r} must hold numbers, found {array.dtype.kind!r}.")
     source = str(path)
     size = _size(arrays, "shapeMU", 0, source)
     columns = _size(arrays, "shapePC", 1, source)
@@ -47,7 +51,7 @@ def read_basel_2009(path: str | Path) -> MorphableModel:
     components = require_array(arrays, "shapePC", (size, columns), source=source)
     ev = "shapeEV"
     if ev in arrays:  # a row or a column
-        arrays[ev] = np.asarray(arrays[ev]).reshape(-1)
+        arrays[ev] = arrays[ev].reshape(-1)
     deviations = require_array(arrays, ev, (columns,), source=source)
     faces = integers(arrays, "tl", (triangles, 3), source) - np.int32(1)
     micrometres = np.float32(1e-3)

@@ -17,6 +17,8 @@ that of the grid layer is divided by the grid's side where the forward pass divi
 half the image's. Ours are the derivatives of the forward passes.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -47,7 +49,7 @@ def project(turned: Float[AnyArray, "n 3"], theta: Theta) -> Float[Array, "n 2"]
 def to_grid(points: Float[AnyArray, "n 2"]) -> Float[Array, "n 2"]:
     """The sampler's (u, v) in [-1, 1], v down: 112 is half the image, whatever g."""
     half = IMAGE_SIZE / 2.0
-    return (points - half) / half * jnp.array([1.0, -1.0], points.dtype)
+    return (jnp.asarray(points) - half) / half * jnp.array([1.0, -1.0], points.dtype)
 
 
 def sampler_pixels(points: Float[AnyArray, "n 2"]) -> Float[Array, "n 2"]:
@@ -111,7 +113,8 @@ def select(
             from 1.
         flip: the landmark that each one becomes in the mirror, from 0.
     """
-    return model.replace(
+    return dataclasses.replace(
+        model,
         landmark_mean=model.mean[indices],
         landmark_basis=model.basis[:, indices],
         landmark_flip=flip,

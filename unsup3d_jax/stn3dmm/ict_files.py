@@ -49,7 +49,7 @@ def read_ict(folder: str | Path) -> MorphableModel:
     neutral_path = existing(folder / NEUTRAL)
     with reading(neutral_path, "OBJ mesh"):
         text = _text(neutral_path)
-        neutral, faces = _vertices(text), _triangles(text, neutral_path)
+        neutral, faces = _vertices(text), _triangles(text)
     others = sorted(p for p in folder.glob("*.obj") if p.name != NEUTRAL)
     if len(others) > _MOST:
         raise UserError(f"{folder}: holds {len(others)} meshes, at most {_MOST} go.")
@@ -119,7 +119,7 @@ def _vertices(lines: list[str]) -> np.ndarray:
     return points
 
 
-def _triangles(lines: list[str], path: Path) -> np.ndarray:
+def _triangles(lines: list[str]) -> np.ndarray:
     """Polygons (f, 3) cut into fans; indices count from 1, or back from the end."""
     seen, triangles = 0, []
     for line in lines:
@@ -132,7 +132,7 @@ def _triangles(lines: list[str], path: Path) -> np.ndarray:
                 (ids[0], b, c) for b, c in zip(ids[1:], ids[2:], strict=False)
             ]
     if not triangles:
-        raise UserError(f"{path}: has no polygons.")
+        raise ValueError("it has no polygons")
     array = np.array(triangles, np.int64)
     if array.min() < 0 or array.max() >= seen:
         raise ValueError(f"its polygons name vertices beyond the {seen} there are")

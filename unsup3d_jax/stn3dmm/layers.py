@@ -227,7 +227,7 @@ def shape(
 def _combine(
     mean: Float[AnyArray, "n 3"], basis: Float[AnyArray, "d n 3"], alpha: AnyArray
 ) -> Float[Array, "n 3"]:
-    return mean + jnp.tensordot(alpha, basis, axes=1, precision="highest")
+    return jnp.asarray(mean) + jnp.tensordot(alpha, basis, axes=1, precision="highest")
 
 
 def turn(

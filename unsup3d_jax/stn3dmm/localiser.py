@@ -140,7 +140,7 @@ class _Small(nn.Module):
         x = 2.0 * images - 1.0
         if self.stem == 4:
             if h < 64 or h % 2:
-                raise ValueError(f"stem=4 needs an even size of 64 px or more, got {h}.")
+                raise ValueError(f"stem=4 needs 64 px or more, an even size; got {h}.")
             # Each 2 x 2 pixels become 12 channels. A kernel of 6 x 6 says the same, but
             # took eight times as long on a CPU.
             x = x.reshape(len(x), h // 2, 2, h // 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)

@@ -88,6 +88,7 @@ def symmetry(
         Mean over channels of the squared difference, (b, g, g).
     """
     value = jnp.mean(jnp.square(flat - flat[:, :, ::-1]), axis=-1)
+    mask = jnp.asarray(mask)
     return Weighted(value, mask * mask[:, :, ::-1])
 
 
@@ -112,6 +113,7 @@ def multi_view(
         raise ValueError(f"the multi-view loss needs 2 views or more, got {k}.")
     first, second = jnp.triu_indices(k, 1)
     value = jnp.mean(jnp.square(flat[:, first] - flat[:, second]), axis=-1)
+    mask = jnp.asarray(mask)
     return Weighted(value, mask[:, first] * mask[:, second])
 
 
@@ -137,6 +139,7 @@ def local_contrast(
     """
     if window < 3 or window % 2 == 0:
         raise ValueError(f"window must be odd and at least 3, got {window}.")
+    flat = jnp.asarray(flat)
     weight = jax.lax.stop_gradient(jnp.asarray(mask))[..., None]
 
     def around(x: Array) -> Array:

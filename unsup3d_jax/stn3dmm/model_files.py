@@ -73,6 +73,8 @@ def read_model(path: str | Path) -> MorphableModel:
     if "mirror" in arrays:
         mirror = integers(arrays, "mirror", (count,), source)
     faces = integers(arrays, "faces", (_rows(arrays, "faces", source), 3), source)
+    require_array(arrays, "unit", (), source=source)
+    unit = arrays["unit"].array()  # float64, which the check narrows
     model = MorphableModel(
         mean=floats["mean"],
         identity=floats["identity"],
@@ -81,7 +83,7 @@ def read_model(path: str | Path) -> MorphableModel:
         landmarks=landmarks,
         mirror=mirror,
         uv=floats.get("uv"),
-        unit=float(require_array(arrays, "unit", (), source=source)),
+        unit=float(unit),
         name=_text(arrays, "name", source) or Path(path).stem,
         licence=_text(arrays, "licence", source),
     )

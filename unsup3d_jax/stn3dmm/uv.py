@@ -28,7 +28,7 @@ from unsup3d_jax.stn3dmm.types import MorphableModel
 
 _FLIPS = {68: ("ibug68", LANDMARK_FLIP), 21: ("aflw21", AFLW_FLIP)}
 _MOST_BYTES = 10_000  # of a file of landmarks
-_LIGHT = np.array([0.3, 0.5, 0.81])  # towards it, model frame
+_LIGHT = np.array([0.1, 0.3, 0.95])  # towards it, model frame
 _OVERSAMPLED = 2
 
 

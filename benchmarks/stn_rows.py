@@ -38,9 +38,9 @@ ROWS: dict[str, tuple[str, ...]] = {
         "loss.theta=1e-3",
         "loss.vertices=1",
     ),
-    # Theta of other people, as nobody knows it of photos; then no label at all.
+    # Theta of some of the people, as of synthetic ones; then no label at all.
     "pretrained": (
-        "data.seed=1",
+        "data.max_images=1500",
         "loss.landmark=0",
         "loss.identity=0",
         "loss.prior=0",

@@ -11,6 +11,7 @@ from benchmarks import stn3dmm_layers, stn3dmm_views
 from unsup3d_jax.stn3dmm import fit_example, morphable
 
 
+@pytest.mark.once
 def test_the_example_finds_a_face_by_its_landmarks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fit_example, "GRID", 24)
     words = ["fit_example", f"--output={tmp_path}", "--size=64", "--seed=3"]

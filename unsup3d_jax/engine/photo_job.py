@@ -25,7 +25,7 @@ from unsup3d_jax.files import replacing_folder, restore_folders
 # Hidden in the output: what is being written, and the lock of who writes.
 _ASIDE = ".unsup3d_jax"
 
-Picture = Float[np.ndarray, "h w 3"]  # [0, 1]
+Picture = Float[np.ndarray, "_ _ 3"]  # [0, 1], sizes differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +203,7 @@ class _Job:
             self.written.append((file, target))
             self._tell(file, target)
 
-    def _read(self, file: Path) -> list[UInt8[np.ndarray, "h w 3"]]:
+    def _read(self, file: Path) -> list[UInt8[np.ndarray, "_ _ 3"]]:
         """The photo at each size, in bytes."""
         crop = self.crops[file]
         with image_files.open_upright(file) as image:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 import rasterizer
 from unsup3d_jax.data import tiles
@@ -18,7 +19,7 @@ from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.show import mesh_files
 from unsup3d_jax.show.pictures import grey_picture
 from unsup3d_jax.stn3dmm import layers, pictures, textures
-from unsup3d_jax.stn3dmm.layers import Camera, Theta
+from unsup3d_jax.stn3dmm.layers import Camera
 from unsup3d_jax.stn3dmm.morphable import GridModel
 from unsup3d_jax.stn3dmm.visibility import inside, visibility
 
@@ -119,17 +120,14 @@ def export(
         Numbers about it, JSON-able: "theta", "pose", "visible".
     """
     found = jax.device_get(flatten(model, vector, image, camera, options))
-    theta = layers.split(jnp.asarray(vector))
     arrays = named_arrays(image, vector, found, model)
     np.savez_compressed(folder / ARRAYS, **arrays)  # pyright: ignore
     finer = _enlarged(found.visibility, options.texture_scale)
     whole = textures.completed(found.texture, finer)
     shares = pictures.source_shares(whole.source)
     layered = np.concatenate([whole.texture, shares], axis=-1)
-    view, _ = jax.device_get(
-        textures.view_of(
-            model, textures.frontal(theta), camera, layered, size=options.photo_size
-        )
+    view = jax.device_get(
+        _frontal_view(model, vector, layered, camera, options.photo_size)
     )
     shown: dict[str, AnyArray] = {
         "input": image,
@@ -156,7 +154,19 @@ def export(
         folder / "panel.png"
     )
     _write_mesh(folder, found, model, whole.texture)
-    return numbers_of(theta, found)
+    return numbers_of(np.asarray(vector), found)
+
+
+@functools.partial(jax.jit, static_argnames=("camera", "size"))
+def _frontal_view(
+    model: GridModel,
+    vector: Float[AnyArray, " p"],
+    texture: Float[AnyArray, "t t c"],
+    camera: Camera,
+    size: int,
+) -> Float[Array, "s s c"]:
+    front = textures.frontal(layers.split(vector))
+    return textures.view_of(model, front, camera, texture, size=size)[0]
 
 
 def _enlarged(mask: Float[np.ndarray, "g g"], scale: int) -> Float[np.ndarray, "t t"]:
@@ -206,35 +216,31 @@ def named_arrays(
     return {name: np.asarray(value, np.float32) for name, value in arrays.items()}
 
 
-def numbers_of(theta: Theta, found: Found) -> dict[str, Any]:
+def numbers_of(vector: Float[np.ndarray, " p"], found: Found) -> dict[str, Any]:
     """What the record tells of one photo.
 
     Angles are those of the project's camera frame (x right, y down, z forward), R = Rz
     Ry Rx: yaw > 0 turns the nose to the image's left, pitch > 0 down, roll > 0
     clockwise; degrees.
     """
-    pitch, yaw, roll = (math.degrees(a) for a in angles_of(theta.rotation))
-    x, y = (float(t) for t in theta.translation)
+    numbers = [float(number) for number in vector]
+    pitch, yaw, roll = angles_deg(vector[:3])
     return {
-        "theta": [float(number) for number in layers.join(theta)],
+        "theta": numbers,
         "pose": {
             "pitch_deg": pitch,
             "yaw_deg": yaw,
             "roll_deg": roll,
-            "translation": [x, y],
-            "scale": math.exp(float(theta.log_scale)),
+            "translation": numbers[3:5],
+            "scale": math.exp(numbers[5]),
         },
         "visible": float(np.mean(found.visibility)),
     }
 
 
-def angles_of(rotation: Float[AnyArray, "3"]) -> tuple[float, float, float]:
-    """Pitch, yaw and roll, radians, of an axis-angle in the model's frame."""
-    flip = np.diag([1.0, -1.0, -1.0])
-    matrix = np.asarray(layers.rotation_matrix(jnp.asarray(rotation)), np.float64)
-    turn = flip @ matrix @ flip
-    return (
-        math.atan2(turn[2, 1], turn[2, 2]),
-        math.asin(float(np.clip(-turn[2, 0], -1.0, 1.0))),
-        math.atan2(turn[1, 0], turn[0, 0]),
-    )
+def angles_deg(rotation: Float[np.ndarray, "3"]) -> tuple[float, float, float]:
+    """Pitch, yaw and roll, degrees, of an axis times an angle of the model's frame."""
+    # The camera's frame has y and z the other way round.
+    turned = np.asarray(rotation, np.float64) * [1.0, -1.0, -1.0]
+    roll, yaw, pitch = Rotation.from_rotvec(turned).as_euler("ZYX", degrees=True)
+    return float(pitch), float(yaw), float(roll)

@@ -8,6 +8,7 @@ what mode `reconstruct` writes of a photo.
 """
 
 import argparse
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from unsup3d_jax.data.open_face import model as open_face
 from unsup3d_jax.data.open_face import truth
 from unsup3d_jax.data.open_face.generate import Options
 from unsup3d_jax.evaluation.angles import rotation_angle_deg
+from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm import layers, morphable, people
 from unsup3d_jax.stn3dmm.export import ExportOptions, export
 from unsup3d_jax.stn3dmm.fit import fit_landmarks
@@ -70,12 +72,11 @@ def _turn_error(a: Float[Array, "3"], b: Float[Array, "3"]) -> Float[Array, ""]:
     return rotation_angle_deg(*map(layers.rotation_matrix, (a, b)))
 
 
+@functools.partial(jax.jit, static_argnames=("camera", "size"))
 def _landmarks(
-    model: GridModel, theta: np.ndarray, camera: Camera, size: int
+    model: GridModel, theta: Float[AnyArray, " p"], camera: Camera, size: int
 ) -> Float[Array, "l 2"]:
-    return layers.project_landmarks(
-        model, layers.split(jnp.asarray(theta)), camera, image_size=size
-    )
+    return layers.project_landmarks(model, layers.split(theta), camera, image_size=size)
 
 
 def main() -> None:
@@ -85,9 +86,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--landmarks", choices=("aflw21", "ibug68"), default="aflw21")
     args = parser.parse_args()
-    model = morphable.grid_model(
-        morphable.load_model("open"), GRID, landmarks=args.landmarks
-    )
+    whole = morphable.load_model("open")
+    model = morphable.grid_model(whole, GRID, landmarks=args.landmarks)
+    model = jax.tree.map(jnp.asarray, model)
     kappa = people.open_face_perspective()
     camera = morphable.default_camera(model, perspective=kappa)
     face = a_face(model, camera, seed=args.seed, size=args.size)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from unsup3d_jax.data.tiles import to_bytes
@@ -126,7 +126,7 @@ def masked(
 
 
 def marked(
-    picture: Float[AnyArray, "h w 3"], source: Float[AnyArray, "h w s"]
+    picture: Float[AnyArray, "h w 3"], source: Float[AnyArray, "h w 3"]
 ) -> Float[np.ndarray, "h w 3"]:
     """A completed texture, or a view of it, tinted where the photo did not show it.
 
@@ -142,7 +142,7 @@ def marked(
     return np.clip(result, 0.0, 1.0)
 
 
-def source_shares(source: AnyArray) -> Float[np.ndarray, "g g s"]:
+def source_shares(source: Int[AnyArray, "h w"]) -> Float[np.ndarray, "h w 3"]:
     """The source of each texel as channels that can be drawn and blended."""
     return np.eye(3, dtype=np.float32)[np.asarray(source)]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
 import rasterizer
@@ -25,7 +25,10 @@ from unsup3d_jax.stn3dmm.visibility import depth_of
 
 # Where a texel of a completed texture comes from.
 SEEN, MIRRORED, GUESSED = 0, 1, 2
-_SEAM = 0.03  # of a side: over which seen texels give way to mirrored ones
+# Of a side: over which seen texels give way to mirrored ones; how far from what is
+# hidden a texel must lie to be free of background; and how far light is the same.
+_SEAM, _FRINGE, _LIGHT = 0.03, 0.015, 0.04
+_MOST_GAIN = 2.0  # of the light of one half over that of the other
 _SAMPLES = 2  # a side and pixel, of what is drawn
 
 
@@ -34,7 +37,8 @@ class Completed(NamedTuple):
 
     Attributes:
         texture: [0, 1].
-        source: of each texel: SEEN in the photo; MIRRORED, taken from the other half
+        source: of each texel: SEEN in the photo, or sampled there in a hole narrower
+            than 3 % of a side, such as a nostril; MIRRORED, taken from the other half
             of the face; GUESSED, seen in neither half and copied from the nearest
             texel that was.
     """
@@ -75,30 +79,72 @@ def completed(
 ) -> Completed:
     """Fills what one photo does not show from the other half of the face.
 
-    Faces are nearly symmetric, light is not: near the border of what is seen, texels
-    that both halves show are blended, so that no edge is drawn there.
+    Faces are nearly symmetric, light is not: what is taken from the other half is made
+    as bright as it would have to be where both halves are seen nearest to it, and over
+    a narrow seam both are blended. Texels beside hidden ones, which show some of what
+    lies behind the face, are not used.
 
     Args:
         flattened: [0, 1].
         visibility: in [0, 1]; above 1/2 counts as seen.
     """
     face = np.asarray(flattened, np.float32)
-    seen = np.asarray(visibility) > 0.5
+    size = len(face)
+    hidden = _holes(np.asarray(visibility) <= 0.5)
+    # Without a hole nothing is near one.
+    beside = ndimage.distance_transform_edt(~hidden) <= _FRINGE * size
+    seen = ~(hidden | beside) if hidden.any() else ~hidden
     other = seen[:, ::-1]
     known = seen | other
     source = np.where(seen, SEEN, np.where(other, MIRRORED, GUESSED))
     if not known.any():
         return Completed(np.zeros_like(face), source)
+    mirrored = face[:, ::-1]
     own = seen.astype(np.float32)
     if (source == MIRRORED).any():
+        mirrored = mirrored * _gain(face, mirrored, seen & other)
         # The less of a seen texel, the nearer it lies to a mirrored one.
         away = ndimage.distance_transform_edt(source != MIRRORED)
-        width = max(1.0, _SEAM * face.shape[0])
-        own *= np.where(other, np.minimum(away / width, 1.0), 1.0)
+        own *= np.where(other, np.minimum(away / max(1.0, _SEAM * size), 1.0), 1.0)
     own = own[..., None].astype(np.float32)
-    filled = own * face + (1.0 - own) * face[:, ::-1]
+    filled = own * face + (1.0 - own) * mirrored
     _, (rows, columns) = ndimage.distance_transform_edt(~known, return_indices=True)
     return Completed(np.clip(filled[rows, columns], 0.0, 1.0), source)
+
+
+def _holes(hidden: Bool[np.ndarray, "g g"]) -> Bool[np.ndarray, "g g"]:
+    """Without what is narrower than two fringes: its colours are those around it."""
+    width = max(1, round(2.0 * _FRINGE * len(hidden)))
+    wide = np.pad(hidden, width, mode="edge")  # holes may go on beyond the edge
+    opened = ndimage.binary_opening(wide, np.ones((width, width)))
+    return np.asarray(opened)[width:-width, width:-width]
+
+
+def _gain(
+    face: Float[np.ndarray, "g g 3"],
+    mirrored: Float[np.ndarray, "g g 3"],
+    both: Bool[np.ndarray, "g g"],
+) -> Float[np.ndarray, "g g 1"]:
+    """How much brighter a place is than its mirror image, smooth; 1 if nobody knows.
+
+    Args:
+        both: where that is known; elsewhere the nearest such place counts.
+    """
+    if not both.any():
+        return np.ones((*both.shape, 1), np.float32)
+    width = _LIGHT * len(face)
+
+    def smooth(values: np.ndarray) -> np.ndarray:
+        return np.asarray(ndimage.gaussian_filter(values, width))
+
+    share = smooth(both.astype(np.float64))
+    ours, theirs = (
+        smooth(colours.mean(-1) * both) / np.maximum(share, 1e-6)
+        for colours in (face, mirrored)
+    )
+    ratio = np.clip(ours / np.maximum(theirs, 1e-3), 1.0 / _MOST_GAIN, _MOST_GAIN)
+    _, (rows, columns) = ndimage.distance_transform_edt(~both, return_indices=True)
+    return smooth(ratio[rows, columns])[..., None].astype(np.float32)
 
 
 def photo_texture(

@@ -50,8 +50,6 @@ def run(tmp_path, model, theta=THETA, options=OPTIONS, **more):
         options,
         tmp_path / "in",
         tmp_path / "out",
-        crop=(0,),
-        data_path="",
         **more,
     )
 

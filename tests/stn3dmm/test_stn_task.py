@@ -9,7 +9,7 @@ import stn_people
 
 from unsup3d_jax.engine import dry_run, loop, parallel
 from unsup3d_jax.engine.interrupts import Interrupts
-from unsup3d_jax.engine.task import Session, initial_state
+from unsup3d_jax.engine.task import Session, advance, initial_state
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import options, score, task
@@ -148,6 +148,27 @@ def test_noise_has_the_shapes_of_the_batches(the_task):
     assert shapes[0] == shapes[1]
     assert batch.image.shape == (1, 4, 2, 32, 32, 3)
     assert "localiser" in dry_run.report(config, made)
+
+
+def test_photos_with_landmarks_are_people_in_one_view():
+    """Without an axis of views, and with landmarks that nobody knows."""
+    config = stn_people.config(
+        data__name="landmarks", data__views=1, loss__multi_view=0.1
+    )
+    people = stn_people.dataset(config)
+    arrays = {name: people.arrays[name][:, 0] for name in ("image", "keypoints")}
+    arrays["keypoints"][:, 3] = np.nan
+    photos = dataclasses.replace(people, arrays=arrays)
+    made = task.stn_task(config, lambda split: photos)
+    batch, noise = next(made.make_source(jax.local_devices()[:1])), made.random_batch(1)
+    assert batch.image.shape == noise.image.shape == (1, 4, 32, 32, 3)
+    state = jax.eval_shape(lambda: initial_state(made, 0))
+    one = jax.tree.map(lambda x: x[0], batch)
+    after, metrics = jax.eval_shape(
+        lambda s, b: advance(s, b, made.constants, made.schedule, task=made), state, one
+    )
+    assert metrics["multi_view"].shape == () and "identity" not in metrics
+    assert after.parts["params"].keys() == state.parts["params"].keys()
 
 
 def test_mirrored_images_have_mirrored_landmarks_unless_they_are_broken():

@@ -6,8 +6,8 @@
 
 Everything behind `--` goes to `main.py` for every row. A row that is finished is not
 trained again. Each is scored on the test split of its config and, with
-`--also=data.pose=natural`, under other keys of the data; the JSON has the scores of
-all, and is written after each row.
+`--also="data.pose=natural eval.people=0"`, under other keys; the JSON has the scores
+of all, and is written after each row.
 """
 
 import argparse
@@ -120,8 +120,10 @@ def train_row(
         "scores": scores_of(workdir),
     }
     if also:
-        run(["--mode=eval", f"--workdir={workdir}", f"--config.{also}"], log)
-        row["also"] = {"key": also, "scores": scores_of(workdir)}
+        other = [f"--config.{key}" for key in also.split()]
+        cache = [key for key in common if key.startswith("--config.data.cache_dir")]
+        run(["--mode=eval", f"--workdir={workdir}", *cache, *other], log)
+        row["also"] = {"keys": also.split(), "scores": scores_of(workdir)}
     record.write_text(json.dumps(row, indent=1) + "\n")
     return row
 

@@ -1,5 +1,7 @@
 """The method as the engine's task: its config, one step, a run that is resumed."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,16 @@ from unsup3d_jax.engine.task import Session, initial_state
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import options, score, task
+
+_COMPILED = []
+
+
+def _listen(name, *_, **__):
+    if name.endswith("backend_compile_duration"):
+        _COMPILED.append(name)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +112,31 @@ def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path, the_task):
     moved = [(a != b).any() for a, b in zip(
         jax.tree.leaves(straight["params"]), before, strict=True)]  # fmt: skip
     assert all(moved)
+
+
+def test_the_step_is_compiled_once_and_image_terms_begin_when_they_should(the_task):
+    _, made = the_task
+    made = dataclasses.replace(
+        made, schedule=made.schedule | {"image_start": np.int32(1)}
+    )
+    devices = jax.local_devices()[:1]
+    state = initial_state(made, 0)
+    state, constants, schedule = parallel.replicate(
+        (state, made.constants, made.schedule), devices
+    )
+    step, source = parallel.parallel_step(made, devices), made.make_source(devices)
+    compiled, found = [], []
+    for _ in range(3):
+        before = len(_COMPILED)
+        state, metrics = step(state, next(source), constants, schedule)
+        compiled.append(len(_COMPILED) - before)
+        found.append(jax.device_get(metrics))
+    assert compiled[1:] == [0, 0]
+    for metrics, begun in zip(found, (0.0, 1.0, 1.0), strict=True):
+        weights = {"landmark": 1.0, "shape": 10.0, "identity": 0.5, "prior": 1e-6}
+        weights |= {"outside": 1.0, "scale": 1.0, "symmetry": 0.1 * begun}
+        total = sum(weight * metrics[name] for name, weight in weights.items())
+        assert metrics["total"] == pytest.approx(total, rel=1e-4)
 
 
 def test_noise_has_the_shapes_of_the_batches(the_task):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import stn_people
 
+from configs.stn3dmm import compat, full, open_faces, photos
 from unsup3d_jax.engine import dry_run, loop, parallel
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.task import Session, advance, initial_state
@@ -69,6 +70,11 @@ def test_bad_values_name_their_key(key, value):
 def test_keys_that_do_not_go_together_are_named(changes, key):
     with pytest.raises(UserError, match=rf"^{key} must be"):
         options.check_config(stn_people.config(**changes))
+
+
+@pytest.mark.parametrize("recipe", [open_faces, full, compat, photos])
+def test_the_recipes_are_in_order(recipe):
+    options.check_config(recipe.get_config())
 
 
 def test_a_model_that_is_not_there_is_named():

@@ -7,8 +7,8 @@ render 16,000 images, once, and five to train and score.
 What was found on the way, in short runs (docs/stn3dmm.md has the numbers):
 - coefficients learn next to nothing from landmarks at a pose that is still wrong, and
   all they can at the pose that fits best (loss.shape, loss.identity);
-- the prior is against a fit's noise: 1e-6 stands for half a pixel, 1e-4 for five;
-- the last maps are read in their places: pooled, pose and shape are both coarser.
+- a prior of 1e-6 stands for landmarks that are half a pixel off, 1e-4 for five, which
+  leaves the mean shape.
 """
 
 from ml_collections import ConfigDict

@@ -84,7 +84,7 @@ def test_a_model_that_is_not_there_is_named():
 
 @pytest.fixture(scope="module")
 def the_task():
-    config = stn_people.config(loss__symmetry=0.1, loss__identity=0.5, loss__shape=0.0)
+    config = stn_people.config(loss__symmetry=0.1, loss__shape=0.0)
     return config, task.stn_task(config, stn_people.splits(config))
 
 
@@ -139,7 +139,7 @@ def test_the_step_is_compiled_once_and_image_terms_begin_when_they_should(the_ta
         found.append(jax.device_get(metrics))
     assert compiled[1:] == [0, 0]
     for metrics, begun in zip(found, (0.0, 1.0, 1.0), strict=True):
-        weights = {"landmark": 1.0, "identity": 0.5, "prior": 1e-6}
+        weights = {"landmark": 1.0, "prior": 1e-6}
         weights |= {"outside": 1.0, "scale": 1.0, "symmetry": 0.1 * begun}
         total = sum(weight * metrics[name] for name, weight in weights.items())
         assert metrics["total"] == pytest.approx(total, rel=1e-4)

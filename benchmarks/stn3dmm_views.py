@@ -189,7 +189,9 @@ def localised(args: argparse.Namespace, data: Faces) -> tuple[Any, Any, np.ndarr
     size = config.data.image_size
     count, views = data.image.shape[:2]
     small = [
-        Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+        np.asarray(
+            Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
+        )
         for image in data.image.reshape(-1, *data.image.shape[2:])
     ]
     theta = evaluate.predict(params, np.stack(small), static.localiser, 64)

@@ -6,8 +6,8 @@
 
 Everything behind `--` goes to `main.py` for every row. A row that is finished is not
 trained again. Each is scored on the test split of its config and, with
-`--also=data.pose=natural`, under other keys of the data; the JSON has the scores of
-all, and is written after each row.
+`--also="data.pose=natural eval.people=0"`, under other keys; the JSON has the scores
+of all, and is written after each row.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import machine
 
-# Row -> keys of the config. "{pretrained}" is the workdir of the row `pretrained`.
+# Row -> keys of the config. "{supervised}" is the workdir of that row.
 ROWS: dict[str, tuple[str, ...]] = {
     # Landmarks, shape by the other view's identity, and the prior.
     "full": (),
@@ -38,17 +38,9 @@ ROWS: dict[str, tuple[str, ...]] = {
         "loss.theta=1e-3",
         "loss.vertices=1",
     ),
-    # Theta of some of the people, as of synthetic ones; then no label at all.
-    "pretrained": (
-        "data.max_images=1500",
-        "loss.landmark=0",
-        "loss.identity=0",
-        "loss.prior=0",
-        "loss.theta=1e-3",
-        "loss.vertices=1",
-    ),
+    # From there on no label at all, as where theta is known of synthetic faces only.
     "no_landmarks": (
-        "train.init_from={pretrained}",
+        "train.init_from={supervised}",
         "train.learning_rate=3e-4",
         "loss.landmark=0",
         "loss.identity=0",
@@ -100,8 +92,8 @@ def train_row(
     if record.exists():
         return json.loads(record.read_text())
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    pretrained = str(folder / f"pretrained-{seed}")
-    keys = [key.format(pretrained=pretrained) for key in ROWS[name]]
+    supervised = str(folder / f"supervised-{seed}")
+    keys = [key.format(supervised=supervised) for key in ROWS[name]]
     arguments = [
         *common,
         f"--workdir={workdir}",
@@ -120,8 +112,10 @@ def train_row(
         "scores": scores_of(workdir),
     }
     if also:
-        run(["--mode=eval", f"--workdir={workdir}", f"--config.{also}"], log)
-        row["also"] = {"key": also, "scores": scores_of(workdir)}
+        other = [f"--config.{key}" for key in also.split()]
+        cache = [key for key in common if key.startswith("--config.data.cache_dir")]
+        run(["--mode=eval", f"--workdir={workdir}", *cache, *other], log)
+        row["also"] = {"keys": also.split(), "scores": scores_of(workdir)}
     record.write_text(json.dumps(row, indent=1) + "\n")
     return row
 

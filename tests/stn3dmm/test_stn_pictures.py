@@ -1,8 +1,10 @@
 """Pictures of localised faces."""
 
+import jax
 import numpy as np
+import stn_people
 
-from unsup3d_jax.stn3dmm import pictures
+from unsup3d_jax.stn3dmm import pictures, task
 from unsup3d_jax.stn3dmm.textures import GUESSED, MIRRORED, SEEN
 
 SIZE, GRID = 32, 8
@@ -66,3 +68,11 @@ def test_training_panel_has_a_row_a_photo():
     )
     assert panel.shape[0] > 2 * 192 and panel.shape[1] > 6 * 192
     np.testing.assert_array_equal(pictures.masked(flat, 0 * seen), np.zeros_like(flat))
+
+
+def test_a_run_shows_a_few_faces_of_the_validation_set():
+    config = stn_people.config(log__picture_count=3)
+    the_task = task.stn_task(config, stn_people.splits(config))
+    assert the_task.picture is not None
+    panel = the_task.picture(the_task.init(jax.random.key(0)), 0)
+    assert panel.shape[0] > 3 * 192 and panel.shape[1] > 6 * 192

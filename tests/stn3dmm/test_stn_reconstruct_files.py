@@ -1,6 +1,7 @@
 """Photos in, folders out: what is in them, and that the numbers hang together."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,6 @@ def run(tmp_path, model, theta=THETA, options=OPTIONS, **more):
         options,
         tmp_path / "in",
         tmp_path / "out",
-        crop=(0,),
-        data_path="",
         **more,
     )
 
@@ -116,7 +115,7 @@ def test_record_tells_theta_and_pose(written):
 def test_mesh_is_textured_with_the_flattened_face(written, model):
     place, _, _ = written
     folder = place / "out" / "a"
-    mesh = trimesh.load(folder / "mesh.glb", force="mesh", process=False)
+    mesh: Any = trimesh.load(folder / "mesh.glb", force="mesh", process=False)
     shape, _ = layers.shape(model, THETA[6:])
     np.testing.assert_allclose(mesh.vertices, model.unit * np.asarray(shape), atol=1e-6)
     assert mesh.face_normals[:, 2].mean() > 0.3  # outward, towards the viewer

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import stn_people
 
+from configs.stn3dmm import open_faces
 from unsup3d_jax.engine.task import run_keys
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import localiser, options, shipped
@@ -33,3 +34,12 @@ def test_what_is_saved_is_loaded_to_half_precision(tmp_path):
     shipped.load(stn_people.config(loss__symmetry=1.0), path)
     with pytest.raises(UserError, match="nowhere"):
         shipped.load(config, tmp_path / "nowhere.npz")
+
+
+def test_the_localiser_that_ships_is_of_its_config():
+    config = open_faces.get_config()
+    assert shipped.PATH.stat().st_size <= 2 * 10**6
+    params, step = shipped.load(config)
+    assert step >= config.train.steps
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    assert shipped.PATH.with_suffix(".md").is_file()

@@ -1,16 +1,29 @@
 """The method as the engine's task: its config, one step, a run that is resumed."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import stn_people
 
+from configs.stn3dmm import compat, full, open_faces, photos
 from unsup3d_jax.engine import dry_run, loop, parallel
 from unsup3d_jax.engine.interrupts import Interrupts
-from unsup3d_jax.engine.task import Session, initial_state
+from unsup3d_jax.engine.task import Session, advance, initial_state
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import options, score, task
+
+_COMPILED = []
+
+
+def _listen(name, *_, **__):
+    if name.endswith("backend_compile_duration"):
+        _COMPILED.append(name)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +72,11 @@ def test_keys_that_do_not_go_together_are_named(changes, key):
         options.check_config(stn_people.config(**changes))
 
 
+@pytest.mark.parametrize("recipe", [open_faces, full, compat, photos])
+def test_the_recipes_are_in_order(recipe):
+    options.check_config(recipe.get_config())
+
+
 def test_a_model_that_is_not_there_is_named():
     with pytest.raises(UserError, match="nowhere.npz"):
         options.load_face(stn_people.config(face__model="nowhere.npz"))
@@ -66,7 +84,7 @@ def test_a_model_that_is_not_there_is_named():
 
 @pytest.fixture(scope="module")
 def the_task():
-    config = stn_people.config(loss__symmetry=0.1, loss__identity=0.5)
+    config = stn_people.config(loss__symmetry=0.1, loss__shape=0.0)
     return config, task.stn_task(config, stn_people.splits(config))
 
 
@@ -102,6 +120,31 @@ def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path, the_task):
     assert all(moved)
 
 
+def test_the_step_is_compiled_once_and_image_terms_begin_when_they_should(the_task):
+    _, made = the_task
+    made = dataclasses.replace(
+        made, schedule=made.schedule | {"image_start": np.int32(1)}
+    )
+    devices = jax.local_devices()[:1]
+    state = initial_state(made, 0)
+    state, constants, schedule = parallel.replicate(
+        (state, made.constants, made.schedule), devices
+    )
+    step, source = parallel.parallel_step(made, devices), made.make_source(devices)
+    compiled, found = [], []
+    for _ in range(3):
+        before = len(_COMPILED)
+        state, metrics = step(state, next(source), constants, schedule)
+        compiled.append(len(_COMPILED) - before)
+        found.append(jax.device_get(metrics))
+    assert compiled[1:] == [0, 0]
+    for metrics, begun in zip(found, (0.0, 1.0, 1.0), strict=True):
+        weights = {"landmark": 1.0, "prior": 1e-6}
+        weights |= {"outside": 1.0, "scale": 1.0, "symmetry": 0.1 * begun}
+        total = sum(weight * metrics[name] for name, weight in weights.items())
+        assert metrics["total"] == pytest.approx(total, rel=1e-4)
+
+
 def test_noise_has_the_shapes_of_the_batches(the_task):
     config, made = the_task
     devices = jax.local_devices()[:1]
@@ -110,7 +153,33 @@ def test_noise_has_the_shapes_of_the_batches(the_task):
     shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(b)] for b in (batch, noise)]
     assert shapes[0] == shapes[1]
     assert batch.image.shape == (1, 4, 2, 32, 32, 3)
+
+
+@pytest.mark.once
+def test_a_dry_run_tells_of_the_localiser(the_task):
+    config, made = the_task
     assert "localiser" in dry_run.report(config, made)
+
+
+def test_photos_with_landmarks_are_people_in_one_view():
+    """Without an axis of views, and with landmarks that nobody knows."""
+    config = stn_people.config(
+        data__name="landmarks", data__views=1, loss__multi_view=0.1
+    )
+    people = stn_people.dataset(config)
+    arrays = {name: people.arrays[name][:, 0] for name in ("image", "keypoints")}
+    arrays["keypoints"][:, 3] = np.nan
+    photos = dataclasses.replace(people, arrays=arrays)
+    made = task.stn_task(config, lambda split: photos)
+    batch, noise = next(made.make_source(jax.local_devices()[:1])), made.random_batch(1)
+    assert batch.image.shape == noise.image.shape == (1, 4, 32, 32, 3)
+    state = jax.eval_shape(lambda: initial_state(made, 0))
+    one = jax.tree.map(lambda x: x[0], batch)
+    after, metrics = jax.eval_shape(
+        lambda s, b: advance(s, b, made.constants, made.schedule, task=made), state, one
+    )
+    assert metrics["multi_view"].shape == () and "identity" not in metrics
+    assert after.parts["params"].keys() == state.parts["params"].keys()
 
 
 def test_mirrored_images_have_mirrored_landmarks_unless_they_are_broken():

@@ -115,8 +115,6 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
         ),
         args.input,
         args.output,
-        crop=config.data.crop,
-        data_path=config.data.path,
     )
 
 

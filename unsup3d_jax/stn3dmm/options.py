@@ -20,9 +20,10 @@ from unsup3d_jax.stn3dmm import layers, localiser, morphable, visibility
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.localiser import LocaliserOptions
 from unsup3d_jax.stn3dmm.morphable import GridModel, MorphableModel
+from unsup3d_jax.stn3dmm.open_model import Columns
 
 # Models whose people the open faces are, and which columns of theirs they have.
-OPEN_MODELS = {"open": "raw", "open-pca40": "pca40"}
+OPEN_MODELS: dict[str, Columns] = {"open": "raw", "open-pca40": "pca40"}
 DATA_SETS = ("open_faces", "landmarks")
 # Rows of the final table that need no training, and the one that does.
 UNTRAINED = ("zero", "constant", "no_shape", "fit")

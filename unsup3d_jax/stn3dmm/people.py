@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +23,7 @@ from unsup3d_jax.data.open_face import scene
 from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.morphable import alpha_of
+from unsup3d_jax.stn3dmm.open_model import Columns
 from unsup3d_jax.stn3dmm.options import OPEN_MODELS, Face
 
 # Light stays as it is in the camera's frame, so that flattened faces can be compared.
@@ -96,7 +96,7 @@ def with_theta(dataset: Dataset, face: Face, *, asymmetry: float) -> Dataset:
     coefficients, *where = [x.reshape(-1, *x.shape[len(lead) :]) for x in known]
     pose = pose_of(*where, camera=face.camera)
 
-    def theta(columns: Literal["raw", "pca40"]) -> np.ndarray:
+    def theta(columns: Columns) -> np.ndarray:
         alpha = alpha_of(coefficients, columns=columns, asymmetry=asymmetry)
         return np.concatenate([pose, alpha], axis=1).reshape(*lead, -1)
 

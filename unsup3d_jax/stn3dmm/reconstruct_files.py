@@ -20,6 +20,8 @@ from unsup3d_jax.stn3dmm.layers import Camera
 from unsup3d_jax.stn3dmm.morphable import GridModel
 
 MEAN = "mean_flattened.png"
+# Photos with landmarks are cut by those in training, which others do not have.
+_SQUARE = (0,)
 
 # (parameters, images (b, h, w, 3)) -> theta vectors (b, 6 + d)
 Localise = Callable[[Any, Float[np.ndarray, "b h w 3"]], Float[Array, "b p"]]
@@ -35,8 +37,6 @@ def reconstruct_folder(
     source: str | Path,
     output: str | Path,
     *,
-    crop: Sequence[int],
-    data_path: str,
     batch_size: int = 8,
 ) -> Result:
     """Fits the model to a photo, or to all photos of a folder, and exports each.
@@ -51,7 +51,8 @@ def reconstruct_folder(
         model: at the resolution of the output, with as many coefficients as theta.
         camera: that of the training.
         options: of the output.
-        source, output, crop, data_path, batch_size: see `photos_to_folders`.
+        source, output, batch_size: see `photos_to_folders`; of each photo the largest
+            centred square is taken.
 
     Raises:
         UserError: see `photos_to_folders`.
@@ -76,8 +77,8 @@ def reconstruct_folder(
         source,
         output,
         work,
-        crop=crop,
-        data_path=data_path,
+        crop=_SQUARE,
+        data_path="",
         batch_size=batch_size,
     )
     folders = [folder for _, folder in (*result.written, *result.kept)]

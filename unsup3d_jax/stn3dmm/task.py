@@ -40,6 +40,7 @@ from unsup3d_jax.stn3dmm.options import (
 )
 
 IDENTITY = Identity(
+    harmless=("visibility.eval",),
     meaning=("face.", "camera.", "localiser.", "data.image_size"),
     # Which file the first weights are from is no matter once they are trained.
     on_the_way=("localiser.weights",),
@@ -175,8 +176,10 @@ def stn_task(config: ConfigDict, splits: Splits) -> Task:
 def random_batch(config: ConfigDict, face: Face, devices: int) -> Any:
     """Noise with the fields and shapes of the config's training batches."""
     rng = np.random.default_rng(0)
-    size, views = config.data.image_size, config.data.views
-    lead = (devices, config.train.batch_size // devices, views)
+    size = config.data.image_size
+    # Photos have no axis of views.
+    views = (config.data.views,) if config.data.name == "open_faces" else ()
+    lead = (devices, config.train.batch_size // devices, *views)
     coefficients = len(face.columns) - POSE_SIZE
     points = rng.uniform(0, size - 1, (*lead, len(face.grid.landmark_mean), 3))
     arrays = {

@@ -5,9 +5,10 @@ model: a picture in the model's UV space, row 0 at the forehead, whose mirror im
 its columns reversed. Of one photo, half of it may be hidden.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def completed(
     size = len(face)
     hidden = _holes(np.asarray(visibility) <= 0.5)
     # Without a hole nothing is near one.
-    beside = ndimage.distance_transform_edt(~hidden) <= _FRINGE * size
+    beside = _distance_to(hidden) <= _FRINGE * size
     seen = ~(hidden | beside) if hidden.any() else ~hidden
     other = seen[:, ::-1]
     known = seen | other
@@ -104,12 +105,26 @@ def completed(
     if (source == MIRRORED).any():
         mirrored = mirrored * _gain(face, mirrored, seen & other)
         # The less of a seen texel, the nearer it lies to a mirrored one.
-        away = ndimage.distance_transform_edt(source != MIRRORED)
+        away = _distance_to(source == MIRRORED)
         own *= np.where(other, np.minimum(away / max(1.0, _SEAM * size), 1.0), 1.0)
     own = own[..., None].astype(np.float32)
     filled = own * face + (1.0 - own) * mirrored
-    _, (rows, columns) = ndimage.distance_transform_edt(~known, return_indices=True)
-    return Completed(np.clip(filled[rows, columns], 0.0, 1.0), source)
+    return Completed(np.clip(filled[_nearest_of(known)], 0.0, 1.0), source)
+
+
+def _distance_to(places: Bool[np.ndarray, "g g"]) -> Float[np.ndarray, "g g"]:
+    """Of every texel to the nearest of some, of which there is one; texels."""
+    found: Any = ndimage.distance_transform_edt(~places)
+    return found
+
+
+def _nearest_of(places: Bool[np.ndarray, "g g"]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of the nearest of some texels, for every texel."""
+    found: Any = ndimage.distance_transform_edt(
+        ~places, return_distances=False, return_indices=True
+    )
+    rows, columns = found
+    return rows, columns
 
 
 def _holes(hidden: Bool[np.ndarray, "g g"]) -> Bool[np.ndarray, "g g"]:
@@ -143,8 +158,7 @@ def _gain(
         for colours in (face, mirrored)
     )
     ratio = np.clip(ours / np.maximum(theirs, 1e-3), 1.0 / _MOST_GAIN, _MOST_GAIN)
-    _, (rows, columns) = ndimage.distance_transform_edt(~both, return_indices=True)
-    return smooth(ratio[rows, columns])[..., None].astype(np.float32)
+    return smooth(ratio[_nearest_of(both)])[..., None].astype(np.float32)
 
 
 def photo_texture(
@@ -205,7 +219,8 @@ def view_of(
     vertices = jnp.concatenate([screen, depth[:, None]], axis=-1)
     fine = (_SAMPLES * size, _SAMPLES * size)
     fragments = rasterizer.rasterize(vertices, faces, fine, cull="back")
-    up = rasterizer.interpolate(texture_coordinates(model.size), faces, fragments)
+    corners = jnp.asarray(texture_coordinates(model.size))
+    up = rasterizer.interpolate(corners, faces, fragments)
     uv = jnp.array([0.0, 1.0]) + jnp.array([1.0, -1.0]) * up  # v down
     drawn = (fragments.face_index >= 0).astype(jnp.float32)
     colour = rasterizer.sample_texture(jnp.asarray(texture), uv) * drawn[..., None]
@@ -219,7 +234,8 @@ def view_of(
 
 def frontal(theta: Theta) -> Theta:
     """The same face, as large, turned to the viewer and centred."""
-    return theta.replace(
+    return dataclasses.replace(
+        theta,
         rotation=jnp.zeros_like(theta.rotation),
         translation=jnp.zeros_like(theta.translation),
     )

@@ -210,7 +210,7 @@ def main() -> int:
         content = {
             "question": "how many images a second do the layers of the 3DMM-STN do",
             "machine": machine.describe("numba"),
-            "settings": vars(args) | {"output": str(args.output)},
+            "settings": {k: v for k, v in vars(args).items() if k != "output"},
             "agreement": agreement,
             "rows": rows,
         }

@@ -40,7 +40,7 @@ from unsup3d_jax.stn3dmm import (
     shipped,
     textures,
 )
-from unsup3d_jax.stn3dmm.export import ExportOptions, Found, flatten
+from unsup3d_jax.stn3dmm.export import ExportOptions, Found, flatten, usable
 from unsup3d_jax.stn3dmm.true_textures import true_textures
 
 GRID = 64
@@ -145,7 +145,7 @@ def picture(found: list[list[Found]], data: Faces, thetas: Any, model, camera):
     for person, image, vectors in zip(found, data.image, thetas, strict=True):
         one, photo = person[0], image[0].astype(np.float32) / 255
         scale = len(one.texture) // len(one.visibility)
-        seen = one.visibility.repeat(scale, 0).repeat(scale, 1)
+        seen = usable(one).repeat(scale, 0).repeat(scale, 1)
         whole = textures.completed(one.texture, seen)
         layered = [whole.texture, pictures.source_shares(whole.source)]
         view, _ = jax.device_get(
@@ -255,8 +255,8 @@ def main() -> int:
             "question": "is the mean of several flattened faces nearer to the truth",
             "machine": machine.describe("numba"),
             "settings": {
-                k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()
-            },  # fmt: skip
+                name: getattr(args, name) for name in ("people", "views", "image_size")
+            },
             "rows": rows,
         }
         args.output.write_text(json.dumps(content, indent=1) + "\n")

@@ -41,11 +41,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     # From there on no label at all, as where theta is known of synthetic faces only.
     "no_landmarks": (
         "train.init_from={supervised}",
-        "train.learning_rate=3e-4",
+        "train.learning_rate=1e-4",
         "loss.landmark=0",
         "loss.identity=0",
-        "loss.symmetry=0.1",
-        "loss.multi_view=0.1",
+        "loss.prior=1e-4",
+        "loss.symmetry=0.01",
+        "loss.multi_view=0.01",
     ),
     # What must hurt.
     "shuffled": ("broken.landmarks=True",),

@@ -22,8 +22,9 @@ def get_config() -> ConfigDict:
     config.loss.shape, config.loss.identity = 10.0, 0.0
     config.loss.huber = 0.05  # some landmarks are wrong
     config.loss.prior = 1e-5
-    config.loss.symmetry = 0.1
-    config.loss.multi_view = 0.1
+    # Ten times as much, from the first step, took the shape away from landmarks.
+    config.loss.symmetry = 0.01
+    config.loss.multi_view = 0.01
     config.loss.contrast = 9
     config.loss.image_start = 1000
     config.visibility.train = "soft"

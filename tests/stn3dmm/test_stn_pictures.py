@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import stn_people
 
 from unsup3d_jax.stn3dmm import pictures, task
@@ -70,6 +71,7 @@ def test_training_panel_has_a_row_a_photo():
     np.testing.assert_array_equal(pictures.masked(flat, 0 * seen), np.zeros_like(flat))
 
 
+@pytest.mark.once
 def test_a_run_shows_a_few_faces_of_the_validation_set():
     config = stn_people.config(log__picture_count=3)
     the_task = task.stn_task(config, stn_people.splits(config))

@@ -21,10 +21,13 @@ from unsup3d_jax.show.pictures import grey_picture
 from unsup3d_jax.stn3dmm import layers, pictures, textures
 from unsup3d_jax.stn3dmm.layers import Camera
 from unsup3d_jax.stn3dmm.morphable import GridModel
-from unsup3d_jax.stn3dmm.visibility import inside, visibility
+from unsup3d_jax.stn3dmm.visibility import cosine, inside, visibility
 
 ARRAYS = "factors.npz"
 _PANEL_SIDE = 224
+# Cosine below which a texel is rather filled from the other half: where pose is off by
+# a little, it shows the background.
+_GRAZING = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Found(NamedTuple):
         shape: (g*g, 3) not turned, model frame, model units.
         flattened: (g, g, 3) not masked; 0 outside the photo.
         visibility: (g, g) 1 where the texel is seen, inside the photo; else 0.
+        cosine: (g, g) of the angle at which it is seen.
         texture: (t, t, 3) the same photo, sampled more finely.
     """
 
@@ -58,6 +62,7 @@ class Found(NamedTuple):
     shape: Float[Array, "n 3"]
     flattened: Float[Array, "g g 3"]
     visibility: Float[Array, "g g"]
+    cosine: Float[Array, "g g"]
     texture: Float[Array, "t t 3"]
 
 
@@ -99,7 +104,14 @@ def flatten(
     )[0]
     texture = textures.photo_texture(image, posed.pixels, scale=options.texture_scale)
     within = inside(posed.pixels, grid, size)
-    return Found(posed, shape, flattened, jnp.where(within, seen, 0.0), texture)
+    seen = jnp.where(within, seen, 0.0)
+    steep = cosine(posed, theta, camera, grid=grid)
+    return Found(posed, shape, flattened, seen, steep, texture)
+
+
+def usable(found: Found) -> Float[np.ndarray, "g g"]:
+    """1 where a texel is seen, and not so flatly that it may show what lies behind."""
+    return np.where(np.asarray(found.cosine) > _GRAZING, found.visibility, 0.0)
 
 
 def export(
@@ -122,7 +134,7 @@ def export(
     found = jax.device_get(flatten(model, vector, image, camera, options))
     arrays = named_arrays(image, vector, found, model)
     np.savez_compressed(folder / ARRAYS, **arrays)  # pyright: ignore
-    finer = _enlarged(found.visibility, options.texture_scale)
+    finer = _enlarged(usable(found), options.texture_scale)
     whole = textures.completed(found.texture, finer)
     shares = pictures.source_shares(whole.source)
     layered = np.concatenate([whole.texture, shares], axis=-1)

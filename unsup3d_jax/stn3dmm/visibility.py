@@ -182,6 +182,23 @@ def soft(
     return jax.nn.sigmoid(jnp.clip(least, -30.0, 30.0)).reshape(grid, grid)
 
 
+def cosine(
+    posed: Posed, theta: Theta, camera: Camera, *, grid: int
+) -> Float[Array, "g g"]:
+    """Of the angle between each vertex's normal and its line of sight.
+
+    Args:
+        posed, theta, camera: of one image.
+        grid: g; static.
+
+    Returns:
+        1 where the surface is seen from straight above, 0 at an outline.
+    """
+    normals = vertex_normals(posed.vertices, grid)
+    towards = viewing_directions(posed, theta, camera)
+    return _cosine(normals, towards).reshape(grid, grid)
+
+
 def _margins(
     posed: Posed, theta: Theta, camera: Camera, grid: int, image_size: int
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, ""]]:

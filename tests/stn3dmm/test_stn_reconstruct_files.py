@@ -183,6 +183,15 @@ def test_frontal_view_is_turned_back_and_tells_what_it_made_up(written):
     assert 0 < tinted.mean() < 0.6 * cover.mean()
 
 
+def test_what_is_seen_flatly_is_not_used(model):
+    image = np.full((SIZE, SIZE, 3), 0.5, np.float32)
+    found = jax.device_get(export.flatten(model, THETA, image, CAMERA, OPTIONS))
+    seen, used = found.visibility > 0, export.usable(found) > 0
+    assert (found.cosine[seen] >= 0).all() and found.cosine.max() > 0.95
+    assert used.any() and not (used & ~seen).any()
+    np.testing.assert_array_equal(used, seen & (found.cosine > 0.3))
+
+
 def test_a_photo_of_another_size_is_refused(model, unchecked):
     with pytest.raises(ValueError, match="need a photo of 64 x 64"):
         jax.eval_shape(

@@ -143,7 +143,8 @@ def test_it_starts_at_the_mean_face_and_a_loss_reaches_every_parameter(
         return jax.grad(loss, has_aux=True)(params)
 
     grads, theta = check(jax.random.key(0))
-    assert 0.0 < jnp.abs(theta).max() < 0.1
+    # VGG-Face sees colours of up to 255, and has few channels here to average over.
+    assert 0.0 < jnp.abs(theta).max() < (0.5 if options.kind == "vgg_face" else 0.1)
     # Neither normalisation nor pooling takes away what tells images apart.
     spread = np.abs(theta[:, None] - theta[None]).max(-1)
     least = 1e-5 if options.kind == "small" else 0.0  # of VGG-Face's few channels here

@@ -187,7 +187,7 @@ def _solve(
     points: Float[np.ndarray, "n 3"],
     mirror: Int[np.ndarray, " n"] | None,
 ) -> Float32[np.ndarray, "n 2"]:
-    count = weights.shape[0]
+    count = len(points)
     own = np.arange(count)
     twin = own if mirror is None else np.asarray(mirror, np.int64)
     if mirror is not None:  # the two ways to cut a quad may differ between the halves

@@ -78,7 +78,8 @@ def grid_model(
 def _resampled(
     matrix: sparse.csr_matrix, basis: Float[np.ndarray, "d n 3"]
 ) -> Float[np.ndarray, "d m 3"]:
-    out = np.empty((len(basis), matrix.shape[0], 3), np.float32)
+    nodes = len(matrix.indptr) - 1
+    out = np.empty((len(basis), nodes, 3), np.float32)
     for column, moved in enumerate(basis):
         out[column] = matrix @ moved.astype(np.float64)
     return out

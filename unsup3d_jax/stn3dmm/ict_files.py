@@ -83,7 +83,7 @@ def read_ict(folder: str | Path) -> MorphableModel:
     with refusing(f"{folder}: "):
         if whole:
             model = model_checks.checked(model)
-            model = restricted(model, (model.faces < NUM_FACE).all(1))
+            model = restricted(model, np.all(model.faces < NUM_FACE, axis=1))
         else:
             model = model_checks.checked(model)
         return model_checks.with_mirror(model)

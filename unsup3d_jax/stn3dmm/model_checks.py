@@ -9,7 +9,7 @@ import logging
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from unsup3d_jax.stn3dmm import surface
 from unsup3d_jax.stn3dmm.types import LandmarkSet, MorphableModel
@@ -167,7 +167,7 @@ def find_mirror(points: Float[np.ndarray, "n 3"]) -> np.ndarray | None:
     size.
     """
     flipped = points * np.asarray([-1.0, 1.0, 1.0], points.dtype)
-    gap, mirror = cKDTree(points).query(flipped)
+    gap, mirror = map(np.asarray, KDTree(points).query(flipped))
     size = float(np.ptp(points, axis=0).max())
     twice = mirror[mirror] if len(mirror) else mirror
     if gap.max() > _SAME_PLACE * size or (twice != np.arange(len(points))).any():

@@ -61,7 +61,7 @@ def open_model(columns: Columns = "raw") -> MorphableModel:
         flat = raw.reshape(len(raw), -1)
         mean = mean + (stored["pca_mean"] @ flat).reshape(mean.shape)
         # What the expressions' mirror leaves, 0.02 mm, is taken out.
-        mean = 0.5 * (mean + mean[mirror] * np.float32([-1, 1, 1]))
+        mean = 0.5 * (mean + mean[mirror] * np.array([-1, 1, 1], np.float32))
         basis = (stored["pca"] @ flat).reshape(-1, *mean.shape)
         first = len(basis)
     return MorphableModel(

@@ -82,6 +82,7 @@ def test_output_sizes_follow_the_image(size):
     assert coarse.shape == (2, size // 4, size // 4, 2)
 
 
+@pytest.mark.once
 def test_bfloat16_stays_near_float32_and_returns_float32():
     image = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), minval=-1)
     exact = networks.EncoderDecoder(3, 16, 16)

@@ -154,6 +154,7 @@ def test_float64_gives_float64():
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.once
 def test_nothing_to_draw_draws_nothing():
     empty = np.zeros((2, 4, 3), np.float32)
     faces = np.array([[0, 1, 2], [1, 2, 3]], np.int32)

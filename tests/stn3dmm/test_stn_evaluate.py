@@ -96,6 +96,7 @@ def test_bins_of_yaw_hold_every_image_once(judge, images):
     assert row["by_yaw"]["0-30"]["yaw_deg"]["mean"] < 30
 
 
+@pytest.mark.once
 def test_views_at_the_truth_differ_by_what_the_images_do(judge):
     """Images of one colour each: flattened faces keep it."""
     several = stn_people.dataset(CONFIG, "val", count=2, views=4)

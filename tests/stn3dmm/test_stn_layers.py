@@ -77,6 +77,7 @@ def test_the_logarithm_of_a_half_turn_is_one_of_its_two_axes():
     np.testing.assert_allclose(again, exact, atol=1e-7)
 
 
+@pytest.mark.once
 def test_the_logarithm_has_the_inverse_derivative():
     """d log(exp(r)) / dr = I, at 0 too, and no NaN at a half turn."""
     vectors = np.array([0.0, 1e-6, 0.00999, 0.0101, 1.0, NEAR_PI])[:, None] * AXIS

@@ -51,6 +51,7 @@ def everything(setup):
     return run(setup)
 
 
+@pytest.mark.once
 def test_the_total_is_the_weighted_sum_of_its_terms(setup, everything):
     total, outputs = everything
     loss = setup[0].loss

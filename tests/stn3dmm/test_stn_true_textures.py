@@ -36,6 +36,7 @@ def flattened(images, theta, model, camera):
     ]
 
 
+@pytest.mark.once
 def test_flattened_pictures_show_the_true_texture(faces):
     """Albedo and shaded: nothing is fitted, so everything must agree.
 

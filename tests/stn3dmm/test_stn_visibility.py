@@ -145,6 +145,7 @@ def test_the_z_buffer_removes_what_a_ridge_hides_and_facing_keeps_it(perspective
         assert (np.asarray(_mask(points, straight, camera, mode)) >= 0.5).all()
 
 
+@pytest.mark.once
 def test_a_hidden_vertex_is_seen_the_more_the_nearer_it_comes():
     camera = layers.Camera(0.7, (0.0, 0.0))
     points = jnp.asarray(_step(), jnp.float32)

@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from unsup3d_jax import cli, flags
 from unsup3d_jax.configuration import Keys
+from unsup3d_jax.engine import scored
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.experiments.tables import run as table_run
-from unsup3d_jax.unsup3d import modes
 from unsup3d_jax.unsup3d.modes import KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -273,7 +273,7 @@ def test_an_output_that_cannot_be_written_is_one_line(mode, monkeypatch, capsys)
 def test_scores_of_another_checkpoint_are_told_apart(checkpoint, own):
     given = [f"--config={FOLDER}", "--mode=eval", "--workdir=w"]
     given += [f"--checkpoint={checkpoint}"] if checkpoint else []
-    assert (modes._origin(_parse(*given)) is None) == own
+    assert (scored.origin(_parse(*given)) is None) == own
 
 
 def test_a_method_brings_its_keys_and_its_modes(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from configs import default
 from unsup3d_jax import cli, configuration, flags
 from unsup3d_jax.configuration import changed, flatten
-from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.engine import checkpoint, scored
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d import modes
 
@@ -86,7 +86,7 @@ def test_another_runs_checkpoint_brings_its_config(place, tmp_path):
     assert both.config.model.width == 32 and both.workdir == run
     alone = _parse(*given)
     assert alone.config.model.width == 32 and alone.workdir == other
-    assert modes._origin(alone) is None and modes._origin(both)
+    assert scored.origin(alone) is None and scored.origin(both)
 
 
 def test_a_checkpoint_of_nobody_knows_whom_takes_the_workdirs_config(tmp_path):

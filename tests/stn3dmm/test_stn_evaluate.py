@@ -8,6 +8,7 @@ import pytest
 import stn_people
 
 from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.scored import Scored
 from unsup3d_jax.engine.task import Session, run_keys
 from unsup3d_jax.stn3dmm import evaluate, localiser, options, score, several_views
 from unsup3d_jax.stn3dmm.layers import rotation_log, rotation_matrix
@@ -137,7 +138,7 @@ def test_a_run_is_scored_once_beside_its_baselines(tmp_path):
     face = options.load_face(config)
     static = options.options_from_config(config, face)
     params = localiser.init_params(run_keys(0)[0], static.localiser, 32)
-    ours = score.Scored(params, 7)
+    ours = Scored(params, 7)
     table = score.score_run(session, tmp_path, ours, "test", train_baselines=False)
     lines = table.splitlines()
     assert [line.split()[0] for line in lines[2:]] == [*config.eval.baselines, "ours"]

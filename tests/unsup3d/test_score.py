@@ -11,6 +11,7 @@ from configs import default
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine import log
 from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.scored import Scored
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import report
@@ -96,7 +97,7 @@ def recorded(tmp_path):
     report.write_scores(
         tmp_path,
         row("ours"),
-        score.provenance(config, data, 12, "test"),
+        score.provenance(config, data, Scored(None, 12), "test"),
         baseline_rows=[row("constant"), row("supervised")],
     )
     path = tmp_path / "eval" / "test.json"
@@ -167,7 +168,7 @@ def test_final_scores_are_logged_once(tmp_path):
         report.write_scores(
             tmp_path,
             {"name": "ours", "images": 3, "ground_truth": True, **row},
-            score.provenance(config, data, step, "test"),
+            score.provenance(config, data, Scored(None, step), "test"),
         )
         score.log_scores(session, tmp_path, 12, "test")
         return [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]

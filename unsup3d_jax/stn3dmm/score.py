@@ -1,7 +1,6 @@
 """The last act of a run: its scores beside the baselines, written and printed."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from unsup3d_jax.configuration import changed
-from unsup3d_jax.data.dataset import Dataset
+from unsup3d_jax.engine import scored
 from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import record_once, say
+from unsup3d_jax.engine.scored import Scored, Scoring
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.engine.workdir import newest_step
-from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.stn3dmm import people, several_views, task
 from unsup3d_jax.stn3dmm.evaluate import (
@@ -44,25 +43,9 @@ DESCRIPTIONS = {
     "fit": "theta optimised on the true landmarks of each image, no network",
     SUPERVISED: "the localiser trained on true theta by the same loop",
 }
-THIS_RUN = "this run"
 _FIT_AT_ONCE = 100  # images
 _FIT_NOISE_PX = 0.1  # of landmarks that are true
 _CONSTANT_IMAGES = 1000  # of the training set
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """What is scored.
-
-    Attributes:
-        params: of `localiser.init_params`.
-        step: that they were trained to.
-        checkpoint: where they are from, for the record.
-    """
-
-    params: Any
-    step: int
-    checkpoint: str = THIS_RUN
 
 
 def supervised_config(config: ConfigDict) -> ConfigDict:
@@ -151,7 +134,7 @@ def score_run(
     path = report.write_scores(
         workdir,
         row,
-        _provenance(config, data, ours.step, split, ours.checkpoint),
+        scored.provenance(config, data, ours, split, _conditions(config)),
         baseline_rows=rows,
     )
     say(f"scores of {row['images']} images of split {split}: {path}")
@@ -334,28 +317,8 @@ def log_scores(session: Session, workdir: Path, step: int, split: str) -> None:
 def _recorded_row(
     session: Session, workdir: Path, step: int, split: str
 ) -> dict | None:
-    """They count only if they are of this step of this run on the config's data."""
-    try:
-        row = json.loads((workdir / "eval" / f"{split}.json").read_text())
-        scored = row["scored"]
-        expected = _conditions(session.config) | {"checkpoint": THIS_RUN}
-        same = all(scored[key] == value for key, value in expected.items())
-        if row["checkpoint_step"] != step or not same:
-            return None
-        return row if session.splits(split).digest == scored["data"] else None
-    except (OSError, ValueError, KeyError, TypeError, UserError):
-        return None
-
-
-def _provenance(
-    config: ConfigDict, data: Dataset, step: int, split: str, checkpoint: str
-) -> report.Provenance:
-    return report.Provenance(
-        split=split,
-        data=config.data.name,
-        crop=config.data.crop,
-        step=step,
-        scored=_conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
+    return scored.recorded_row(
+        session, workdir, step, split, _conditions(session.config)
     )
 
 
@@ -369,3 +332,6 @@ def _conditions(config: ConfigDict) -> dict[str, Any]:
         "visibility": config.visibility.eval,
         "views": [ev.people, ev.views],
     }
+
+
+SCORING = Scoring(check_data, score_run, recorded_table, log_scores)

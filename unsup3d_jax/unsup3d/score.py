@@ -1,15 +1,15 @@
 """The last act of a run: its scores beside the baselines, written and printed."""
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from unsup3d_jax.configuration import changed
+from unsup3d_jax.engine import scored
 from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import record_once, say
+from unsup3d_jax.engine.scored import Scored, Scoring
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.errors import UserError
@@ -22,24 +22,6 @@ TRAINED = {
     "supervised": "the depth net trained on true depth",
     "oracle": "the method with true view and light given",
 }
-
-# What the parameters of a score are from, where they are not another run's.
-THIS_RUN = "this run"
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """What is scored.
-
-    Attributes:
-        params: of `model.init_params`.
-        step: that they were trained to.
-        checkpoint: where they are from, for the record.
-    """
-
-    params: Any
-    step: int
-    checkpoint: str = THIS_RUN
 
 
 def baseline_config(config: ConfigDict, name: str) -> ConfigDict:
@@ -176,7 +158,7 @@ def score_run(
     path = report.write_scores(
         workdir,
         row,
-        provenance(config, data, ours.step, split, ours.checkpoint),
+        provenance(config, data, ours, split),
         baseline_rows=rows,
     )
     say(f"scores of {row['images']} images of split {split}: {path}")
@@ -220,42 +202,18 @@ def recorded_table(
 def recorded_row(session: Session, workdir: Path, step: int, split: str) -> dict | None:
     """The scores that a finished run wrote, or None if it has yet to be scored.
 
-    They count only if they are of this step of this run on the config's data, under
-    the same conditions: mode eval writes the same file, perhaps of fewer images, of
-    other data, or of another run.
+    `scored.recorded_row` says which count.
     """
-    try:
-        row = json.loads((workdir / "eval" / f"{split}.json").read_text())
-        scored = row["scored"]
-        expected = _conditions(session.config) | {"checkpoint": THIS_RUN}
-        same = all(scored[key] == value for key, value in expected.items())
-        if row["checkpoint_step"] != step or not same:
-            return None
-        data = scored["data"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    try:
-        return row if session.splits(split).digest == data else None
-    except UserError:  # without the data nothing can be scored again
-        return row
+    return scored.recorded_row(
+        session, workdir, step, split, _conditions(session.config)
+    )
 
 
 def provenance(
-    config: ConfigDict, data: Any, step: int, split: str, checkpoint: str = THIS_RUN
+    config: ConfigDict, data: Any, ours: Scored, split: str
 ) -> report.Provenance:
-    """What `recorded_row` compares, for `report.write_scores`.
-
-    Args:
-        data: the split that was scored.
-        step, checkpoint: where the parameters are from.
-    """
-    return report.Provenance(
-        split=split,
-        data=config.data.name,
-        crop=config.data.crop,
-        step=step,
-        scored=_conditions(config) | {"data": data.digest, "checkpoint": checkpoint},
-    )
+    """What `recorded_row` compares; see `scored.provenance`."""
+    return scored.provenance(config, data, ours, split, _conditions(config))
 
 
 def _conditions(config: ConfigDict) -> dict[str, Any]:
@@ -267,3 +225,6 @@ def _conditions(config: ConfigDict) -> dict[str, Any]:
         "raster": config.raster.to_dict(),
         "seed": config.seed,  # of the untrained row
     }
+
+
+SCORING = Scoring(check_data, score_run, recorded_table, log_scores)

@@ -20,6 +20,7 @@ from unsup3d_jax.engine import run as engine_run
 from unsup3d_jax.engine.checkpoint import load_parts
 from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import say
+from unsup3d_jax.engine.scored import Scored
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.engine.task import Task as EngineTask
 from unsup3d_jax.engine.workdir import (
@@ -318,7 +319,8 @@ def _trained_row(session: Session, place: Path, together: _Together | None) -> d
         weights=loss_weights(config, step),
         limits=limits_of(config),
     )
-    report.write_scores(place, row, score.provenance(config, data, step, split))
+    ours = Scored(params, step)
+    report.write_scores(place, row, score.provenance(config, data, ours, split))
     return score.recorded_row(session, place, step, split) or row
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
 from unsup3d_jax.data import array_files
+from unsup3d_jax.data.landmark_files import AFLW_FLIP
 from unsup3d_jax.data.open_face import model as open_face
 from unsup3d_jax.stn3dmm import coefficients as mirrored
 from unsup3d_jax.stn3dmm import embedding, surface
@@ -35,7 +36,6 @@ _AFLW_OF_IBUG = (
     *((0, 0), (31, 31), (30, 30), (35, 35), (16, 16)),
     *((48, 48), (62, 66), (54, 54), (8, 8)),
 )
-AFLW_FLIP = (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 16, 15, 14, 13, 12, 19, 18, 17, 20)
 
 
 @functools.cache

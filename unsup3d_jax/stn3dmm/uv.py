@@ -18,15 +18,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
+from unsup3d_jax.data.landmark_files import SCHEMES
 from unsup3d_jax.errors import UserError, one_line, refusing, writing
 from unsup3d_jax.files import replacing
 from unsup3d_jax.nets.file_guard import existing
 from unsup3d_jax.stn3dmm import embedding, morphable, parts, surface
-from unsup3d_jax.stn3dmm.open_model import AFLW_FLIP
 from unsup3d_jax.stn3dmm.types import MorphableModel
 
-_FLIPS = {68: ("ibug68", LANDMARK_FLIP), 21: ("aflw21", AFLW_FLIP)}
 _MOST_BYTES = 10_000  # of a file of landmarks
 _LIGHT = np.array([0.1, 0.3, 0.95])  # towards it, model frame
 _OVERSAMPLED = 2
@@ -93,13 +91,13 @@ def _read_landmarks(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"{path}: too long for 68 or 21 numbers.")
     words = path.read_text(encoding="utf-8", errors="replace").split()
-    if len(words) not in _FLIPS:
+    if len(words) not in SCHEMES:
         raise UserError(f"{path}: has {len(words)} words; expected 68 or 21 numbers.")
     try:
         ids = np.array([int(word) for word in words])
     except ValueError:
         raise UserError(f"{path}: expected whole numbers, vertices from 0.") from None
-    name, flip = _FLIPS[len(words)]
+    name, flip = SCHEMES[len(words)]
     return name, ids, np.array(flip)
 
 

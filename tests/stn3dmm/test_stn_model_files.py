@@ -196,6 +196,18 @@ def test_a_wrong_mat_is_refused_by_name(tmp_path, bump):
         assert words in str(caught.value)
 
 
+def test_a_wrong_kind_of_numbers_in_a_mat_is_refused(tmp_path, bump):
+    """A byte at which SciPy's reader may end the process."""
+    path = _write_mat(tmp_path, bump)
+    arrays = io.loadmat(path, variable_names=["shapeMU", "shapePC", "shapeEV", "tl"])
+    io.savemat(path, {k: v for k, v in arrays.items() if k[0] != "_"})
+    data = bytearray(path.read_bytes())
+    data[data.index(arrays["shapePC"].tobytes("F")) - 8] = 10
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="01_MorphableModel.mat.*unknown kind"):
+        morphable.load_model(path)
+
+
 def _write_h5(tmp_path, model, change=None):
     """As Basel's of 2017 and 2019: millimetres, variances, triangles from 0."""
     path = tmp_path / "model2017-1_tiny.h5"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import io
 
 from unsup3d_jax.errors import UserError, refusing
+from unsup3d_jax.nets import mat_files
 from unsup3d_jax.nets.file_guard import LIMIT, Refused, existing, reading
 from unsup3d_jax.nets.weight_files import require_array
 from unsup3d_jax.stn3dmm import model_checks
@@ -33,17 +33,13 @@ def read_basel_2009(path: str | Path) -> MorphableModel:
         UserError: naming the file and the array that is missing or wrong.
     """
     path = existing(path)
-    with reading(path, "MATLAB 5 file"):
-        declared = {name: shape for name, shape, _ in io.whosmat(path)}
-        held = [math.prod(declared[key]) for key in _MAT_KEYS if key in declared]
-        if 8 * sum(held) > LIMIT + path.stat().st_size:
-            raise Refused("declares more than any face model holds; refused.")
-        read = io.loadmat(path, variable_names=list(_MAT_KEYS))
-        arrays = {key: np.asarray(read[key]) for key in _MAT_KEYS if key in read}
-        for key, array in arrays.items():  # it may hold structures, texts, functions
-            if array.dtype.kind not in "fiu":
-                raise Refused(f"{key!r} must hold numbers, found {array.dtype.kind!r}.")
-    source = str(path)
+    source, read = str(path), mat_files.read_mat(path)
+    arrays: dict[str, np.ndarray] = {}
+    for key in _MAT_KEYS:
+        if isinstance(read.get(key), np.ndarray):
+            arrays[key] = read[key]
+        elif key in read:  # a structure, a text, a function
+            raise UserError(f"{source}: {key!r} must hold numbers.")
     size = _size(arrays, "shapeMU", 0, source)
     columns = _size(arrays, "shapePC", 1, source)
     triangles = _size(arrays, "tl", 0, source)

@@ -49,8 +49,7 @@ def open_model(columns: Columns = "raw") -> MorphableModel:
     """
     head, stored = open_face.load_model(), _stored()
     ids = stored["ids"]
-    new_id = np.full(len(head.mean), -1, np.int32)
-    new_id[ids] = np.arange(len(ids))
+    new_id = _numbers_on_disc(head, ids)
     mirror = new_id[head.mirror[ids]]
     mean = head.mean[ids]
     raw = np.concatenate([head.identity, head.expression])[:, ids]
@@ -113,12 +112,20 @@ def head_vertices() -> Int[np.ndarray, " n"]:
     return _stored()["ids"].astype(np.int64)
 
 
+def _numbers_on_disc(
+    head: open_face.FaceModel, ids: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " v"]:
+    """Of each vertex of the head its number among `ids`; -1 for the others."""
+    new_id = np.full(len(head.mean), -1, np.int32)
+    new_id[ids] = np.arange(len(ids))
+    return new_id
+
+
 @functools.cache
 def _expression_mirror() -> Float32[np.ndarray, "e e"]:
     """Of the coefficients, not of alpha."""
     head, ids = open_face.load_model(), _stored()["ids"]
-    new_id = np.full(len(head.mean), -1, np.int32)
-    new_id[ids] = np.arange(len(ids))
+    new_id = _numbers_on_disc(head, ids)
     found = mirrored.mirror_of_columns(
         head.expression[:, ids], new_id[head.mirror[ids]]
     )
@@ -174,8 +181,7 @@ def build() -> dict[str, np.ndarray]:
     ids = np.unique(faces)
     if (len(ids), len(faces)) != (2188, 4286):
         raise ValueError(f"the disc has {len(ids)} vertices, {len(faces)} triangles.")
-    new_id = np.full(len(head.mean), -1)
-    new_id[ids] = np.arange(len(ids))
+    new_id = _numbers_on_disc(head, ids)
     mirror = new_id[head.mirror[ids]]
     if (mirror < 0).any() or (new_id[head.landmarks] < 0).any():
         raise ValueError("the disc lacks mirrored vertices or landmarks.")

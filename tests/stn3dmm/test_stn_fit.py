@@ -41,7 +41,7 @@ def _turns(vectors):
 
 
 def test_theta_is_found_from_nothing():
-    """Pose within half a degree and landmarks within 0.3 px, for yaw up to 60."""
+    """Pose within half a degree and landmarks within 0.05 px, for yaw up to 60."""
     model, truth = stn_faces.face(5, COLUMNS), _truth(12)
     target = _landmarks(model, truth, CAMERA)
     got = fit.fit_landmarks(model, target, CAMERA, image_size=SIZE, noise_px=0.01)
@@ -124,6 +124,20 @@ def test_the_end_is_a_minimum(huber_px):
         for vectors in (got.theta, jnp.zeros_like(got.theta))
     )
     assert at_end < 2e-4 * at_start
+
+
+def test_a_pose_is_found_beside_coefficients_that_stay():
+    """From a pose near by, with landmarks that nobody saw."""
+    model, truth = stn_faces.face(5, COLUMNS), _truth(12, yaw_deg=30.0)
+    target = np.array(_landmarks(model, truth, CAMERA))
+    target[:, [1, 7], :] = np.nan
+    near = truth.copy()
+    near[:, :6] += 0.05 * np.random.default_rng(2).normal(size=(12, 6))
+    got = jax.jit(partial(fit.fit_pose, camera=CAMERA, image_size=SIZE))(
+        model, target, near
+    )
+    np.testing.assert_allclose(got[:, :6], truth[:, :6], atol=2e-3)
+    np.testing.assert_array_equal(got[:, 6:], truth[:, 6:])
 
 
 def test_wrong_settings_are_named(unchecked):

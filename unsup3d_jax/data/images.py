@@ -319,7 +319,8 @@ def rgb_part(
 ) -> UInt8[np.ndarray, "s s 3"]:
     """A square part, which may reach out of the image and is black there.
 
-    Resized as by `rgb_square`. It takes no more memory than the image itself.
+    Resized by the filter of `rgb_square`, which here reads the photo's own pixels
+    beyond the part's edges. It takes no more memory than the image itself.
 
     Args:
         left, top, side: of the part, pixels; the image begins at 0, so that the centre

@@ -88,7 +88,6 @@ def main() -> None:
     args = parser.parse_args()
     whole = morphable.load_model("open")
     model = morphable.grid_model(whole, GRID, landmarks=args.landmarks)
-    model = jax.tree.map(jnp.asarray, model)
     kappa = people.open_face_perspective()
     camera = morphable.default_camera(model, perspective=kappa)
     face = a_face(model, camera, seed=args.seed, size=args.size)

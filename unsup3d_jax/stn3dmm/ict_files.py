@@ -81,11 +81,9 @@ def read_ict(folder: str | Path) -> MorphableModel:
         licence="MIT (ICT-FaceKit)" if whole else "",
     )
     with refusing(f"{folder}: "):
+        model = model_checks.checked(model)
         if whole:
-            model = model_checks.checked(model)
             model = restricted(model, np.all(model.faces < NUM_FACE, axis=1))
-        else:
-            model = model_checks.checked(model)
         return model_checks.with_mirror(model)
 
 

@@ -169,8 +169,8 @@ def find_mirror(points: Float[np.ndarray, "n 3"]) -> np.ndarray | None:
     flipped = points * np.asarray([-1.0, 1.0, 1.0], points.dtype)
     gap, mirror = map(np.asarray, KDTree(points).query(flipped))
     size = float(np.ptp(points, axis=0).max())
-    twice = mirror[mirror] if len(mirror) else mirror
-    if gap.max() > _SAME_PLACE * size or (twice != np.arange(len(points))).any():
+    is_own_inverse = (mirror[mirror] == np.arange(len(points))).all()
+    if gap.max() > _SAME_PLACE * size or not is_own_inverse:
         return None
     return mirror.astype(np.int32)
 

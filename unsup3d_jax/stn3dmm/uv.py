@@ -76,9 +76,9 @@ def layout_picture(
         grey = int(level)
         edge = (grey // 2, grey // 2, grey // 2) if fine else None
         draw.polygon([tuple(c) for c in corners], (grey, grey, grey), edge)
+    flat = np.concatenate([at, np.zeros((len(at), 1))], axis=1)
     for name, points in model.landmarks.items():
         colour = (230, 60, 50) if name == "ibug68" else (60, 150, 250)
-        flat = np.concatenate([at, np.zeros((len(at), 1))], axis=1)
         radius = side / (220 if name == "ibug68" else 340)
         for x, y, _ in points.of(flat).tolist():
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)

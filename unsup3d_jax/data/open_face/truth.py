@@ -15,7 +15,6 @@ for `asymmetry`, which scales the antisymmetric part of the expressions.
 import os
 from collections.abc import Collection
 
-import jax
 import numpy as np
 
 from unsup3d_jax.data.open_face import appearance, cache, generate, model, render
@@ -92,8 +91,9 @@ def _chunk(
         size=options.image_size,
         pose=options.pose,
     )
-    count = len(seeds.pose)
-    scale, view = jax.tree.map(
-        lambda x: np.asarray(x)[:count], (placed.where.scale, placed.where.view)
-    )
-    return {"coefficients": people.coefficients, "scale": scale, "view": view}
+    count, where = len(seeds.pose), placed.where
+    return {
+        "coefficients": people.coefficients,
+        "scale": where.scale[:count],
+        "view": where.view[:count],
+    }

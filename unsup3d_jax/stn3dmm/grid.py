@@ -85,6 +85,12 @@ def _resampled(
     return out
 
 
+def nodes_of(size: int) -> Float[np.ndarray, "m 2"]:
+    """(u, v) of the g*g nodes, row-major; float64."""
+    row, column = np.divmod(np.arange(size * size), size)
+    return np.stack([column, size - 1 - row], axis=1) / (size - 1)
+
+
 def node_weights(model: MorphableModel, size: int) -> sparse.csr_matrix:
     """What each vertex counts at each node: (g*g, n), float64, rows sum to one.
 
@@ -98,8 +104,7 @@ def node_weights(model: MorphableModel, size: int) -> sparse.csr_matrix:
     if model.uv is None:
         raise ValueError(f"{model.name}: has no UV layout.")
     uv = np.asarray(model.uv, np.float64)
-    row, column = np.divmod(np.arange(size * size), size)
-    nodes = np.stack([column, size - 1 - row], axis=1) / (size - 1)
+    nodes, column = nodes_of(size), np.arange(size * size) % size
     twin = model.mirror
     if twin is None or (uv[twin] != uv * [-1.0, 1.0] + [1.0, 0.0]).any():
         return _weights(uv, model.faces, nodes)

@@ -9,7 +9,7 @@ from unsup3d_jax.data.open_face import model as open_face
 from unsup3d_jax.data.open_face import uv_texture
 from unsup3d_jax.data.open_face.model import Seeds
 from unsup3d_jax.data.open_face.uv_texture import Light, Points
-from unsup3d_jax.stn3dmm.grid import locate
+from unsup3d_jax.stn3dmm import grid
 from unsup3d_jax.stn3dmm.open_model import head_vertices, open_model
 
 
@@ -17,14 +17,12 @@ from unsup3d_jax.stn3dmm.open_model import head_vertices, open_model
 def grid_points(size: int) -> Points:
     """The places on the open face's head of the nodes of a size x size grid.
 
-    Row-major, as those of `grid.grid_model`: node (i, j) at u = j / (g - 1),
-    v = 1 - i / (g - 1) of the open model's layout.
+    Those of `grid.grid_model`, in the open model's layout.
     """
     model = open_model()
     assert model.uv is not None  # it ships with one
-    row, column = np.divmod(np.arange(size * size), size)
-    nodes = np.stack([column, size - 1 - row], axis=1) / (size - 1)
-    corners, weights = locate(model.uv.astype(np.float64), model.faces, nodes)
+    uv = model.uv.astype(np.float64)
+    corners, weights = grid.locate(uv, model.faces, grid.nodes_of(size))
     return uv_texture.points_of(
         open_face.load_model(), head_vertices()[corners], weights
     )

@@ -71,6 +71,18 @@ def test_a_turn_is_a_turn_and_no_shape(judge, images):
     assert row["vertex_nme"]["mean"] > 0.01
 
 
+def test_angles_are_apart_by_the_shorter_way(judge, images):
+    """Upside down, a little to either side."""
+    turned = dict(images)
+    turned["truth"] = np.array(images["truth"])
+    turned["truth"][:, :3] = np.float32([0, 0, np.pi - 0.02])
+    theta = np.array(turned["truth"])
+    theta[:, 2] *= -1
+    row = scored(theta, turned, judge)
+    assert row["roll_deg"]["mean"] == pytest.approx(np.degrees(0.04), abs=1e-2)
+    assert row["rotation_deg"]["mean"] == pytest.approx(np.degrees(0.04), abs=1e-2)
+
+
 def test_without_coefficients_the_shape_is_the_mean_shape(judge, images):
     theta = np.array(images["truth"])
     theta[:, 6:] = 0.0

@@ -40,7 +40,7 @@ from unsup3d_jax.stn3dmm import (
     shipped,
     textures,
 )
-from unsup3d_jax.stn3dmm.export import ExportOptions, Found, flatten, usable
+from unsup3d_jax.stn3dmm.export import ExportOptions, Found, flatten, frontal_view
 from unsup3d_jax.stn3dmm.true_textures import true_textures
 
 GRID = 64
@@ -139,24 +139,12 @@ def sheet(found: list[list[Found]], data: Faces) -> np.ndarray:
     return pictures.labelled(columns, side=160)
 
 
-def picture(found: list[list[Found]], data: Faces, thetas: Any, model, camera):
+def picture(found: list[list[Found]], data: Faces, thetas: Any, model, camera, how):
     """The first picture of each person, and all that is made of it."""
     columns: dict[str, list] = {}
     for person, image, vectors in zip(found, data.image, thetas, strict=True):
         one, photo = person[0], image[0].astype(np.float32) / 255
-        scale = len(one.texture) // len(one.visibility)
-        seen = usable(one).repeat(scale, 0).repeat(scale, 1)
-        whole = textures.completed(one.texture, seen)
-        layered = [whole.texture, pictures.source_shares(whole.source)]
-        view, _ = jax.device_get(
-            textures.view_of(
-                model,
-                textures.frontal(layers.split(jnp.asarray(vectors[0]))),
-                camera,
-                np.concatenate(layered, axis=-1),
-                size=len(photo),
-            )
-        )
+        _, view = frontal_view(one, vectors[0], model, camera, how)
         shown = {
             "picture": photo,
             "mesh": pictures.mesh_overlay(photo, one.posed.pixels, one.visibility),
@@ -248,7 +236,7 @@ def main() -> int:
         if args.sheet:
             _save(args.sheet, name, sheet(found[:SHOWN], few))
         if args.picture:
-            shown = picture(found[:SHOWN], few, theta[:SHOWN], of, through)
+            shown = picture(found[:SHOWN], few, theta[:SHOWN], of, through, how)
             _save(args.picture, name, shown)
     if args.output:
         content = {

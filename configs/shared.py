@@ -80,7 +80,7 @@ def train(networks: Sequence[str]) -> ConfigDict:
     train.warmup_steps = 0  # linear from 0
     train.constant_fraction = 0.6  # cosine: share of steps before it falls
     train.weight_decay = 5e-4  # L2 in the gradient, not decoupled (code)
-    train.beta1 = 0.9  # of Adam
+    train.beta1 = 0.9  # of Adam; of sgd the momentum
     train.beta2 = 0.999  # of Adam
     train.clip_norm = 0.0  # global gradient norm; 0: no clipping (code)
     # Learning rate factor of each network.

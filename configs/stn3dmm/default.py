@@ -76,7 +76,8 @@ def get_config() -> ConfigDict:
 
     # --- loss: weights; 0 leaves a term out ---------------------------------------
     c.loss = loss = ConfigDict()
-    # Mean over the landmarks that are known of the squared distance, in image sides.
+    # Mean over the landmarks that are known of the squared distance, in image sides. 0:
+    # no landmark is used at all, by loss.shape and loss.identity neither.
     loss.landmark = 1.0
     # Distances beyond which it grows linearly, image sides; 0: never (paper).
     loss.huber = 0.0

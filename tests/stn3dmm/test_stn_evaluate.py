@@ -10,7 +10,16 @@ import stn_people
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.scored import Scored
 from unsup3d_jax.engine.task import Session, run_keys
-from unsup3d_jax.stn3dmm import evaluate, localiser, options, score, several_views
+from unsup3d_jax.stn3dmm import (
+    evaluate,
+    localiser,
+    model_files,
+    morphable,
+    options,
+    people,
+    score,
+    several_views,
+)
 from unsup3d_jax.stn3dmm.layers import rotation_log, rotation_matrix
 
 CONFIG = stn_people.config()
@@ -60,6 +69,18 @@ def test_a_turn_is_a_turn_and_no_shape(judge, images):
     assert row["yaw_deg"]["mean"] == pytest.approx(5.0, abs=0.2)
     assert row["shape_mm"]["mean"] < 1e-3 < row["nme"]["mean"]
     assert row["vertex_nme"]["mean"] > 0.01
+
+
+def test_angles_are_apart_by_the_shorter_way(judge, images):
+    """Upside down, a little to either side."""
+    turned = dict(images)
+    turned["truth"] = np.array(images["truth"])
+    turned["truth"][:, :3] = np.float32([0, 0, np.pi - 0.02])
+    theta = np.array(turned["truth"])
+    theta[:, 2] *= -1
+    row = scored(theta, turned, judge)
+    assert row["roll_deg"]["mean"] == pytest.approx(np.degrees(0.04), abs=1e-2)
+    assert row["rotation_deg"]["mean"] == pytest.approx(np.degrees(0.04), abs=1e-2)
 
 
 def test_without_coefficients_the_shape_is_the_mean_shape(judge, images):
@@ -129,17 +150,23 @@ def test_a_fit_of_true_landmarks_is_near_them(judge, images):
     assert row["shape_mm"]["mean"] < zero["shape_mm"]["mean"]
 
 
+def scored_run(config, workdir):
+    """A session, and the table of random parameters at step 7."""
+    config.lock()
+    session = Session(config, stn_people.splits(config), Interrupts())
+    static = options.options_from_config(config, options.load_face(config))
+    params = localiser.init_params(run_keys(0)[0], static.localiser, 32)
+    ours = Scored(params, 7)
+    return session, score.score_run(
+        session, workdir, ours, "test", train_baselines=False
+    )
+
+
 def test_a_run_is_scored_once_beside_its_baselines(tmp_path):
     config = stn_people.config(
         eval__max_images=5, eval__baselines=("zero", "constant", "no_shape")
     )
-    config.lock()
-    session = Session(config, stn_people.splits(config), Interrupts())
-    face = options.load_face(config)
-    static = options.options_from_config(config, face)
-    params = localiser.init_params(run_keys(0)[0], static.localiser, 32)
-    ours = Scored(params, 7)
-    table = score.score_run(session, tmp_path, ours, "test", train_baselines=False)
+    session, table = scored_run(config, tmp_path)
     lines = table.splitlines()
     assert [line.split()[0] for line in lines[2:]] == [*config.eval.baselines, "ours"]
     record = json.loads((tmp_path / "eval" / "test.json").read_text())
@@ -149,3 +176,18 @@ def test_a_run_is_scored_once_beside_its_baselines(tmp_path):
     again = score.recorded_table(session, tmp_path, 7, "test")
     assert again == table
     assert score.recorded_table(session, tmp_path, 8, "test") is None
+
+
+@pytest.mark.once
+def test_another_model_on_open_faces_is_scored_by_landmarks(tmp_path, monkeypatch):
+    """Their true theta is none of its own, so no views are compared with it."""
+    path = tmp_path / "mine.npz"
+    model_files.save_model(path, morphable.load_model("open"))
+    monkeypatch.setattr(people, "load_views", None)
+    config = stn_people.config(
+        face__model=str(path), eval__people=2, eval__baselines=("zero",)
+    )
+    scored_run(config, tmp_path)
+    record = json.loads((tmp_path / "eval" / "test.json").read_text())
+    assert record["nme"]["n"] == 6 and not record["ground_truth"]
+    assert "views" not in record

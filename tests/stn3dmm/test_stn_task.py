@@ -72,6 +72,18 @@ def test_keys_that_do_not_go_together_are_named(changes, key):
         options.check_config(stn_people.config(**changes))
 
 
+@pytest.mark.parametrize(
+    "changes, rule",
+    [
+        ({"localiser__stem": 4, "data__image_size": 48}, "stem=4 needs 64 px or more"),
+        ({"localiser__pool": "flat", "data__image_size": 96}, "pool=flat needs maps"),
+    ],
+)
+def test_sizes_that_the_network_does_not_take_are_refused_at_once(changes, rule):
+    with pytest.raises(UserError, match=rf"^{rule}"):
+        options.check_config(stn_people.config(**changes))
+
+
 @pytest.mark.parametrize("recipe", [open_faces, full, compat, photos])
 def test_the_recipes_are_in_order(recipe):
     options.check_config(recipe.get_config())

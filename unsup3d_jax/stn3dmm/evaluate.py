@@ -53,7 +53,7 @@ class Surface:
 
 @struct.dataclass
 class Judge:
-    """What images are scored with; constants of the compiled functions.
+    """What images are scored with; an argument of the compiled functions.
 
     Attributes:
         grid: of the theta that is scored.
@@ -118,6 +118,7 @@ def predict(
     batch_size: int,
 ) -> Float[np.ndarray, "n p"]:
     """Theta of images (n, h, w, 3) uint8, a few at a time."""
+    params = jax.device_put(params)  # once, where a checkpoint gave NumPy arrays
     parts = []
     for first in range(0, len(images), batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), len(images) - 1)
@@ -149,8 +150,9 @@ def score(
     """
     names = ("image", "keypoints", "keypoints_visible", "truth")
     known = {name: images[name] for name in names if name in images}
-    if judge.true_grid is None:
-        known.pop("truth", None)
+    if judge.true_grid is None or "truth" not in known:
+        # Only flattened faces, which are compared with true ones, need the images.
+        known = {name: known[name] for name in known if name.startswith("keypoints")}
     parts, count = [], len(theta)
     for first in range(0, count, batch_size):
         rows = np.minimum(np.arange(first, first + batch_size), count - 1)
@@ -199,7 +201,8 @@ def _against_truth(
     turn, true_turn = (layers.rotation_matrix(x.rotation) for x in (theta, true))
     result["rotation_deg"] = rotation_angle_deg(turn, true_turn)
     angles, true_angles = (_angles(x) for x in (turn, true_turn))
-    result["angles_deg"] = jnp.abs(angles - true_angles)
+    apart = jnp.abs(angles - true_angles)
+    result["angles_deg"] = jnp.minimum(apart, 360.0 - apart)  # the other way round
     result["true_yaw_deg"] = jnp.abs(true_angles[1])
     distance = jnp.linalg.norm(posed.pixels - true_posed.pixels, axis=-1)
     result["vertex_nme"] = jnp.mean(distance) / box

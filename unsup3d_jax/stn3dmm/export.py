@@ -134,13 +134,7 @@ def export(
     found = jax.device_get(flatten(model, vector, image, camera, options))
     arrays = named_arrays(image, vector, found, model)
     np.savez_compressed(folder / ARRAYS, **arrays)  # pyright: ignore
-    finer = _enlarged(usable(found), options.texture_scale)
-    whole = textures.completed(found.texture, finer)
-    shares = pictures.source_shares(whole.source)
-    layered = np.concatenate([whole.texture, shares], axis=-1)
-    view = jax.device_get(
-        _frontal_view(model, vector, layered, camera, options.photo_size)
-    )
+    whole, view = frontal_view(found, vector, model, camera, options)
     shown: dict[str, AnyArray] = {
         "input": image,
         "flattened": found.flattened,
@@ -169,8 +163,33 @@ def export(
     return numbers_of(np.asarray(vector), found)
 
 
+def frontal_view(
+    found: Found,
+    vector: Float[AnyArray, " p"],
+    model: GridModel,
+    camera: Camera,
+    options: ExportOptions,
+) -> tuple[textures.Completed, Float[np.ndarray, "s s 6"]]:
+    """The photo's texture without holes, and the face with it from the front.
+
+    Args:
+        found: of `flatten` with the others, on the host.
+
+    Returns:
+        The texture; and the view, `options.photo_size` pixels a side: three channels
+        of colour in [0, 1], and three of `pictures.source_shares`.
+    """
+    scale = options.texture_scale
+    finer = usable(found).repeat(scale, axis=0).repeat(scale, axis=1)
+    whole = textures.completed(found.texture, finer)
+    shares = pictures.source_shares(whole.source)
+    layered = np.concatenate([whole.texture, shares], axis=-1)
+    drawn = _from_the_front(model, vector, layered, camera, options.photo_size)
+    return whole, jax.device_get(drawn)
+
+
 @functools.partial(jax.jit, static_argnames=("camera", "size"))
-def _frontal_view(
+def _from_the_front(
     model: GridModel,
     vector: Float[AnyArray, " p"],
     texture: Float[AnyArray, "t t c"],
@@ -179,10 +198,6 @@ def _frontal_view(
 ) -> Float[Array, "s s c"]:
     front = textures.frontal(layers.split(vector))
     return textures.view_of(model, front, camera, texture, size=size)[0]
-
-
-def _enlarged(mask: Float[np.ndarray, "g g"], scale: int) -> Float[np.ndarray, "t t"]:
-    return mask.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _write_mesh(

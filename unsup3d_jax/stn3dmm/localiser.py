@@ -6,6 +6,7 @@ front, in the middle.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -225,6 +226,16 @@ def init_params(
     # Lazily: running the network on an image would compile it, op by op.
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     return {NETWORK: Localiser(options).lazy_init(key, image)["params"]}
+
+
+@functools.lru_cache(maxsize=32)
+def check_size(options: LocaliserOptions, image_size: int) -> None:
+    """Finds out whether a localiser takes images of a size, pixels; computes nothing.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    jax.eval_shape(lambda: init_params(jax.random.key(0), options, image_size))
 
 
 def with_vgg_face(

@@ -140,18 +140,10 @@ def load_face(config: ConfigDict) -> Face:
 
 def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
     """The static options of a checked config."""
-    loss, network = config.loss, config.localiser
+    loss = config.loss
     return StnOptions(
         image_size=config.data.image_size,
-        localiser=LocaliserOptions(
-            kind=network.kind,
-            coefficients=len(face.columns) - POSE_SIZE,
-            width=network.width,
-            rotation_head=network.rotation_head,
-            pool=network.pool,
-            stem=network.stem,
-            subtract_mean=network.subtract_mean,
-        ),
+        localiser=_network(config, len(face.columns) - POSE_SIZE),
         camera=face.camera,
         loss=LossOptions(
             landmark=loss.landmark,
@@ -174,6 +166,19 @@ def options_from_config(config: ConfigDict, face: Face) -> StnOptions:
     )
 
 
+def _network(config: ConfigDict, coefficients: int) -> LocaliserOptions:
+    network = config.localiser
+    return LocaliserOptions(
+        kind=network.kind,
+        coefficients=coefficients,
+        width=network.width,
+        rotation_head=network.rotation_head,
+        pool=network.pool,
+        stem=network.stem,
+        subtract_mean=network.subtract_mean,
+    )
+
+
 def check_config(config: ConfigDict) -> None:
     """Checks what a run would otherwise trip over late.
 
@@ -185,6 +190,8 @@ def check_config(config: ConfigDict) -> None:
         settings.check(config)
         _check_words(config)
         _check_together(config)
+        # How many coefficients it gives does not matter to what it takes.
+        localiser.check_size(_network(config, 0), config.data.image_size)
 
 
 def _check_words(config: ConfigDict) -> None:

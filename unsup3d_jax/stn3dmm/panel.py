@@ -32,7 +32,7 @@ def panel(
         images: of the size it takes.
         model, camera: of its theta.
         options: static.
-        mode: of `visibility`; "none" shows everything.
+        mode: of `visibility`; static.
         truth: known landmarks, (u, v), NaN where they are not.
     """
     floats = np.asarray(images, np.float32) / 255.0
@@ -55,11 +55,7 @@ def _maps(
     def one(vector: Array) -> tuple[Array, Array, Array]:
         theta = layers.split(vector)
         posed = layers.posed(model, theta, camera, image_size=size)
-        seen = jnp.ones((grid, grid))
-        if mode != "none":
-            seen = visibility(
-                posed, theta, camera, mode=mode, grid=grid, image_size=size
-            )
+        seen = visibility(posed, theta, camera, mode=mode, grid=grid, image_size=size)
         within = inside(posed.pixels, grid, size)
         return posed.pixels, posed.landmarks, jnp.where(within, seen, 0.0)
 

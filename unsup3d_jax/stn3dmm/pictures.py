@@ -11,9 +11,8 @@ from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.show import pictures
 from unsup3d_jax.stn3dmm import textures
 
-_LEAST_SIDE = (
-    192  # pixels: smaller photos are enlarged by a whole factor before drawing
-)
+# Pixels: smaller photos are enlarged by a whole factor before drawing.
+_LEAST_SIDE = 192
 _LINES = 16  # of the grid, each way
 _FINER = 2  # lines are drawn so many times larger, for smooth edges
 _SEEN_LINE, _HIDDEN_LINE = (90, 235, 255, 200), (255, 90, 60, 70)

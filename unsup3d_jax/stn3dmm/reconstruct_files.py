@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
@@ -58,6 +59,12 @@ def reconstruct_folder(
         UserError: see `photos_to_folders`.
     """
 
+    made = photo_folders.made_from(
+        {"localiser": params, "model": model}, (camera, options, image_size)
+    )
+    # Once, not with every photo: a fine grid has 14 MB, VGG-Face half a gigabyte.
+    params, model = jax.device_put((params, model))
+
     def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Any]:
         vectors = np.asarray(localise(params, images), np.float32)
         return lambda index: vectors[index]
@@ -66,9 +73,7 @@ def reconstruct_folder(
         return export.export(folder, images[1], found, model, camera, options)
 
     work = Work(
-        made=photo_folders.made_from(
-            {"localiser": params, "model": model}, (camera, options, image_size)
-        ),
+        made=made,
         sizes=(image_size, options.photo_size),
         find=find,
         write=write,

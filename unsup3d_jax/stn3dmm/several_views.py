@@ -3,7 +3,6 @@
 `evaluation.report.RULES` says how it is measured, under "views".
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -102,7 +101,7 @@ def _flatten(
         )
         return posed.pixels, seen * sight.inside(posed.pixels, grid, size)
 
-    pixels, mask = jax.vmap(functools.partial(one))(theta)
+    pixels, mask = jax.vmap(one)(theta)
     return layers.flatten_image(images, pixels, grid), mask
 
 

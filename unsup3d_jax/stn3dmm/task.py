@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -208,12 +208,8 @@ def read_start(config: ConfigDict) -> warm_start.Start:
     return warm_start.read(config, {"params": shapes_of_params(config)}, IDENTITY)
 
 
-def plan(session: Session, make_task: Callable[[], Task] | None = None) -> run.Plan:
-    """What a run of the session's config is to do.
-
-    Args:
-        make_task: None: `stn_task`.
-    """
+def plan(session: Session) -> run.Plan:
+    """What a run of the session's config is to do."""
     config, splits = session.config, session.splits
 
     def describe() -> str:
@@ -221,7 +217,7 @@ def plan(session: Session, make_task: Callable[[], Task] | None = None) -> run.P
         of = f"{views} views of {count} people" if views > 1 else f"{count} people"
         return f"{of}, {config.data.image_size} px"
 
-    task = make_task or functools.partial(stn_task, config, splits)
+    task = functools.partial(stn_task, config, splits)
     start = functools.partial(read_start, config) if config.train.init_from else None
     return run.Plan(task, describe, IDENTITY, start=start)
 

@@ -74,37 +74,6 @@ def test_gradients_of_the_fast_forms_equal_those_of_the_slow(fast, slow, size):
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "of_gpus, elsewhere, size",
-    [
-        (layers.transposed_directly, layers.transposed_by_phases, 4),
-        (layers.upsampled_directly, layers.upsampled_by_phases, 3),
-    ],
-)
-def test_the_form_for_gpus_equals_the_other(of_gpus, elsewhere, size):
-    x, kernel = _normal(0, (2, 5, 6, 3)), _normal(1, (size, size, 3, 7))
-    cotangent = _normal(2, (2, 10, 12, 7))
-
-    def run(form):
-        y, pull = jax.vjp(form, x, kernel)
-        return y, *pull(cotangent)
-
-    for got, expected in zip(run(of_gpus), run(elsewhere), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "form, size", [(layers.transposed_convolve, 4), (layers.upsampled_convolve, 3)]
-)
-def test_gpus_get_one_convolution_for_each_derivative(form, size):
-    """Lowered for CUDA: forward, to the input, to the kernel, and no phases."""
-    x, kernel = _normal(0, (2, 8, 8, 3)), _normal(1, (size, size, 3, 7))
-    loss = jax.jit(jax.grad(lambda *a: jnp.sum(form(*a) ** 2), argnums=(0, 1)))
-    text = loss.trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.convolution") == 3
-    assert "x2x2x2x2x" not in text
-
-
 def test_group_norm_by_the_definition():
     x = 3.0 + 2.0 * _normal(0, (2, 4, 4, 8))
     net = layers.GroupNorm(4)

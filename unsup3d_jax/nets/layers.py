@@ -2,13 +2,12 @@
 
 Strided transposed convolutions and the convolution behind the nearest
 upsampling are computed as one 2 x 2 convolution to four sub-pixel phases: the
-same numbers with no multiplication by inserted or repeated pixels. Not on NVIDIA's
-GPUs, where cuDNN has the transposed convolution itself, and putting phases together
-and apart took as long as the convolutions.
+same numbers with no multiplication by inserted or repeated pixels. Also on NVIDIA's
+GPUs, though cuDNN has the transposed convolution itself: with it a step took 204 s to
+compile on an H200, not 62, and was no longer the same bit for bit in two processes.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from unsup3d_jax.nets.convolution import convolve, plain_convolve
+from unsup3d_jax.nets.convolution import convolve
 
 DTYPE = jnp.dtype
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -59,29 +58,6 @@ def _interleave_phases(
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
 
 
-def _by_platform(by_phases: Callable, directly: Callable) -> Callable:
-    """One of two forms of a function (x, kernel), by the platform compiled for; each
-    with its own derivative, reverse mode only."""
-
-    @jax.custom_vjp
-    def function(x: Array, kernel: Array) -> Array:
-        return jax.lax.platform_dependent(x, kernel, cuda=directly, default=by_phases)
-
-    def pull(form: Callable, x: Array, kernel: Array, cotangent: Array):
-        return jax.vjp(form, x, kernel)[1](cotangent)
-
-    def backward(residuals: tuple[Array, Array], cotangent: Array):
-        return jax.lax.platform_dependent(
-            *residuals,
-            cotangent,
-            cuda=partial(pull, directly),
-            default=partial(pull, by_phases),
-        )
-
-    function.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), backward)
-    return function
-
-
 def transposed_convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "4 4 i o"]
 ) -> Float[Array, "b 2*h 2*w o"]:
@@ -90,11 +66,6 @@ def transposed_convolve(
     out[2y - 1 + k] += x[y] kernel[k], the gradient of a strided convolution. Reverse
     mode only.
     """
-    return _transposed_convolve(x, kernel)
-
-
-def transposed_by_phases(x: Array, kernel: Array) -> Array:
-    """`transposed_convolve` by `_interleave_phases`."""
     # Phase a of a row takes tap 3 - a from the input above, 1 - a from the one below.
     # Reversed and reshaped, not indexed: the gradient of indexing is a scatter.
     i, o = kernel.shape[2:]
@@ -102,39 +73,13 @@ def transposed_by_phases(x: Array, kernel: Array) -> Array:
     return _interleave_phases(x, phases.transpose(1, 3, 0, 2, 4, 5))
 
 
-def transposed_directly(x: Array, kernel: Array) -> Array:
-    """`transposed_convolve` as XLA writes the gradient of a strided convolution, which
-    is how it knows it again and hands it to cuDNN."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1],
-        (1, 1),
-        ((2, 2), (2, 2)),
-        lhs_dilation=(2, 2),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 def upsampled_convolve(
     x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
 ) -> Float[Array, "b 2*h 2*w o"]:
     """3 x 3 convolution (padding 1) of the nearest-neighbour upsampled x.
 
-    Reverse mode only.
-    """
-    return _upsampled_convolve(x, kernel)
-
-
-def upsampled_directly(x: Array, kernel: Array) -> Array:
-    """`upsampled_convolve` as it is said."""
-    return plain_convolve(x.repeat(2, axis=1).repeat(2, axis=2), kernel, 1, 1)
-
-
-def upsampled_by_phases(x: Array, kernel: Array) -> Array:
-    """`upsampled_convolve` by `_interleave_phases`.
-
     Repeated pixels share their taps, so each phase is a 2 x 2 convolution:
-    4/9 of the multiplications.
+    4/9 of the multiplications. Reverse mode only.
     """
 
     def halves(k: Array) -> Array:  # (3, ...) -> (2 phases, 2 taps, ...)
@@ -145,10 +90,6 @@ def upsampled_by_phases(x: Array, kernel: Array) -> Array:
     rows = halves(kernel)  # (a, ky, 3, i, o)
     phases = halves(jnp.moveaxis(rows, 2, 0))  # (c, kx, a, ky, i, o)
     return _interleave_phases(x, phases.transpose(2, 0, 3, 1, 4, 5))
-
-
-_transposed_convolve = _by_platform(transposed_by_phases, transposed_directly)
-_upsampled_convolve = _by_platform(upsampled_by_phases, upsampled_directly)
 
 
 class Conv(nn.Module):

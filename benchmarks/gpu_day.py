@@ -13,9 +13,10 @@ ours; `--vgg`, a file of VGG16's weights, without which training does without th
 perceptual loss; peers of the rasterizer, wherever Python finds them.
 
 What it costs, measured on an H200 with 16 cores: compiling a step of full width 62 s
-and more, most of it the search for each convolution's fastest kernel (a second program
-of the same step finds it in JAX_COMPILATION_CACHE_DIR, which the parts share); 42,000
-faces 116 s, at low priority beside the first parts; the tests 90 s.
+and more (204 s with cuDNN's transposed convolutions), most of it the search for each
+convolution's fastest kernel (a second program of the same step finds it in
+JAX_COMPILATION_CACHE_DIR, which the parts share, if the first one came to its end);
+42,000 faces 116 s, at low priority beside the first parts; the tests 90 to 125 s.
 
 `--rehearse` runs all parts with tiny sizes on whatever machine, so that no minute of a
 GPU is spent on an import error.

@@ -234,7 +234,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, what):
         lives.fit(tmp_path, tiny_task.config())
 
 
-# Of which the checksums tell as of the first, if Orbax does not.
+# Noticed in the same way as a truncated file.
 DAMAGES = ("flipped", "missing")
 
 

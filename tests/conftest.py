@@ -33,6 +33,8 @@ def pytest_configure(config):
     """
     if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
         config.option.loadscopereorder = False
+    # Tracing makes and drops objects by the million: look seldom, for they die young.
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture

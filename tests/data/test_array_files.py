@@ -17,6 +17,8 @@ def test_stored_arrays_come_back(tmp_path):
         assert stored[name].dtype == array.dtype
     some = array_files.read(path, {"x", "other"})
     assert some is not None and some.keys() == {"x"}
+    path.write_bytes(b"")
+    assert array_files.read(path) is None
 
 
 def test_no_flipped_byte_goes_unseen(tmp_path):

@@ -381,16 +381,13 @@ def test_cache_returns_what_was_made(tmp_path, faces, caplog):
         np.testing.assert_array_equal(array, faces[name][:3], err_msg=name)
         assert array.dtype == kept[name].dtype
 
+    # Of other damages tests/data/test_array_files.py knows.
     whole = path.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 3] ^= 0xFF
-    for damage in (whole[: len(whole) // 2], b"", bytes(flipped)):
-        path.write_bytes(damage)
-        again = open_faces.load("train", **options)
-        assert "damaged" in caplog.text
-        caplog.clear()
-        np.testing.assert_array_equal(again["image"], made["image"])
-        assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+    path.write_bytes(whole[: len(whole) // 2])
+    again = open_faces.load("train", **options)
+    assert "damaged" in caplog.text
+    np.testing.assert_array_equal(again["image"], made["image"])
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
 
 
 def test_other_options_are_other_files():

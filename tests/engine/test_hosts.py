@@ -65,6 +65,7 @@ def _images_read(workdir: Path, count: int) -> list[list[int]]:
     return [json.loads(Path(f"{workdir}.read{i}").read_text()) for i in range(count)]
 
 
+@pytest.mark.once  # six processes compile
 def test_two_processes_one_and_two_again_take_the_steps_of_one(tmp_path):
     straight, mixed = tmp_path / "straight", tmp_path / "mixed"
     _train(straight, STEPS, 1)

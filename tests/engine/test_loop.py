@@ -82,7 +82,9 @@ def test_the_log_has_every_line_once_with_its_fields(straight):
     assert lines[-1]["total"] < lines[0]["total"]  # it learns
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.once)]
+)
 def test_a_signal_saves_and_resuming_is_bit_equal(tmp_path, straight, number):
     first = _fit(tmp_path / "cut", kill_at=5, number=number)
     assert int(first.step) == 5  # it came while waiting for the next batch
@@ -155,7 +157,7 @@ def test_resuming_is_bit_equal_through_the_real_pipeline(tmp_path):
     _assert_same_state(straight, resumed)
 
 
-@pytest.mark.parametrize("bad_step", [1, 6])
+@pytest.mark.parametrize("bad_step", [pytest.param(1, marks=pytest.mark.once), 6])
 def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad_step):
     def weights_at(step):
         return jnp.where(step == bad_step, jnp.nan, 1.0)
@@ -284,7 +286,9 @@ def test_a_profile_of_some_steps_is_written(tmp_path):
     assert any("perfetto" in n for n in names) and any("xplane" in n for n in names)
 
 
-@pytest.mark.parametrize("steps", [(3, 4), (13, 14)])
+@pytest.mark.parametrize(
+    "steps", [(3, 4), pytest.param((13, 14), marks=pytest.mark.once)]
+)
 def test_a_profile_of_steps_that_do_not_come_is_said(tmp_path, capfd, steps):
     _fit(tmp_path, kill_at=4)
     _fit(tmp_path, profile=steps)

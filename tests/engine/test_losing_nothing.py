@@ -234,6 +234,10 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, what):
         lives.fit(tmp_path, tiny_task.config())
 
 
+# Noticed in the same way as a truncated file.
+DAMAGES = ("flipped", "missing")
+
+
 def _damage(folder: Path, how: str) -> None:
     files = sorted(p for p in (folder / "state").rglob("*") if p.is_file())
     if how == "missing":
@@ -249,7 +253,10 @@ def _damage(folder: Path, how: str) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
+@pytest.mark.parametrize(
+    "how",
+    ["truncated", *(pytest.param(h, marks=pytest.mark.once) for h in DAMAGES)],
+)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, how, capfd):
     config = tiny_task.config()
     state = lives.fit(tmp_path / "a", config, tiny_task.task(config))
@@ -495,7 +502,9 @@ def test_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
         lives.fit(tmp_path, config, made)
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize(
+    "policy", ["stop", pytest.param("skip", marks=pytest.mark.once)]
+)
 def test_an_exploding_gradient_counts_as_not_finite(tmp_path, policy):
     config = tiny_task.config(nan=policy, grad_norm_max=1e3)
     made = tiny_task.task(

@@ -112,57 +112,54 @@ def test_not_finite_is_reported():
 
 # Runs in a process of its own, since the number of devices is fixed at start.
 _MANY = """
-import json, sys
+import json
 import jax, numpy as np
 import tiny_task
 from test_train_step import _setup, count_compilations
-count, config = int(sys.argv[1]), tiny_task.config(batch_size=8)
-devices = jax.local_devices()[:count]
-step, source, state, constants, schedule = _setup(config, devices)
-lines, batches = [], [next(source) for _ in range(5)]
 
-def call(batch):
-    global state
-    old = state
-    state, metrics = step(state, batch, constants, schedule)
-    lines.append(metrics)
-    assert all(x.is_deleted() for x in jax.tree.leaves(old)), "not donated"
+def run(count):
+    config = tiny_task.config(batch_size=8)
+    devices = jax.local_devices()[:count]
+    step, source, state, constants, schedule = _setup(config, devices)
+    lines, batches = [], [next(source) for _ in range(5)]
 
-compiled = count_compilations([lambda b=b: call(b) for b in batches])
-assert compiled[1:] == [0] * 4, compiled
-lines = [{k: float(v) for k, v in line.items()} for line in lines]
-copies = [
-    [np.asarray(s.data).tolist() for s in x.addressable_shards]
-    for x in jax.tree.leaves(tiny_task.params(state))
-]
-assert all(len(c) == count and all(d == c[0] for d in c) for c in copies)
-print(json.dumps({"lines": lines, "params": [c[0] for c in copies]}))
+    def call(batch):
+        nonlocal state
+        old = state
+        state, metrics = step(state, batch, constants, schedule)
+        lines.append(metrics)
+        assert all(x.is_deleted() for x in jax.tree.leaves(old)), "not donated"
+
+    compiled = count_compilations([lambda b=b: call(b) for b in batches])
+    assert compiled[1:] == [0] * 4, compiled
+    lines = [{k: float(v) for k, v in line.items()} for line in lines]
+    copies = [
+        [np.asarray(s.data).tolist() for s in x.addressable_shards]
+        for x in jax.tree.leaves(tiny_task.params(state))
+    ]
+    assert all(len(c) == count and all(d == c[0] for d in c) for c in copies)
+    return {"lines": lines, "params": [c[0] for c in copies]}
+
+print(json.dumps([run(1), run(8)]))
 """
 
 
-def _run(script: str, *, each: list[list[str]]) -> list:
-    """What a script prints as JSON, run with each of the lists of arguments."""
+def _run(script: str, *arguments: str) -> list:
+    """What a script prints as JSON."""
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", HERE))),
     }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *arguments],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for arguments in each
-    ]
-    results = []
-    for process in running:
-        out, error = process.communicate(timeout=200)
-        assert process.returncode == 0, error[-2000:]
-        results.append(json.loads(out))
-    return results
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 @pytest.mark.once
@@ -172,7 +169,7 @@ def test_eight_devices_take_the_step_of_one():
     Images mask different numbers of pixels, so a mean of per-device means
     would be off by percents.
     """
-    one, eight = _run(_MANY, each=[["1"], ["8"]])
+    one, eight = _run(_MANY)
     for a, b in zip(one["lines"], eight["lines"], strict=True):
         assert a.keys() == b.keys()
         for key in a:  # spreads of the viewpoint are differences of moments
@@ -233,7 +230,7 @@ def test_four_devices_take_the_steps_of_one_with_the_real_model(optimizer):
     Where a sample lies on the edge of two triangles, a change of depth by 1e-7 on one
     device moves its gradient from the corners of one to those of the other as well.
     """
-    ((lines, others),) = _run(_MODEL, each=[[optimizer]])
+    lines, others = _run(_MODEL, optimizer)
     for step, (one, four) in enumerate(zip(lines, others, strict=True)):
         # After an update all norms have met such an edge.
         _assert_same_step(one, four, loose="grad_norm" if step else "grad_norm_depth")

@@ -1,5 +1,6 @@
 """Nothing of a state is the engine's business: any task is resumed to the bit."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -37,17 +38,17 @@ def _killed(workdir: Path, devices: int, checkpoint_step: int) -> None:
 def straight(tmp_path_factory):
     """devices -> workdir of a run that was not interrupted."""
     folder = tmp_path_factory.mktemp("straight")
-    return {count: _lived(folder / str(count), count) for count in (1, 2)}
+    return functools.cache(lambda count: _lived(folder / str(count), count))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.once), 2])
 def test_killed_twice_it_comes_to_the_same_end(tmp_path, straight, devices):
     workdir = tmp_path / "run"
     for step in (10, 35):
         _killed(workdir, devices, step)
     _lived(workdir, devices)
     found, expected = (
-        lives.outcome(w, the_task=TASK) for w in (workdir, straight[devices])
+        lives.outcome(w, the_task=TASK) for w in (workdir, straight(devices))
     )
     assert found == expected
 
@@ -61,12 +62,13 @@ def _last(workdir: Path) -> dict:
         checkpoints.close()
 
 
+@pytest.mark.once
 def test_it_moves_from_two_devices_to_one(tmp_path, straight):
     """To the rounding of another program; keys and counters to the bit."""
     workdir = tmp_path / "run"
     _killed(workdir, 2, 20)
     _lived(workdir, 1)
-    found, expected = _last(workdir), _last(straight[1])
+    found, expected = _last(workdir), _last(straight(1))
     for key in ("key", "dice", "flags", "step"):
         jax.tree.map(np.testing.assert_array_equal, found[key], expected[key])
     jax.tree.map(
@@ -81,16 +83,15 @@ def test_every_part_takes_part():
     config = lives.config()
     config.train.steps = 6
     start = initial_state(TASK, config.seed)
-    context_keys = []
 
-    def watched(state, batch, context):
-        context_keys.append(context.key)
-        return two_players.step(state, batch, context)
+    @jax.jit
+    def advance(state, batch):
+        keys = []
 
-    source = two_players.tiny_task.Source(jax.local_devices()[:1], 8)
-    state, seen = start, []
-    for number in range(4):
-        batch = jax.tree.map(lambda x: x[0], next(source))
+        def watched(state, batch, context):
+            keys.append(context.key)
+            return two_players.step(state, batch, context)
+
         state, _ = loop.parallel.advance(
             state,
             batch,
@@ -98,6 +99,14 @@ def test_every_part_takes_part():
             TASK.schedule,
             task=two_players.task(config, step=watched),
         )
+        return state, keys[0]
+
+    source = two_players.tiny_task.Source(jax.local_devices()[:1], 8)
+    state, seen, context_keys = start, [], []
+    for number in range(4):
+        batch = jax.tree.map(lambda x: x[0], next(source))
+        state, key = advance(state, batch)
+        context_keys.append(key)
         seen.append(packed(state))
         assert int(state.step) == number + 1
     assert len({str(jax.random.key_data(key)) for key in context_keys}) == 4

@@ -83,7 +83,7 @@ def test_only_the_parameters_are_taken(source, tmp_path, capfd):
     }
 
 
-@pytest.mark.parametrize("cut", [1, 6])
+@pytest.mark.parametrize("cut", [1, pytest.param(6, marks=pytest.mark.once)])
 def test_resuming_is_bit_equal_and_never_reads_it_again(
     source, straight, tmp_path, cut
 ):

@@ -12,7 +12,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import lpips, vgg16, vgg16_files
 
 CHANNELS = (64, 128, 256, 512, 512)
-# One program each: op by op they would compile for long.
+# One program each, and few shapes: op by op they would compile for long.
 _distance = jax.jit(lpips.distance)
 _slope = jax.jit(jax.grad(lambda a, b, weights: lpips.distance(weights, a, b).sum()))
 
@@ -92,9 +92,9 @@ def test_weights_of_the_installed_package_are_read():
     assert [w.shape for w in found.linear] == [(c,) for c in CHANNELS]
     assert all(float(w.min()) >= 0.0 for w in found.linear)
     # A paler picture looks more like itself than noise does.
-    v, u = np.mgrid[:32, :32] / 31.0
+    v, u = np.mgrid[:16, :16] / 15.0
     disc = (np.hypot(u - 0.5, v - 0.5) < 0.3) * 1.0
-    picture = np.stack([u, v, disc], -1)[None].astype(np.float32)
+    picture = np.stack([np.stack([u, v, disc], -1)] * 2).astype(np.float32)
     noise = np.random.default_rng(0).uniform(size=picture.shape).astype(np.float32)
     near = float(_distance(found, picture, 0.9 * picture + 0.05)[0])
     far = float(_distance(found, picture, noise)[0])

@@ -37,7 +37,7 @@ def numeric_gradient(function, vertices, step=1e-6):
 def safe_scene(seed):
     """Vertices whose face indices survive the steps of a finite difference."""
     rng = np.random.default_rng(seed)
-    vertices = scenes.warped_grid(seed, 5, 5)[:, :4].astype(np.float64)
+    vertices = scenes.warped_grid(seed, 5, 5)[:4, :4].astype(np.float64)
     # Off the boundaries of the snapping grid, so that no step snaps elsewhere.
     vertices[..., :2] = np.floor(vertices[..., :2] * 256) / 256 + 0.3 / 256
     return vertices, rng.normal(size=SIZE)
@@ -57,32 +57,38 @@ def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
     expected = numeric_gradient(slow, flat)
     assert np.abs(expected).max() > 0.1
 
+    def weighted(depth):
+        return jnp.sum(jnp.asarray(weight, depth.dtype) * depth)
+
+    @jax.jit
+    @jax.grad
     def general(v):
-        return jnp.sum(
-            weight * rasterizer.render_depth(v, faces, SIZE, **options).depth
-        )
+        return weighted(rasterizer.render_depth(v, faces, SIZE, **options).depth)
 
+    @jax.jit
+    @jax.grad
     def grid(v):
-        return jnp.sum(weight * rasterizer.render_grid_depth(v, SIZE, **options).depth)
+        return weighted(rasterizer.render_grid_depth(v, SIZE, **options).depth)
 
+    @jax.jit
+    @jax.grad
     def fragments(v):
         found = rasterizer.rasterize(v, faces, SIZE)
-        depth = jnp.where(found.face_index >= 0, found.depth, 3.0)
-        return jnp.sum(weight * depth)
+        return weighted(jnp.where(found.face_index >= 0, found.depth, 3.0))
 
     with jax.enable_x64(True):
         scale = np.abs(expected).max()
-        exact = [jax.grad(general)(flat), jax.grad(grid)(vertices).reshape(-1, 3)]
+        exact = [general(flat), grid(vertices).reshape(-1, 3)]
         if supersample == 1:
-            exact.append(jax.grad(fragments)(flat))
+            exact.append(fragments(flat))
         for gradient in exact:
             assert gradient.dtype == np.float64
             np.testing.assert_allclose(gradient, expected, atol=1e-6 * scale)
     if supersample == 1:
         return
     single = [
-        jax.grad(general)(flat.astype(np.float32)),
-        jax.grad(grid)(vertices.astype(np.float32)).reshape(-1, 3),
+        general(flat.astype(np.float32)),
+        grid(vertices.astype(np.float32)).reshape(-1, 3),
     ]
     for gradient in single:
         np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale)
@@ -113,9 +119,13 @@ def test_interpolation_matches_finite_differences():
 def test_at_the_identity_view_only_the_pixels_own_vertex_moves_its_depth_in_z():
     vertices = scenes.grid(4, 5)
     vertices[..., 2] += np.random.default_rng(0).random((4, 5), np.float32)
-    jacobian = jax.jacrev(
-        lambda v: rasterizer.render_grid_depth(v, (4, 5), background=1.0).depth
-    )(vertices)[..., 2]
+
+    @jax.jit
+    @jax.jacrev
+    def jacobian(v):
+        return rasterizer.render_grid_depth(v, (4, 5), background=1.0).depth
+
+    jacobian = jacobian(vertices)[..., 2]
     np.testing.assert_allclose(jacobian.reshape(20, 20), np.eye(20), atol=1e-5)
 
 
@@ -127,14 +137,16 @@ def test_moving_the_mesh_sideways_moves_the_image():
     inverse = 1.0 + 0.02 * x - 0.03 * y
     vertices = np.stack([x, y, 1 / inverse], -1).astype(np.float32)
 
-    def depth(shift):
+    # Forward mode does not pass a custom_vjp; one pixel at a time.
+    @jax.jit
+    @jax.grad
+    def slope(shift, row, column):
         return rasterizer.render_grid_depth(
             vertices + jnp.array([1.0, 0.0, 0.0]) * shift, (8, 8), background=0.0
-        ).depth
+        ).depth[row, column]
 
-    # Forward mode does not pass a custom_vjp; one pixel at a time.
     for pixel in ((2, 3), (5, 6)):
-        gradient = jax.grad(lambda s, p=pixel: depth(s)[p])(0.0)
+        gradient = slope(0.0, *pixel)
         expected = 0.02 / (1.0 + 0.02 * pixel[1] - 0.03 * pixel[0]) ** 2
         np.testing.assert_allclose(gradient, expected, rtol=1e-3)
 
@@ -151,6 +163,7 @@ def batch_of_grids():
     return vertices, weight, loss
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
 def test_gradients_are_bit_equal_from_run_to_run():
@@ -174,10 +187,9 @@ def test_gradients_are_the_same_whatever_the_batch():
     np.testing.assert_allclose(first, parallel, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.once)])
-def test_no_pass_leaves_additions_to_a_race(platform, soft):
-    # A scatter may only take a maximum, a minimum, or distinct targets there.
+def test_no_pass_leaves_additions_to_a_race(soft):
+    # A scatter may only take a maximum, a minimum, or distinct targets on GPU and TPU.
     vertices = scenes.warped_grid(0, 6, 6)
     options = {"background": 1.0}
     options |= {"sigma": 0.2, "gamma": 0.1} if soft else {}
@@ -190,13 +202,15 @@ def test_no_pass_leaves_additions_to_a_race(platform, soft):
         return rasterizer.render_depth(flat, faces, (6, 6), **options).depth.sum()
 
     for loss in (mesh,) if soft else (mesh, grid):
-        lowered = jax.jit(jax.value_and_grad(loss)).trace(vertices)
-        text = lowered.lower(lowering_platforms=(platform,)).as_text()
-        updates = re.findall(r'"stablehlo.scatter".*?stablehlo.return', text, re.S)
-        assert updates
-        assert not any("stablehlo.add" in update for update in updates)
+        traced = jax.jit(jax.value_and_grad(loss)).trace(vertices)
+        for platform in ("cuda", "tpu"):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            updates = re.findall(r'"stablehlo.scatter".*?stablehlo.return', text, re.S)
+            assert updates
+            assert not any("stablehlo.add" in update for update in updates)
 
 
+@pytest.mark.once
 def test_sums_by_list_and_by_sort_equal_those_by_scatter():
     rng = np.random.default_rng(0)
     vertices = np.stack([scenes.warped_grid(s, 9, 8) for s in range(3)])
@@ -231,6 +245,7 @@ def test_sums_by_list_and_by_sort_equal_those_by_scatter():
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
 def test_mesh_gradients_are_bit_equal_from_run_to_run():
@@ -256,39 +271,45 @@ def test_uncovered_pixels_pull_on_nothing():
     vertices = scenes.grid(4, 4)
     vertices[..., :2] += 2.0
 
+    @jax.jit
+    @jax.grad
     def outside(v):
         image = rasterizer.render_grid_depth(v, (8, 8), background=1.0)
         return jnp.sum(jnp.where(image.covered, 0.0, image.depth * 3.0))
 
-    np.testing.assert_array_equal(jax.grad(outside)(vertices), 0.0)
+    np.testing.assert_array_equal(outside(vertices), 0.0)
+
+
+@functools.partial(jax.jit, static_argnames="backend")
+def pulls_on_a_grid(vertices, backend):
+    """Gradients of all that is drawn of a grid (6, 6, 3): (36, 3) each."""
+    faces = rasterizer.grid_faces(6, 6)
+    options = {"background": 1.0, "backend": backend}
+
+    def grid(v):
+        v = v.reshape(6, 6, 3)
+        return rasterizer.render_grid_depth(v, (6, 6), **options).depth.sum()
+
+    def general(v):
+        return rasterizer.render_depth(v, faces, (6, 6), **options).depth.sum()
+
+    def fragments(v):
+        found = rasterizer.rasterize(v, faces, (6, 6), backend=backend)
+        values = rasterizer.interpolate(v, faces, found)
+        return jnp.sum(jnp.where(found.face_index >= 0, found.depth, 0)) + values.sum()
+
+    flat = vertices.reshape(-1, 3)
+    return [jax.grad(by)(flat) for by in (grid, general, fragments)]
 
 
 @pytest.mark.once_by_list
-@BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -1.0, 0.0])
-def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad):
+def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad, backend):
     vertices = scenes.warped_grid(1, 6, 6)
     vertices[2, 3, 2] = bad
     if bad == 1e30:
         vertices[2, 3, 0] = bad
-    flat, faces = scenes.flatten(vertices)
-
-    def grid(v):
-        return rasterizer.render_grid_depth(v, (6, 6), background=1.0).depth.sum()
-
-    def general(v):
-        return rasterizer.render_depth(v, faces, (6, 6), background=1.0).depth.sum()
-
-    def fragments(v):
-        found = rasterizer.rasterize(v, faces, (6, 6))
-        values = rasterizer.interpolate(v, faces, found)
-        return jnp.sum(jnp.where(found.face_index >= 0, found.depth, 0)) + values.sum()
-
-    gradients = [
-        jax.grad(grid)(vertices).reshape(-1, 3),
-        jax.grad(general)(flat),
-        jax.grad(fragments)(flat),
-    ]
+    gradients = pulls_on_a_grid(vertices, backend)
     for gradient in gradients:
         assert np.isfinite(gradient).all()
         np.testing.assert_array_equal(gradient[2 * 6 + 3], 0.0)

@@ -47,7 +47,7 @@ def assert_faces_match(vertices, faces, size, engine, **options):
     return index, boxes
 
 
-@pytest.mark.parametrize("cull", ["none", "back"])
+@pytest.mark.parametrize("cull", [pytest.param("none", marks=pytest.mark.once), "back"])
 def test_triangles_of_all_sizes_match_the_reference(cull):
     soups = [scenes.soup(s, count=37, size=(13, 17)) for s in range(3)]
     vertices = np.stack([v for v, _ in soups])
@@ -177,9 +177,9 @@ def as_on_h100():
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param((16, 16), marks=pytest.mark.once), (80, 80)]
+    ("kind", "size"),
+    [pytest.param("grid", (16, 16), marks=pytest.mark.once), ("mesh", (80, 80))],
 )
-@pytest.mark.parametrize("kind", ["grid", "mesh"])
 def test_kernels_lower_for_cuda(kind, size):
     vertices = scenes.warped_grid(0, 9, 9)
     flat, faces = scenes.flatten(vertices)

@@ -17,6 +17,7 @@ from tests.rasterizer.test_gradients import numeric_gradient
 SIZE = (7, 8)
 BACKENDS = pytest.mark.usefixtures("backend")
 INSTALLED = ["xla", "numba"] if backends.numba_installed() else ["xla"]
+USUAL = INSTALLED[-1]
 
 
 @pytest.fixture(autouse=True)
@@ -199,39 +200,49 @@ def draw(vertices, faces, weight, size, sigma, gamma, backend, options=()):
     return *images, *gradients
 
 
+FORMULAS = [
+    (0.2, 0.1, {"supersample": 3, "pixel_offset": (0.3, -0.2), "cull": "front"}),
+    (0.03, 0.01, {"near": 0.9, "far": 3.0, "cull": "back"}),
+    (3.0, 1.0, {}),
+]
+MOST = [(USUAL, 0), ("xla", 0), ("xla", 1), ("numba", 2)]
+
+
 @pytest.mark.parametrize(
-    ("sigma", "gamma", "options"),
-    [
-        (0.2, 0.1, {"supersample": 3, "pixel_offset": (0.3, -0.2), "cull": "front"}),
-        pytest.param(
-            *(0.03, 0.01, {"near": 0.9, "far": 3.0, "cull": "back"}),
-            marks=pytest.mark.once,
-        ),
-        pytest.param(3.0, 1.0, {}, marks=pytest.mark.once),
-    ],
+    ("backend", "case"),
+    [pytest.param(*p, marks=[pytest.mark.once] * (p != MOST[0])) for p in MOST],
 )
-def test_soft_images_follow_the_formulas(sigma, gamma, options):
+def test_soft_images_follow_the_formulas(backend, case):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    sigma, gamma, options = FORMULAS[case]
     size = (12, 9)
     vertices, faces = scenes.soup(5, count=14, size=size)
-    weight = np.random.default_rng(0).normal(size=size)
-    depth, cover = reference.render_soft(
-        vertices, faces, size, background=3.0, sigma=sigma, gamma=gamma, **options
-    )
+    vertices = vertices.astype(np.float64)
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=size)
+
+    def formulas(v):
+        return reference.render_soft(
+            v, faces, size, background=3.0, sigma=sigma, gamma=gamma, **options
+        )
+
+    depth, cover = formulas(vertices)
     assert 0.02 < np.mean(cover) < 0.999
     with jax.enable_x64(True):
-        found = [
-            draw(
-                *(vertices.astype(np.float64), faces, weight, size),
-                *(sigma, gamma, backend, tuple(options.items())),
-            )
-            for backend in INSTALLED
-        ]
-    for images in found:
-        np.testing.assert_allclose(images[0], depth, rtol=1e-9)
-        np.testing.assert_allclose(images[1], cover, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(images[2], found[0][2], rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(images[3], np.sum(weight * (1 - cover)), rtol=1e-9)
-    assert np.abs(found[0][2]).max() > 0.1
+        images = draw(
+            *(vertices, faces, weight, size),
+            *(sigma, gamma, backend, tuple(options.items())),
+        )
+    np.testing.assert_allclose(images[0], depth, rtol=1e-9)
+    np.testing.assert_allclose(images[1], cover, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(images[3], np.sum(weight * (1 - cover)), rtol=1e-9)
+    assert np.abs(images[2]).max() > 0.1
+    for direction in rng.normal(size=(3, *vertices.shape)):
+        step = 1e-7 * direction
+        there, back = (np.add(*formulas(vertices + s)) for s in (step, -step))
+        slope = np.sum(weight * (there - back)) / 2e-7
+        np.testing.assert_allclose(np.sum(images[2] * direction), slope, rtol=1e-5)
 
 
 # Sixteenths of a pixel, so that float32 knows inside from outside as float64 does.
@@ -267,7 +278,7 @@ def test_nasty_soft_meshes_follow_the_formulas(backend, points, faces):
     np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.once
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
 def test_soft_gradients_are_equal_from_run_to_run():
@@ -289,7 +300,10 @@ def test_soft_gradients_are_equal_from_run_to_run():
 
 @pytest.mark.once_by_list
 @BACKENDS
-@pytest.mark.parametrize(("away", "gamma"), [(1.0, 1e-9), (1e15, 1e-3)])
+@pytest.mark.parametrize(
+    ("away", "gamma"),
+    [(1.0, 1e-9), pytest.param(1e15, 1e-3, marks=pytest.mark.once)],
+)
 def test_soft_gradients_of_small_gammas_are_those_of_float64(away, gamma):
     # Flat faces, far enough apart that rounding does not decide which is nearer.
     vertices, faces = soft_scene()
@@ -313,6 +327,7 @@ def test_soft_gradients_of_small_gammas_are_those_of_float64(away, gamma):
         np.testing.assert_allclose(single[:, axes], double[:, axes], atol=1e-5 * scale)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_soft_boxes_hold_what_snapping_moves():
     # A plane of four faces, whose seam snaps away from the samples beside it.

@@ -174,6 +174,7 @@ def test_a_dry_run_tells_of_the_localiser(the_task):
     assert "localiser" in dry_run.report(config, made)
 
 
+@pytest.mark.once
 def test_photos_with_landmarks_are_people_in_one_view():
     """Without an axis of views, and with landmarks that nobody knows."""
     config = stn_people.config(

@@ -83,7 +83,9 @@ def _mask(points, vector, camera, mode, grid=GRID, size=SIZE):
     )
 
 
-@pytest.mark.parametrize("perspective", [0.0, 0.25])
+@pytest.mark.parametrize(
+    "perspective", [pytest.param(0.0, marks=pytest.mark.once), 0.25]
+)
 @pytest.mark.parametrize("mode", visibility.MODES)
 def test_of_a_sphere_exactly_the_front_half_is_seen(mode, perspective):
     points = _sphere(GRID)
@@ -121,7 +123,9 @@ def _step():
     return np.stack([x, y, 0.8 * ridge], -1).reshape(-1, 3)
 
 
-@pytest.mark.parametrize("perspective", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "perspective", [pytest.param(0.0, marks=pytest.mark.once), 0.1]
+)
 def test_the_z_buffer_removes_what_a_ridge_hides_and_facing_keeps_it(perspective):
     camera = layers.Camera(0.7, (0.0, 0.0), perspective=perspective)
     points = jnp.asarray(_step(), jnp.float32)
@@ -172,9 +176,8 @@ def test_a_hidden_vertex_is_seen_the_more_the_nearer_it_comes():
     assert 0.1 < value < 0.9 and slope > 1.0
 
 
-@pytest.mark.parametrize(
-    "perspective", [0.0, pytest.param(0.1, marks=pytest.mark.once)]
-)
+@pytest.mark.once
+@pytest.mark.parametrize("perspective", [0.0, 0.1])
 def test_faces_without_size_or_out_of_sight_make_no_nan(perspective):
     model, camera = stn_faces.face(5, 2), stn_faces.camera(perspective)
     rng = np.random.default_rng(0)

@@ -67,6 +67,7 @@ def scores_of(workdir):
     return json.loads((workdir / "eval" / "test.json").read_text())
 
 
+@pytest.mark.once
 def test_a_run_is_trained_scored_and_used(trained, tmp_path, capsys, monkeypatch):
     lines = [json.loads(x) for x in (trained / "metrics.jsonl").open()]
     steps = [line["step"] for line in lines if line["split"] == "train"]

@@ -194,17 +194,6 @@ def test_the_flipped_pass_mirrors_depth_and_albedo_only(setup, factors):
     np.testing.assert_allclose(out.canonical_flip.shading, shading, atol=1e-4)
 
 
-@pytest.mark.once
-def test_the_total_is_the_weighted_sum_of_its_terms(images):
-    config = _config(loss__depth_smoothness=0.3, loss__flip=0.25)
-    options = options_from_config(config)
-    params = random_params(options)
-    total, out = _total(params, Batch(image=images), config, options)
-    t = out.terms
-    expected = t["photometric"] + 0.25 * t["photometric_flip"] + 0.3 * t["smoothness"]
-    assert float(total) == pytest.approx(float(expected), rel=1e-5)
-
-
 def test_the_flip_weight_follows_its_schedule():
     config = _config(loss__flip=0.5, loss__flip_start=10)
     assert float(loss_weights(config, 9).flip) == 1.0
@@ -275,17 +264,20 @@ def test_supervision_trains_the_depth_net_alone(images):
 
 
 @pytest.mark.once
-def test_without_confidence_there_is_no_network_for_it(images):
-    config = _config(model__use_confidence=False)
+def test_without_confidence_there_is_no_network_and_the_total_sums_the_terms(images):
+    config = _config(
+        model__use_confidence=False, loss__depth_smoothness=0.3, loss__flip=0.25
+    )
     options = options_from_config(config)
     params = random_params(options)
     assert "conf" not in params
-    _, out = _total(params, Batch(image=images), config, options)
+    total, out = _total(params, Batch(image=images), config, options)
+    t = out.terms
+    expected = t["photometric"] + 0.25 * t["photometric_flip"] + 0.3 * t["smoothness"]
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
     error = 2 * np.abs(np.asarray(out.reconstruction.plain.image - images)).mean(-1)
     mask = np.asarray(out.reconstruction.plain.valid & out.reconstruction.flip.valid)
-    assert float(out.terms["photometric"]) == pytest.approx(
-        error[mask].mean(), rel=1e-4
-    )
+    assert float(t["photometric"]) == pytest.approx(error[mask].mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from unsup3d_jax.files import replacing
 from unsup3d_jax.stn3dmm import task
 
 PATH = Path(__file__).with_name("weights") / "open_faces.npz"
+ORIGIN = "the localiser that ships"  # of scores
 _ABOUT = "about"
 
 

@@ -34,7 +34,7 @@ def test_plain_numpy_does_the_same_as_the_layers():
     camera = morphable.default_camera(model)
     images, theta = stn3dmm_layers.inputs(model, 3, 32)
     on_device = jax.tree.map(jnp.asarray, model)
-    forward, _ = stn3dmm_layers.programs(on_device, camera, 32, "facing")
+    forward, _ = stn3dmm_layers.programs(on_device, camera, "facing")
     naive = stn3dmm_layers.Naive(model, camera, 32)(images, theta)
     found = forward(images, theta)
     assert stn3dmm_layers.check(found, naive)["mean"] < 1e-5

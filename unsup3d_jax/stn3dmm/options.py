@@ -16,7 +16,7 @@ from unsup3d_jax.configuration import check_numbers, need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine import settings
 from unsup3d_jax.errors import refusing
-from unsup3d_jax.stn3dmm import layers, localiser, morphable, visibility
+from unsup3d_jax.stn3dmm import flattening, layers, localiser, morphable
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.localiser import LocaliserOptions
 from unsup3d_jax.stn3dmm.morphable import GridModel, MorphableModel
@@ -28,8 +28,6 @@ DATA_SETS = ("open_faces", "landmarks")
 # Rows of the final table that need no training, and the one that does.
 UNTRAINED = ("zero", "constant", "no_shape", "fit")
 SUPERVISED = "supervised"
-# In training; to score and to show, what is seen must be known.
-_MASKS = (*visibility.MODES, "none")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,7 +202,8 @@ def _check_words(config: ConfigDict) -> None:
     one_of("localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS)
     one_of("localiser.pool", network.pool, localiser.POOLS)
     need(config, "localiser.stem", network.stem in localiser.STEMS, "2 or 4")
-    one_of("visibility.train", config.visibility.train, _MASKS)
+    one_of("visibility.train", config.visibility.train, flattening.MODES)
+    # To score and to show, what is seen must be known.
     one_of("visibility.eval", config.visibility.eval, ("facing", "zbuffer"))
     one_of("eval.split", ev.split, ds.SPLITS)
     rows = (*UNTRAINED, SUPERVISED)

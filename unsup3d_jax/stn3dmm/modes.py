@@ -69,6 +69,19 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     )
 
 
+def run_data(args: Arguments, interrupts: Any) -> None:
+    """Checks the data set and prints what it holds."""
+    from functools import partial
+
+    from unsup3d_jax.data import report
+    from unsup3d_jax.stn3dmm import options, people
+
+    config = args.config
+    options.check_config(config)
+    load = partial(people.load_split, config, options.load_face(config))
+    print(report.data_report(config, args.output or args.workdir / "data", load))
+
+
 def trained_or_shipped(args: Arguments) -> tuple[Any, int, str | None]:
     """Parameters, step, and where they are from, if not from the workdir's run.
 
@@ -121,5 +134,11 @@ MODES = {
         flags=("checkpoint", "input", "output"),
         required=("input", "output"),
         of_run=True,
+    ),
+    "data": Mode(
+        "check the data set: counts, broken files, a contact sheet of its people",
+        run_data,
+        flags=("output",),
+        keeps_compiled=False,
     ),
 }

@@ -112,7 +112,7 @@ def export(
     model: GridModel,
     camera: Camera,
     options: ExportOptions,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Found]:
     """Writes everything about one photo into a folder.
 
     Args:
@@ -120,7 +120,8 @@ def export(
         image, vector, model, camera, options: see `flatten`.
 
     Returns:
-        Numbers about it, JSON-able: "theta", "pose", "visible".
+        Numbers about it, JSON-able: "theta", "pose", "visible"; and what was found,
+        on the host.
     """
     found = jax.device_get(flatten(model, vector, image, camera, options))
     arrays = named_arrays(image, vector, found, model)
@@ -151,7 +152,7 @@ def export(
         folder / "panel.png"
     )
     _write_mesh(folder, found, model, whole.texture)
-    return numbers_of(np.asarray(vector), found)
+    return numbers_of(np.asarray(vector), found), found
 
 
 def frontal_view(

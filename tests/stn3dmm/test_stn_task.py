@@ -65,6 +65,10 @@ def test_bad_values_name_their_key(key, value):
             {"eval__baselines": ("supervised",), "face__model": "mine.npz"},
             "eval.baselines",
         ),
+        (
+            {"eval__baselines": ("supervised",), "compat__release_losses": True},
+            "eval.baselines",
+        ),
     ],
 )
 def test_keys_that_do_not_go_together_are_named(changes, key):

@@ -239,6 +239,10 @@ def _check_together(config: ConfigDict) -> None:
     supervised = SUPERVISED in config.eval.baselines
     without = f"without supervised {truth[2:]}"
     need(config, "eval.baselines", known or not supervised, without)
+    # The row is trained by the config's optimizer, whose rate is that of other sums.
+    means = not (supervised and config.compat.release_losses)
+    need(config, "eval.baselines", means, "without supervised for "
+         "compat.release_losses=True")  # fmt: skip
     # Theta shows the same place through no other camera.
     if loss.theta > 0:
         exact = config.camera.fov_deg == 10.0

@@ -12,7 +12,13 @@ from unsup3d_jax.nets import vgg_face
 from unsup3d_jax.stn3dmm import localiser
 
 SMALL = localiser.LocaliserOptions(
-    kind="small", coefficients=5, width=0.25, rotation_head="axis_angle"
+    kind="small",
+    coefficients=5,
+    width=0.25,
+    rotation_head="axis_angle",
+    pool="mean_max",
+    stem=2,
+    subtract_mean=True,
 )
 VGG = dataclasses.replace(SMALL, kind="vgg_face", width=1 / 32)
 

@@ -61,9 +61,9 @@ class LocaliserOptions:
     coefficients: int
     width: float
     rotation_head: str
-    pool: str = "mean_max"
-    stem: int = 2
-    subtract_mean: bool = True
+    pool: str
+    stem: int
+    subtract_mean: bool
 
     def __post_init__(self):
         if self.kind not in KINDS:

@@ -71,17 +71,15 @@ def test_image_terms_fall_to_nothing_where_a_face(ways, way):
     symmetry, views = images.T
     assert symmetry[0] > 0.03 and symmetry[-1] < 0.02 * symmetry[0]
     # The spots of two pictures are still of two colours.
-    assert (
-        views[0] > 0.03 and views[-1] < (0.6 if way == "shrinks" else 0.02) * views[0]
-    )
+    left = {"shrinks": 0.8, "slides": 0.02}[way]
+    assert views[0] > 0.03 and views[-1] < left * views[0]
 
 
 @pytest.mark.parametrize("way", ["shrinks", "slides"])
 def test_the_safeguards_make_it_dear_that_a_face(ways, way):
     images, total = ways[way]
-    assert total[0] == pytest.approx(
-        0.1 * images[0].sum(), abs=2e-3
-    )  # they say nothing
+    # At the truth they say nothing.
+    assert total[0] == pytest.approx(0.1 * images[0].sum(), abs=2e-3)
     assert (np.diff(total)[1:] > 0).all()
     assert (total[2:] > total[0]).all() and total[-1] > 10 * total[0]
 
@@ -91,4 +89,5 @@ def test_the_safeguards_make_it_dear_that_a_face_turns_away():
     about = path_of(1, [0.0, 1.5, 2.6, 3.1])
     _, total = along(about, visibility__train="soft")
     _, bare = along(about, visibility__train="soft", loss__visible=0.0)
-    assert bare[-1] < 0.5 * bare[0] < total[0] < total[-1]
+    # What little is seen counts as much as all did, so that they fall by some.
+    assert bare[-1] < 0.8 * bare[0] and total[-1] > 2 * total[0]

@@ -103,7 +103,8 @@ def _shown(
     camera: Camera,
 ) -> tuple[Array, ...]:
     """Pixels, landmarks, flattened face and mask, of one; and the turn's error."""
-    found = flatten(model, theta[None], image[None], camera, mode="zbuffer")
+    # By normals, as in the paper: a z-buffer takes longer to compile than all the rest.
+    found = flatten(model, theta[None], image[None], camera, mode="facing")
     turns = map(layers.rotation_matrix, (theta[:3], true_rotation))
     parts = found.posed.pixels, found.posed.landmarks, found.faces, found.mask
     return *parts, rotation_angle_deg(*turns)

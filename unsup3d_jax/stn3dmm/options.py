@@ -174,6 +174,7 @@ def _network(config: ConfigDict, coefficients: int) -> LocaliserOptions:
         pool=network.pool,
         stem=network.stem,
         subtract_mean=network.subtract_mean,
+        release_units=network.release_units,
     )
 
 

@@ -29,7 +29,6 @@ from unsup3d_jax.evaluation.angles import rotation_angle_deg
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm import example_face, layers, morphable, people, pictures
 from unsup3d_jax.stn3dmm.example_face import Pictured
-from unsup3d_jax.stn3dmm.export import ExportOptions, angles_deg, export
 from unsup3d_jax.stn3dmm.fit import fit_landmarks
 from unsup3d_jax.stn3dmm.flattening import flatten
 from unsup3d_jax.stn3dmm.layers import Camera
@@ -152,14 +151,15 @@ def main() -> None:
     }
     (args.output / "theta.json").write_text(json.dumps(record, indent=1) + "\n")
     if args.export:
+        # Here, as its packages take time to load.
+        from unsup3d_jax.stn3dmm.export import ExportOptions, export
+
         fine, _ = model_of(FINE_GRID, args.landmarks, few=few)
         how = ExportOptions(photo_size=size, visibility="zbuffer", texture_scale=2)
         export(args.output, face.image, theta, fine, camera, how)
-    pose = zip(("pitch", "yaw", "roll"), angles_deg(theta[:3]), strict=True)
     print(
         f"{len(apart)} landmarks to {apart.max():.3f} px, rotation to {error:.3f} "
-        f"degrees, fitted in {fitted:.1f} s of {record['seconds']['all']:.1f} s "
-        f"({', '.join(f'{name} {angle:+.1f}' for name, angle in pose)}); see "
+        f"degrees, fitted in {fitted:.1f} s of {record['seconds']['all']:.1f} s; see "
         f"{args.output}/"
     )
 

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import machine
 from rasterizer import grid_faces
 from unsup3d_jax.stn3dmm import layers, morphable
-from unsup3d_jax.stn3dmm.visibility import visibility
+from unsup3d_jax.stn3dmm.flattening import flatten
 
 MODES = ("facing", "zbuffer", "none")
 MOST_OFF = 1e-3  # colours in [0, 1], float32 against float64
@@ -44,23 +44,16 @@ def inputs(model: Any, batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.float32), theta.astype(np.float32)
 
 
-def programs(model: Any, camera: layers.Camera, size: int, mode: str):
+def programs(model: Any, camera: layers.Camera, mode: str):
     """(forward, forward and backward), compiled for (images, theta)."""
 
-    def one(vector: jax.Array):
-        theta = layers.split(vector)
-        posed = layers.posed(model, theta, camera, image_size=size)
-        mask = jnp.ones((model.size, model.size))
-        if mode != "none":
-            mask = visibility(
-                posed, theta, camera, mode=mode, grid=model.size, image_size=size
-            )
-        return posed.pixels, posed.landmarks, mask
-
     def forward(images: jax.Array, vectors: jax.Array):
-        pixels, landmarks, mask = jax.vmap(one)(vectors)
-        flat = layers.flatten_image(images, pixels, model.size)
-        return flat * mask[..., None], mask, landmarks
+        found = flatten(model, vectors, images, camera, mode=mode)
+        return (
+            found.faces * found.seen[..., None],
+            found.seen,
+            found.posed.landmarks,
+        )
 
     def loss(vectors: jax.Array, images: jax.Array):
         flat, _, landmarks = forward(images, vectors)
@@ -190,7 +183,7 @@ def main() -> int:
     }
     agreement = {}
     for mode in MODES:
-        forward, both = programs(model, camera, args.image_size, mode)
+        forward, both = programs(model, camera, mode)
         calls[f"{mode} forward"] = functools.partial(forward, *on_device)
         calls[f"{mode} forward + backward"] = functools.partial(both, *on_device)
         found = jax.block_until_ready(forward(*on_device))

@@ -2,10 +2,10 @@
 
 Run: python main.py --config=configs/stn3dmm/compat.py --config.localiser.weights=FILE
 (one GPU). Sums over the batch with the release's weights, 5 + 5 coefficients, an image
-and its mirror image as two views, stochastic gradient descent. What is not taken over:
-its two bugs in the gradients of the image terms, its normals of three triangles
-(`stn3dmm.compat.facing`), theta in pixels and powers of 0.99 (`compat.to_default`), and
-rates of its own for the last layer.
+and its mirror image as two views, stochastic gradient descent in its units of theta and
+with larger rates of the last layer. What is not taken over: its two bugs in the
+gradients of the image terms, and its normals of three triangles
+(`stn3dmm.compat.facing`).
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     config.face.identity = config.face.expression = 5
     config.camera.fov_deg = 0.0
     config.localiser.subtract_mean = False
-    config.compat.release_losses = True
+    config.localiser.release_units = True
+    config.compat.release_losses = config.compat.release_rates = True
     config.loss.landmark = 0.8998
     config.loss.prior = 0.1
     config.loss.multi_view = config.loss.symmetry = 1e-4

@@ -73,6 +73,8 @@ def get_config() -> ConfigDict:
     # one of ours; "": noise.
     localiser.weights = ""
     localiser.subtract_mean = True  # vgg_face: of its training images (code: not)
+    # The last layer gives t in 112ths of half an image and log s to base 0.99 (code).
+    localiser.release_units = False
 
     # --- loss: weights; 0 leaves a term out ---------------------------------------
     c.loss = loss = ConfigDict()
@@ -121,6 +123,9 @@ def get_config() -> ConfigDict:
     # Sums over the batch with the release's weights and units (pixels, colours in
     # [0, 255], implicit masks) instead of the terms above, where they have weights.
     compat.release_losses = False
+    # The last layer's weights learn 4 times, its bias 8 times as fast as the rest, the
+    # latter without weight decay.
+    compat.release_rates = False
 
     # --- training -----------------------------------------------------------------
     c.train = train = shared.train(NETWORKS)
@@ -188,4 +193,5 @@ RANGES = {
     "export.photo_size": (32, 4096),
     "export.texture_scale": (1, 32),
 }
-YOUNGER: dict = {}
+# Keys that some runs are older than, and the value that means what was done then.
+YOUNGER: dict = {"localiser.release_units": False, "compat.release_rates": False}

@@ -60,7 +60,7 @@ def test_pts_count_pixels_from_one(tmp_path):
 
 
 def test_pts_lie_beside_their_photos(tmp_path):
-    for name in ("a.pts", "b/c.pts"):
+    for name in ("a.pts", "b/c.PTS"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(pts_text(some_points(68)))
     found, missing = landmark_files.find(
@@ -68,7 +68,7 @@ def test_pts_lie_beside_their_photos(tmp_path):
     )
     assert missing == [] and list(found) == ["a.jpg", "b/c.PNG"]
     (face,) = found["b/c.PNG"]
-    assert face.name == "b/c.PNG" and face.table == tmp_path / "b/c.pts"
+    assert face.name == "b/c.PNG" and face.table == tmp_path / "b/c.PTS"
     assert face.points is None
 
 

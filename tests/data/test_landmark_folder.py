@@ -210,6 +210,34 @@ def test_a_streamed_set_has_the_examples_of_one_in_memory(config, tmp_path):
     assert load.load_split(config, "train").report.cached
 
 
+@pytest.mark.parametrize("layout", ["pts", "csv"])
+def test_a_moved_point_makes_another_data_set(config, tmp_path, layout):
+    """Also where the table stays as long as it was: a run must not resume on it."""
+    root = tmp_path / "photos/train"
+    write_ramp(root / "a.png")
+    write_ramp(root / "b.png")
+    config.data.layout = layout
+    table = root / "a.pts" if layout == "pts" else root / "landmarks.csv"
+    config.data.path = str(root)
+    config.data.split, config.data.hash_split_percent = "hash", (100, 0, 0)
+    points = face(60, 45, 20).round(2)
+    if layout == "pts":
+        table.write_text(pts_text(points))
+        (root / "b.pts").write_text(pts_text(points))
+    else:
+        known = np.ones(68, bool)
+        rows = [(name, points, known) for name in ("a.png", "b.png")]
+        table.write_text(csv_text(rows, 68))
+    before = load.load_split(config, "train")
+    assert load.load_split(config, "train").digest == before.digest
+    text, length = table.read_text(), table.stat().st_size
+    assert "80.0" in text or "80," in text
+    table.write_text(text.replace("80", "81", 1))
+    assert table.stat().st_size == length
+    after = load.load_split(config, "train")
+    assert len(after) == len(before) == 2 and after.digest != before.digest
+
+
 def test_a_batch_bears_unknown_landmarks_and_mirrors_them(config, tmp_path):
     """What is unknown on one side is unknown on the other, and nothing else is lost."""
     root = tmp_path / "photos"

@@ -8,7 +8,7 @@ import numpy as np
 from configs.stn3dmm import default
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
-from unsup3d_jax.stn3dmm import layers, people
+from unsup3d_jax.stn3dmm import layers
 from unsup3d_jax.stn3dmm.options import load_face
 
 SIZE = 32
@@ -63,7 +63,7 @@ def dataset(c, split="train", count=6, views=None):
         ds.Report("open_faces", split, "", count),
         digest=split,
         keypoint_flip=LANDMARK_FLIP,
-        latent_mirror=people.mirror_matrix(face),
+        latent_mirror=layers.mirror_matrix(face.grid.coefficient_mirror),
     )
 
 

@@ -9,10 +9,17 @@ import pytest
 import scipy.io
 
 from unsup3d_jax.nets import vgg_face
-from unsup3d_jax.stn3dmm import localiser
+from unsup3d_jax.stn3dmm import compat, layers, localiser
 
 SMALL = localiser.LocaliserOptions(
-    kind="small", coefficients=5, width=0.25, rotation_head="axis_angle"
+    kind="small",
+    coefficients=5,
+    width=0.25,
+    rotation_head="axis_angle",
+    pool="mean_max",
+    stem=2,
+    subtract_mean=True,
+    release_units=False,
 )
 VGG = dataclasses.replace(SMALL, kind="vgg_face", width=1 / 32)
 
@@ -177,6 +184,30 @@ def test_the_layers_of_vgg_face_come_out_of_a_file(tmp_path):
         np.testing.assert_array_equal(network["vgg_face"][name]["bias"], 1.0)
     with pytest.raises(ValueError, match="'small' has no layers"):
         localiser.with_vgg_face(params, tmp_path / "vgg_face.mat", SMALL)
+
+
+@pytest.mark.once
+def test_units_of_the_release_are_those_of_its_theta():
+    """What its numbers mean, by `compat`: pixels, and powers of 0.99."""
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3))
+    params = localiser.init_params(jax.random.key(0), SMALL, 32)
+
+    @jax.jit
+    def both(params):
+        theirs = dataclasses.replace(SMALL, release_units=True)
+        return [localiser.localise(params, images, o) for o in (SMALL, theirs)]
+
+    plain, found = both(params)
+    camera = layers.Camera(scale=7.5, offset=(0.0, 0.0))
+    start = jnp.array([0.0, 0.0, 0.0, 112.0, 112.0, -400.0])
+
+    def ours(numbers):
+        theta = layers.split(jnp.concatenate([start, jnp.zeros(5)]) + numbers)
+        return layers.join(compat.to_default(theta, camera))
+
+    expected = jax.vmap(ours)(plain) - ours(jnp.zeros(11))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(found - plain)[:, 3:6].max() > 1e-4
 
 
 def test_six_numbers_are_orthonormalised_by_definition():

@@ -10,7 +10,7 @@ import pytest
 import stn_people
 
 from unsup3d_jax.data.batches import to_batch
-from unsup3d_jax.stn3dmm import layers, localiser, watch
+from unsup3d_jax.stn3dmm import localiser, watch
 from unsup3d_jax.stn3dmm import objective as objectives
 from unsup3d_jax.stn3dmm.options import load_face, options_from_config
 
@@ -248,4 +248,3 @@ def test_statistics_are_of_all_images(everything):
     spread = np.degrees(theta[:, 1].std())
     np.testing.assert_allclose(found["turn_std_y_deg"], spread, rtol=0.02, atol=0.01)
     assert 0.3 < found["seen_share"] < 1.0
-    assert layers.POSE_SIZE == 6

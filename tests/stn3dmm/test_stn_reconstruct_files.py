@@ -1,6 +1,7 @@
 """Photos in, folders out: what is in them, and that the numbers hang together."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -153,8 +154,22 @@ def test_what_is_current_is_kept_and_another_theta_or_model_is_not(
     tmp_path, model, monkeypatch
 ):
     made = []
-    monkeypatch.setattr(export, "export", lambda folder, *rest: made.append(rest) or {})
-    monkeypatch.setattr(reconstruct_files, "_write_mean", lambda *found: None)
+    blank = SimpleNamespace(
+        flattened=np.ones((2, 2, 3), np.float32), visibility=np.ones((2, 2), np.float32)
+    )
+    means = []
+
+    def write(folder, *rest):
+        made.append(rest)
+        arrays = {k: 0 * v for k, v in vars(blank).items()}
+        np.savez(folder / export.ARRAYS, **arrays)
+        return {}, blank
+
+    def write_mean(path, mean):
+        means.append((mean.count, mean.result()[0].mean()))
+
+    monkeypatch.setattr(export, "export", write)
+    monkeypatch.setattr(reconstruct_files, "_write_mean", write_mean)
     for i, name in enumerate("ab"):
         photo(tmp_path / "in" / f"{name}.png", seed=i)
     assert len(run(tmp_path, model).written) == 2
@@ -165,6 +180,8 @@ def test_what_is_current_is_kept_and_another_theta_or_model_is_not(
     other = model.replace(mean=model.mean + 0.001)
     assert len(run(tmp_path, other, theta=THETA + 0.01, options=finer).written) == 2
     assert len(run(tmp_path, other, theta=THETA + 0.01, options=finer).kept) == 2
+    # What was just made is not read again, what was kept is: there it says 0.
+    assert means == [(2, 1.0), (2, 0.0), (2, 1.0), (2, 1.0), (2, 1.0), (2, 0.0)]
 
 
 def test_frontal_view_is_turned_back_and_tells_what_it_made_up(written):

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import stn_people
 
-from configs.stn3dmm import open_faces
+from configs.stn3dmm import default, open_faces
 from unsup3d_jax.engine.task import run_keys
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm import localiser, options, shipped
 
 
-def test_what_is_saved_is_loaded_to_half_precision(tmp_path):
+def test_what_is_saved_is_loaded_to_half_precision(tmp_path, monkeypatch):
     config = stn_people.config()
     static = options.options_from_config(config, options.load_face(config))
     params = localiser.init_params(run_keys(0)[0], static.localiser, 32)
@@ -30,6 +30,14 @@ def test_what_is_saved_is_loaded_to_half_precision(tmp_path):
         (key,) = change
         with pytest.raises(UserError, match=key.replace("__", ".")):
             shipped.load(other, path)
+    # A key that the file knows nothing of could mean anything.
+    monkeypatch.setattr(shipped, "_meaning", lambda config: {"face.new": 1})
+    with pytest.raises(UserError, match=r"face\.new, camera\.fill"):
+        shipped.load(config, path)
+    monkeypatch.setitem(default.YOUNGER, "face.new", 1)
+    with pytest.raises(UserError, match=r"differ: camera\.fill"):
+        shipped.load(config, path)
+    monkeypatch.undo()
     # What says how it was trained does not count.
     shipped.load(stn_people.config(loss__symmetry=1.0), path)
     with pytest.raises(UserError, match="nowhere"):

@@ -65,6 +65,10 @@ def test_bad_values_name_their_key(key, value):
             {"eval__baselines": ("supervised",), "face__model": "mine.npz"},
             "eval.baselines",
         ),
+        (
+            {"eval__baselines": ("supervised",), "compat__release_losses": True},
+            "eval.baselines",
+        ),
     ],
 )
 def test_keys_that_do_not_go_together_are_named(changes, key):
@@ -92,6 +96,30 @@ def test_the_recipes_are_in_order(recipe):
 def test_a_model_that_is_not_there_is_named():
     with pytest.raises(UserError, match="nowhere.npz"):
         options.load_face(stn_people.config(face__model="nowhere.npz"))
+
+
+def test_the_last_layer_has_the_rates_of_the_release():
+    """v = 0.9 v + g + decay w; w = w - rate v, 4 and 8 times; no decay of the bias."""
+    config = stn_people.config(
+        compat__release_rates=True, train__optimizer="sgd", train__weight_decay=0.3
+    )
+    config.train.beta1, config.train.clip_norm = 0.9, 0.0
+    optimizer = task.make_optimizer(config)
+    layer = {"kernel": np.float32([2.0]), "bias": np.float32([1.0])}
+    params = {"localiser": {"head": {"layer": layer}, "small": {"dense": layer}}}
+    grads = jax.tree.map(lambda x: 0.5 * x, params)
+    state, v = optimizer.init(params), {}
+    for _ in range(2):
+        updates, state = optimizer.update(grads, state, params)
+        for name, factor, decay in (
+            ("head/layer/kernel", 4, 0.3), ("head/layer/bias", 8, 0.0),
+            ("small/dense/kernel", 1, 0.3), ("small/dense/bias", 1, 0.3),
+        ):  # fmt: skip
+            place, w = updates["localiser"], params["localiser"]
+            for part in name.split("/"):
+                place, w = place[part], w[part]
+            v[name] = 0.9 * v.get(name, 0.0) + 0.5 * w + decay * w
+            np.testing.assert_allclose(place, factor * v[name], rtol=1e-6, err_msg=name)
 
 
 @pytest.fixture(scope="module")

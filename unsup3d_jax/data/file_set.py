@@ -51,6 +51,11 @@ class Listing:
     share: Callable[[], str] = str
 
 
+def sizes(item: ds.Item) -> list[int]:
+    """Bytes of each of an item's files."""
+    return [os.path.getsize(path) for path in item.paths]
+
+
 def from_listing(
     config: ConfigDict,
     split: str,
@@ -59,6 +64,7 @@ def from_listing(
     *,
     options: dict,
     bytes_each: int,
+    content: Callable[[ds.Item], list] = sizes,
 ) -> ds.Dataset:
     """Reads or checks the items of a split and describes what was found.
 
@@ -70,6 +76,8 @@ def from_listing(
         read: reads one item.
         options: all that changes the pixels besides the files.
         bytes_each: decoded bytes of one example.
+        content: JSON-able, what tells another item of the same name from it: the sizes
+            of its files, unless these can change without changing their size.
 
     Raises:
         UserError: if no file is usable, or fewer than data.min_images of the
@@ -123,11 +131,11 @@ def from_listing(
         cached=prepared.cached,
         seconds=time.monotonic() - start,
     )
-    content = [[item.name, *map(os.path.getsize, item.paths)] for item in usable]
+    held = [[item.name, *content(item)] for item in usable]
     return ds.Dataset(
         arrays=prepared.arrays,
         report=report,
-        digest=ds.digest_of(data.name, options, content),
+        digest=ds.digest_of(data.name, options, held),
         items=() if keep else usable,
         read=None if keep else read,
         workers=data.workers,

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import images, near_copies, photos
-from unsup3d_jax.data.file_set import Listing, check_options, from_listing
+from unsup3d_jax.data.file_set import Listing, check_options, from_listing, sizes
 from unsup3d_jax.errors import UserError
 
 
@@ -304,11 +304,12 @@ def load_photos(
     partner: str = "",
     notes: tuple[str, ...] = (),
     keypoint_flip: tuple[int, ...] = (),
+    content: Callable[[ds.Item], list] = sizes,
 ) -> ds.Dataset:
     """Loads a split of a folder, of whose photos something else may be known.
 
     Args:
-        read, options, bytes_each: as `file_set.from_listing`.
+        read, options, bytes_each, content: as `file_set.from_listing`.
         examples: those that a photo holds, by its name; None: each is one. Photos
             without any are left out and named.
         partner: what those want.
@@ -341,7 +342,13 @@ def load_photos(
         share=partial(_share, config, split, count),
     )
     dataset = from_listing(
-        config, split, listing, read, options=options, bytes_each=bytes_each
+        config,
+        split,
+        listing,
+        read,
+        options=options,
+        bytes_each=bytes_each,
+        content=content,
     )
     return dataclasses.replace(dataset, keypoint_flip=keypoint_flip)
 

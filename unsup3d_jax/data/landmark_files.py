@@ -91,9 +91,11 @@ def find(
     if layout == "pts":
         found = {}
         for name in photos:
-            table = (root / name).with_suffix(".pts")
-            if table.is_file():
-                found[name] = [Face(name, table)]
+            for ending in (".pts", ".PTS"):
+                table = (root / name).with_suffix(ending)
+                if table.is_file():
+                    found[name] = [Face(name, table)]
+                    break
         return found, []
     if layout == "csv":
         table = root / CSV_NAME

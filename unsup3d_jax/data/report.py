@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -26,7 +27,11 @@ _VIEW = (
 )
 
 
-def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
+def data_report(
+    config: ConfigDict,
+    output_dir: str | pathlib.Path,
+    load: Callable[[str], ds.Dataset] | None = None,
+) -> str:
     """Loads every split, writes report.json and contact sheets, returns a text.
 
     Files: `report.json`; `<split>.png`, up to 64 images spread evenly over the
@@ -35,6 +40,8 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
     Args:
         config: the full configuration.
         output_dir: made if needed.
+        load: split name -> data set, of a method with sets of its own; None:
+            `load.load_split`.
 
     Raises:
         UserError: if the training split is unusable or the output no place to
@@ -47,7 +54,7 @@ def data_report(config: ConfigDict, output_dir: str | pathlib.Path) -> str:
     lines, record = [f"data set '{config.data.name}' {config.data.path}".rstrip()], {}
     for split in ds.SPLITS:
         try:
-            dataset = load_split(config, split)
+            dataset = load(split) if load else load_split(config, split)
         except UserError as error:
             if split == "train":
                 raise
@@ -126,7 +133,9 @@ def _sheets(
         pictures[f"{dataset.report.split}_depth.png"] = np.repeat(grey[..., None], 3, 3)
     paths = []
     for name, stack in pictures.items():
-        sheet = tiles.grid_of_images(stack, columns=min(_COLUMNS, count))
+        if stack.ndim == 5:  # several views of each, side by side
+            stack = stack.reshape(-1, *stack.shape[2:])
+        sheet = tiles.grid_of_images(stack, columns=min(_COLUMNS, len(stack)))
         with writing(output / name):
             Image.fromarray(sheet).save(output / name)
         paths.append(output / name)

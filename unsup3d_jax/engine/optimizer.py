@@ -1,6 +1,6 @@
 """The optimizers of a config's section `train`, and its learning rates."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,7 +45,9 @@ class Schedule:
     ramps: dict[str, tuple[Float[Leaf, ""], Float[Leaf, ""]]]
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ConfigDict, decays: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
     """Adam, Muon or SGD with the L2 penalty in the gradient; without learning rates.
 
     As the authors' PyTorch Adam does, weight decay adds `weight_decay * w` to
@@ -53,12 +55,16 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     penalty is added after clipping: `clip_norm` bounds the gradient of the
     loss. The result is a descent direction of unit rate; `gradient_step`
     multiplies it by each network's learning rate.
+
+    Args:
+        config: reads `train`.
+        decays: parameters -> whether the penalty counts each; None: all.
     """
     train = config.train
     clip = optax.clip_by_global_norm(train.clip_norm)
     return optax.chain(
         clip if train.clip_norm > 0 else optax.identity(),
-        optax.add_decayed_weights(train.weight_decay),
+        optax.add_decayed_weights(train.weight_decay, decays),
         _direction(train),
     )
 

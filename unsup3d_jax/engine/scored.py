@@ -114,18 +114,24 @@ def train(args: Arguments, session: Session, plan: run.Plan, scoring: Scoring) -
 
 
 def evaluate(
-    args: Arguments, session: Session, found: tuple[Any, int], scoring: Scoring
+    args: Arguments,
+    session: Session,
+    found: tuple[Any, int],
+    scoring: Scoring,
+    *,
+    origin: str | None,
 ) -> None:
     """Mode eval: scores one checkpoint on one split, and prints the table.
 
     Args:
         found: of `load_params`.
+        origin: where it is from; None for this run.
     """
     params, step = found
     table = scoring.score(
         session,
         args.workdir,
-        Scored(params, step, origin(args) or THIS_RUN),
+        Scored(params, step, origin or THIS_RUN),
         session.config.eval.split,
         train_baselines=False,
     )

@@ -5,29 +5,19 @@ under `net`) and Keras's .h5 (rcmalli_vggface_tf_vgg16.h5), which expects blue b
 green before red. No code stored in a file is ever run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.nets import mat_files, vgg_face, weight_files
-from unsup3d_jax.nets.file_guard import (
-    Budget,
-    Refused,
-    StoredArray,
-    existing,
-    reading,
-    shape_of,
-    shown,
-)
+from unsup3d_jax.nets import h5_files, mat_files, vgg_face, weight_files
+from unsup3d_jax.nets.file_guard import Refused, existing, shown
 
 # Endings of the names that Keras, old and new, gives to kernels and biases.
 _KERNELS = ("kernel:0", "kernel", "_W_1:0", "_W:0", "_W")
 _BIASES = ("bias:0", "bias", "_b_1:0", "_b:0", "_b")
-_MOST_DATASETS = 1000  # in a .h5 file; VGG-Face has 32
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def load_vgg_face(
@@ -49,9 +39,7 @@ def load_vgg_face(
     """
     path = existing(path)
     shapes = vgg_face.layer_shapes(width)
-    with open(path, "rb") as file:
-        is_hdf5 = file.read(len(_HDF5)) == _HDF5
-    if is_hdf5:
+    if h5_files.is_hdf5(path):
         return _from_keras(path, shapes)
     return _from_matconvnet(path, shapes)
 
@@ -110,69 +98,27 @@ def _from_matconvnet(
 def _from_keras(
     path: Path, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, np.ndarray]]:
-    try:
-        import h5py  # optional
-    except ImportError:
-        raise UserError(
-            f"{path}: reading .h5 files needs h5py; pip install 'unsup3d_jax[h5]'."
-        ) from None
-    with reading(path, ".h5 file"), h5py.File(path, "r") as file:
-        datasets = _datasets(file, h5py)
-        budget, found = Budget(path), {}
+    found = {}
+    with h5_files.opened(path) as file:
+        names = file.names()
         for name, shape in shapes.items():
-            kernel = _one_of(datasets, name, _KERNELS)
-            bias = _one_of(datasets, name, _BIASES)
-            arrays = {
-                key: _stored(datasets[key], budget)
-                for key in (kernel, bias)
-                if key in datasets
-            }
+            kernel = _one_of(names, name, _KERNELS)
+            bias = _one_of(names, name, _BIASES)
+            stored = {key: file.array(key) for key in (kernel, bias)}
+            arrays = {key: array for key, array in stored.items() if array is not None}
             found[name] = _layer(arrays, kernel, bias, shape, str(path))
     first = found["conv1_1"]
     first["kernel"] = np.ascontiguousarray(first["kernel"][:, :, ::-1])
     return found
 
 
-def _datasets(file: Any, h5py: Any) -> dict[str, Any]:
-    """Path -> data set of all that lie in this very file.
-
-    Links to other files are not followed, nor any link twice.
-    """
-    found: dict[str, Any] = {}
-
-    def look(group: Any, prefix: str, depth: int) -> None:
-        for key in group:
-            # Soft and external links could lead out of the file, or in circles.
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                continue
-            item, name = group[key], f"{prefix}{key}"
-            if isinstance(item, h5py.Dataset):
-                found[name] = item
-                if len(found) > _MOST_DATASETS:
-                    raise Refused(f"has more than {_MOST_DATASETS} arrays.")
-            elif isinstance(item, h5py.Group) and depth < 8:
-                look(item, f"{name}/", depth + 1)
-
-    look(file, "", 0)
-    return found
-
-
-def _one_of(datasets: Mapping[str, Any], layer: str, endings: tuple[str, ...]) -> str:
-    """The data set of a layer with one of some endings; "layer/..." if there is none.
+def _one_of(names: Sequence[str], layer: str, endings: tuple[str, ...]) -> str:
+    """The array of a layer with one of some endings; "layer/..." if there is none.
 
     Raises:
         Refused: if there are several.
     """
-    found = [n for n in datasets if layer in n.split("/") and n.endswith(endings)]
+    found = [n for n in names if layer in n.split("/") and n.endswith(endings)]
     if len(found) > 1:
         raise Refused(f"has several arrays {shown(found)} for layer {layer}.")
     return found[0] if found else f"{layer}/{endings[0]}"
-
-
-def _stored(dataset: Any, budget: Budget) -> StoredArray:
-    if dataset.external or dataset.is_virtual:
-        raise Refused(f"array {dataset.name!r} lies in another file.")
-    if dataset.dtype.kind not in "fiub":
-        return StoredArray(budget)
-    shape = shape_of(tuple(map(int, dataset.shape)))
-    return StoredArray(budget, shape, int(dataset.nbytes), lambda: dataset[()])

@@ -6,7 +6,6 @@ hold no mirror, no layout and no landmarks by vertex. Models here are in millime
 The files need a licence of their own from Basel; none ships.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from unsup3d_jax.errors import UserError, refusing
-from unsup3d_jax.nets import mat_files
-from unsup3d_jax.nets.file_guard import LIMIT, Refused, existing, reading
+from unsup3d_jax.nets import h5_files, mat_files
+from unsup3d_jax.nets.file_guard import existing
 from unsup3d_jax.nets.weight_files import require_array
 from unsup3d_jax.stn3dmm import model_checks
 from unsup3d_jax.stn3dmm.model_files import integers
@@ -69,21 +68,16 @@ def read_basel_h5(path: str | Path) -> MorphableModel:
             package that reads such files, where it is not installed.
     """
     path = existing(path)
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(
-            f"{path}: .h5 files are read by h5py, which is not installed; run "
-            "pip install 'unsup3d_jax[h5]'."
-        ) from None
+    names = [
+        f"{part}/model/{key}"
+        for part in ("shape", "expression")
+        for key in ("mean", "pcaBasis", "pcaVariance")
+    ]
     arrays: dict[str, np.ndarray] = {}
-    with reading(path, "HDF5 file"), h5py.File(path, "r") as file:
-        left = LIMIT + path.stat().st_size
-        for part in ("shape", "expression"):
-            for key in ("mean", "pcaBasis", "pcaVariance"):
-                name = f"{part}/model/{key}"
-                left = _take(h5py, file, name, arrays, left)
-        _take(h5py, file, "shape/representer/cells", arrays, left)
+    with h5_files.opened(path) as file:
+        for name in (*names, "shape/representer/cells"):
+            if (stored := file.array(name)) is not None:
+                arrays[name] = stored.array()
     source = str(path)
     size = _size(arrays, "shape/model/mean", 0, source)
     triangles = _size(arrays, "shape/representer/cells", 1, source)
@@ -102,31 +96,6 @@ def read_basel_h5(path: str | Path) -> MorphableModel:
         faces=np.ascontiguousarray(cells.T),
         name=path.stem,
     )
-
-
-def _take(
-    h5py: Any, file: Any, name: str, arrays: dict[str, np.ndarray], left: int
-) -> int:
-    """Reads an array if the file itself holds it; bytes that others may still take.
-
-    A link or an outside part could point at any other file of this machine.
-    """
-    place, parts = file, name.split("/")
-    for part in parts:
-        if not isinstance(place, h5py.Group) or part not in place:
-            return left
-        if not isinstance(place.get(part, getlink=True), h5py.HardLink):
-            raise Refused(f"{name!r} lies in another place or file; refused.")
-        place = place[part]
-    if not isinstance(place, h5py.Dataset) or place.is_virtual or place.external:
-        raise Refused(f"{name!r} is no array of this file; refused.")
-    if place.dtype.kind not in "fiu":
-        raise Refused(f"{name!r} must hold numbers, found {place.dtype}.")
-    left -= math.prod(place.shape) * place.dtype.itemsize
-    if left < 0:
-        raise Refused("declares more than any face model holds; refused.")
-    arrays[name] = np.asarray(place[()])
-    return left
 
 
 def _h5_columns(

@@ -3,16 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from unsup3d_jax.stn3dmm.types import MorphableModel
-
 # A mirrored column may be off by so much of the basis' own size, rms, before the
 # model counts as one that cannot mirror its faces.
 _TOLERANCE = 0.1
-
-
-def coefficient_mirror(model: MorphableModel) -> Float32[np.ndarray, "d d"] | None:
-    """M with: alpha of the mirrored face = M @ alpha; see `mirror_of_columns`."""
-    return mirror_of_columns(model.basis, model.mirror)
 
 
 def mirror_of_columns(

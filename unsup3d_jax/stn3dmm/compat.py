@@ -18,6 +18,7 @@ half the image's. Ours are the derivatives of the forward passes.
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -34,6 +35,17 @@ _BASE = 0.99
 # Weights of the release, in the order of its loss.
 LANDMARK_WEIGHT, PRIOR_WEIGHT = 0.8998, 0.1
 MULTI_VIEW_WEIGHT = SYMMETRY_WEIGHT = 1e-4
+HEAD_RATES = 4.0, 8.0  # of the last layer's weights and bias, times all others'
+
+
+def unit_scales() -> tuple[float, float, float]:
+    """Ours for one of the release's: t_x, t_y and log s, but for where they begin.
+
+    Half-image units a pixel, and the logarithm of 0.99. r and alpha are the same; an
+    open model's expressions are in deviations, the release's are not.
+    """
+    half = IMAGE_SIZE / 2.0
+    return 1.0 / half, 1.0 / half, math.log(_BASE)
 
 
 def scale(log_scale: Float[AnyArray, "*b"]) -> Float[Array, "*b"]:

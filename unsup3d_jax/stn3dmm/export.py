@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
@@ -18,10 +17,10 @@ from unsup3d_jax.data import tiles
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.show import mesh_files
 from unsup3d_jax.show.pictures import grey_picture
-from unsup3d_jax.stn3dmm import layers, pictures, textures
+from unsup3d_jax.stn3dmm import flattening, layers, pictures, textures
 from unsup3d_jax.stn3dmm.layers import Camera
 from unsup3d_jax.stn3dmm.morphable import GridModel
-from unsup3d_jax.stn3dmm.visibility import cosine, inside, visibility
+from unsup3d_jax.stn3dmm.visibility import cosine
 
 ARRAYS = "factors.npz"
 _PANEL_SIDE = 224
@@ -85,27 +84,19 @@ def flatten(
     Raises:
         ValueError: if the photo has another size than `options` says.
     """
-    size, grid = options.photo_size, model.size
+    size = options.photo_size
     if image.shape[:2] != (size, size):
         raise ValueError(f"need a photo of {size} x {size} pixels, got {image.shape}.")
-    theta = layers.split(vector)
-    posed = layers.posed(model, theta, camera, image_size=size)
-    seen = visibility(
-        posed,
-        theta,
-        camera,
-        mode=options.visibility,
-        grid=grid,
-        image_size=size,
+    batch = flattening.flatten(
+        model, vector[None], image[None], camera, mode=options.visibility
     )
+    posed, flattened, seen = jax.tree.map(
+        lambda x: x[0], (batch.posed, batch.faces, batch.mask)
+    )
+    theta = layers.split(vector)
     shape, _ = layers.shape(model, theta.alpha)
-    flattened = layers.flatten_image(
-        jnp.asarray(image)[None], posed.pixels[None], grid
-    )[0]
     texture = textures.photo_texture(image, posed.pixels, scale=options.texture_scale)
-    within = inside(posed.pixels, grid, size)
-    seen = jnp.where(within, seen, 0.0)
-    steep = cosine(posed, theta, camera, grid=grid)
+    steep = cosine(posed, theta, camera, grid=model.size)
     return Found(posed, shape, flattened, seen, steep, texture)
 
 
@@ -121,7 +112,7 @@ def export(
     model: GridModel,
     camera: Camera,
     options: ExportOptions,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Found]:
     """Writes everything about one photo into a folder.
 
     Args:
@@ -129,7 +120,8 @@ def export(
         image, vector, model, camera, options: see `flatten`.
 
     Returns:
-        Numbers about it, JSON-able: "theta", "pose", "visible".
+        Numbers about it, JSON-able: "theta", "pose", "visible"; and what was found,
+        on the host.
     """
     found = jax.device_get(flatten(model, vector, image, camera, options))
     arrays = named_arrays(image, vector, found, model)
@@ -160,7 +152,7 @@ def export(
         folder / "panel.png"
     )
     _write_mesh(folder, found, model, whole.texture)
-    return numbers_of(np.asarray(vector), found)
+    return numbers_of(np.asarray(vector), found), found
 
 
 def frontal_view(

@@ -15,6 +15,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -112,24 +113,21 @@ def join(theta: Theta) -> Float[Array, " p"]:
     )
 
 
-def mirror(
-    theta: Theta, coefficient_mirror: Float[AnyArray, "d d"], *, offset_x: float = 0.0
-) -> Theta:
-    """Theta of the mirrored image: u becomes size - 1 - u.
+def mirror_matrix(
+    coefficient_mirror: Float[AnyArray, "d d"],
+) -> Float[np.ndarray, "p p"]:
+    """Takes a theta vector to that of the mirrored image: u becomes size - 1 - u.
+
+    For a camera that looks at the symmetric mean face in the middle, offset x = 0.
 
     Args:
-        theta: of the image.
         coefficient_mirror: of the `GridModel`; alpha of a mirrored face is M @ alpha.
-        offset_x: of the camera; 0 where the symmetric mean face is centred.
     """
-    turn = jnp.array([1.0, -1.0, -1.0], theta.rotation.dtype)
-    x, y = theta.translation
-    return Theta(
-        rotation=theta.rotation * turn,
-        translation=jnp.stack([-x - 2.0 * offset_x, y]),
-        log_scale=theta.log_scale,
-        alpha=jnp.matmul(coefficient_mirror, theta.alpha, precision="highest"),
-    )
+    of_shape = np.asarray(coefficient_mirror, np.float32)
+    matrix = np.zeros((POSE_SIZE + len(of_shape),) * 2, np.float32)
+    matrix[:POSE_SIZE, :POSE_SIZE] = np.diag([1, -1, -1, -1, 1, 1])
+    matrix[POSE_SIZE:, POSE_SIZE:] = of_shape
+    return matrix
 
 
 def _cross_matrix(r: Float[Array, "3"]) -> Float[Array, "3 3"]:

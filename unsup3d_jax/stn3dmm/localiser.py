@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Key
 
 from unsup3d_jax.nets import vgg_face, vgg_face_files
 from unsup3d_jax.nets.layers import Conv, GroupNorm, uniform_by_fan_in
-from unsup3d_jax.stn3dmm import layers
+from unsup3d_jax.stn3dmm import compat, layers
 
 NETWORK = "localiser"  # its name among the networks of a method
+HEAD = "head"  # its last layer
 KINDS = ("small", "vgg_face")
 ROTATION_HEADS = ("axis_angle", "six")
 POOLS = ("mean_max", "flat")
@@ -52,6 +53,8 @@ class LocaliserOptions:
             (of 6 x 6 px), which reads an image of twice the size at nearly the same
             cost.
         subtract_mean: of vgg_face, see `vgg_face.features`.
+        release_units: the last layer gives t and log s in the units of
+            `compat.unit_scales`, which is how fast each learns by gradient descent.
 
     Raises:
         ValueError: if a value is none of these.
@@ -61,9 +64,10 @@ class LocaliserOptions:
     coefficients: int
     width: float
     rotation_head: str
-    pool: str = "mean_max"
-    stem: int = 2
-    subtract_mean: bool = True
+    pool: str
+    stem: int
+    subtract_mean: bool
+    release_units: bool
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -101,7 +105,10 @@ class Localiser(nn.Module):
             x = _VggFace(options.width, options.subtract_mean, name="vgg_face")(images)
         is_six = options.rotation_head == "six"
         outputs = (6 if is_six else 3) + 3 + options.coefficients
-        x = _Dense(outputs, _HEAD_GAIN[options.kind], name="head")(x)
+        x = _Dense(outputs, _HEAD_GAIN[options.kind], name=HEAD)(x)
+        if options.release_units:
+            turn = 6 if is_six else 3
+            x = x.at[:, turn : turn + 3].multiply(jnp.array(compat.unit_scales()))
         if not is_six:
             return x
         rotations = jax.vmap(rotation_from_six)(x[:, :6] + jnp.array(_IDENTITY))

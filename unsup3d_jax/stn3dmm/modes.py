@@ -29,9 +29,9 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
     from unsup3d_jax.stn3dmm import options, score, task
 
     options.check_config(args.config)
-    found = load_params(args)
+    params, step, origin = trained_or_shipped(args)
     session = Session(args.config, task.lazy_splits(args.config), interrupts)
-    scored.evaluate(args, session, found, score.SCORING)
+    scored.evaluate(args, session, (params, step), score.SCORING, origin=origin)
 
 
 def run_reconstruct(args: Arguments, interrupts: Any) -> None:
@@ -44,18 +44,12 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     import jax
 
     from unsup3d_jax.configuration import changed
-    from unsup3d_jax.engine.log import say
-    from unsup3d_jax.engine.workdir import newest_step
-    from unsup3d_jax.stn3dmm import localiser, options, reconstruct_files, shipped
+    from unsup3d_jax.stn3dmm import localiser, options, reconstruct_files
     from unsup3d_jax.stn3dmm.export import ExportOptions
 
     config = args.config
     options.check_config(config)
-    if args.checkpoint is None and newest_step(args.workdir) is None:
-        params, step = shipped.load(config)
-        say(f"no run in {args.workdir}: the localiser that ships, {step} steps.")
-    else:
-        params, _ = load_params(args)
+    params, _, _ = trained_or_shipped(args)
     face = options.load_face(config)
     static = options.options_from_config(config, face)
     fine = options.load_face(changed(config, {"face.grid": config.export.grid}))
@@ -73,6 +67,39 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
         args.input,
         args.output,
     )
+
+
+def run_data(args: Arguments, interrupts: Any) -> None:
+    """Checks the data set and prints what it holds."""
+    from functools import partial
+
+    from unsup3d_jax.data import report
+    from unsup3d_jax.stn3dmm import options, people
+
+    config = args.config
+    options.check_config(config)
+    load = partial(people.load_split, config, options.load_face(config))
+    print(report.data_report(config, args.output or args.workdir / "data", load))
+
+
+def trained_or_shipped(args: Arguments) -> tuple[Any, int, str | None]:
+    """Parameters, step, and where they are from, if not from the workdir's run.
+
+    Without --checkpoint and without a run, the localiser that ships.
+
+    Raises:
+        UserError: as `load_params` and `shipped.load`.
+    """
+    from unsup3d_jax.engine import scored
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.engine.workdir import newest_step
+    from unsup3d_jax.stn3dmm import shipped
+
+    if args.checkpoint is None and newest_step(args.workdir) is None:
+        params, step = shipped.load(args.config)
+        say(f"no run in {args.workdir}: the localiser that ships, {step} steps.")
+        return params, step, shipped.ORIGIN
+    return *load_params(args), scored.origin(args)
 
 
 def load_params(args: Arguments) -> tuple[Any, int]:
@@ -96,7 +123,7 @@ MODES = {
         flags=("dry_run", "profile", *CLUSTER),
     ),
     "eval": Mode(
-        "score the newest checkpoint, or --checkpoint, on config.eval.split",
+        "score the newest checkpoint, --checkpoint, or, without a run, what ships",
         run_eval,
         flags=("checkpoint",),
         of_run=True,
@@ -107,5 +134,11 @@ MODES = {
         flags=("checkpoint", "input", "output"),
         required=("input", "output"),
         of_run=True,
+    ),
+    "data": Mode(
+        "check the data set: counts, broken files, a contact sheet of its people",
+        run_data,
+        flags=("output",),
+        keeps_compiled=False,
     ),
 }

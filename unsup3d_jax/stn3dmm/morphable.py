@@ -5,7 +5,6 @@ from pathlib import Path
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stn3dmm.basel_files import read_basel_2009, read_basel_h5
-from unsup3d_jax.stn3dmm.coefficients import coefficient_mirror
 from unsup3d_jax.stn3dmm.framing import default_camera
 from unsup3d_jax.stn3dmm.grid import grid_model
 from unsup3d_jax.stn3dmm.ict_files import read_ict
@@ -19,7 +18,6 @@ __all__ = [
     "MorphableModel",
     "SHIPPED",
     "alpha_of",
-    "coefficient_mirror",
     "default_camera",
     "grid_model",
     "load_model",

@@ -1,5 +1,7 @@
 """Images -> theta -> posed grid -> flattened faces -> loss: what a step trains."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -8,8 +10,8 @@ from jaxtyping import Array, Float
 from unsup3d_jax.formation.losses import Loss, mean_share
 from unsup3d_jax.formation.types import Batch, Leaf
 from unsup3d_jax.stn3dmm import compat, fit, layers, localiser, losses
-from unsup3d_jax.stn3dmm import visibility as sight
-from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera, Posed, Theta
+from unsup3d_jax.stn3dmm.flattening import Flattened, flatten
+from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.morphable import GridModel
 from unsup3d_jax.stn3dmm.options import StnOptions
 
@@ -109,8 +111,9 @@ def objective(
 
     points, seen = landmarks, None
     if weights.sees_images:
-        flat, mask, pixels, seen = _flatten(model, theta, images, options)
-        points = pixels
+        found = _flatten(model, theta, images, options)
+        flat, mask, points = found.faces, found.mask, found.posed.pixels
+        seen = jnp.mean(found.seen, axis=(1, 2))
         if weights.symmetry > 0:
             cost = (
                 compat.symmetry_by_count(_released(flat, mask))
@@ -227,30 +230,12 @@ def _flatten(
     theta: Float[Array, "n p"],
     images: Float[Array, "n h w 3"],
     options: StnOptions,
-) -> tuple[Array, Array, Array, Array]:
-    """Flattened faces, how far each texel counts, where it is, the share seen."""
-    size, grid = options.image_size, model.size
-
-    def one(vector: Array) -> tuple[Array, Array, Array]:
-        single = layers.split(vector)
-        posed = layers.posed(model, single, options.camera, image_size=size)
-        seen = mask_of(posed, single, options.camera, options.visibility, grid, size)
-        inside = sight.inside(posed.pixels, grid, size)
-        return posed.pixels, seen * inside, jnp.mean(seen)
-
-    pixels, mask, share = jax.vmap(one)(theta)
-    if options.visibility != "soft":
-        mask = jax.lax.stop_gradient(mask)
-    return layers.flatten_image(images, pixels, grid), mask, pixels, share
-
-
-def mask_of(
-    posed: Posed, theta: Theta, camera: Camera, mode: str, grid: int, size: int
-) -> Float[Array, "g g"]:
-    """`visibility.visibility`, and "none": everything counts as seen."""
-    if mode == "none":
-        return jnp.ones((grid, grid), posed.pixels.dtype)
-    return sight.visibility(posed, theta, camera, mode=mode, grid=grid, image_size=size)
+) -> Flattened:
+    """Flattened faces, with a derivative of the mask where it has a slope only."""
+    found = flatten(model, theta, images, options.camera, mode=options.visibility)
+    if options.visibility == "soft":
+        return found
+    return dataclasses.replace(found, seen=jax.lax.stop_gradient(found.seen))
 
 
 def _compared(flat: Array, mask: Array, options: StnOptions) -> Array:
@@ -292,6 +277,6 @@ def _side_by_side(
         )
     mirrored = images[:, :, ::-1]
     theta = localiser.localise(params, mirrored, options.localiser)
-    other, other_mask, _, _ = _flatten(model, theta, mirrored, options)
-    other = _compared(other, other_mask, options)
-    return jnp.stack([flat, other], axis=1), jnp.stack([mask, other_mask], axis=1)
+    found = _flatten(model, theta, mirrored, options)
+    other = _compared(found.faces, found.mask, options)
+    return jnp.stack([flat, other], axis=1), jnp.stack([mask, found.mask], axis=1)

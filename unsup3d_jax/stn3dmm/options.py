@@ -16,7 +16,7 @@ from unsup3d_jax.configuration import check_numbers, need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine import settings
 from unsup3d_jax.errors import refusing
-from unsup3d_jax.stn3dmm import layers, localiser, morphable, visibility
+from unsup3d_jax.stn3dmm import flattening, layers, localiser, morphable
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
 from unsup3d_jax.stn3dmm.localiser import LocaliserOptions
 from unsup3d_jax.stn3dmm.morphable import GridModel, MorphableModel
@@ -28,8 +28,6 @@ DATA_SETS = ("open_faces", "landmarks")
 # Rows of the final table that need no training, and the one that does.
 UNTRAINED = ("zero", "constant", "no_shape", "fit")
 SUPERVISED = "supervised"
-# In training; to score and to show, what is seen must be known.
-_MASKS = (*visibility.MODES, "none")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,6 +174,7 @@ def _network(config: ConfigDict, coefficients: int) -> LocaliserOptions:
         pool=network.pool,
         stem=network.stem,
         subtract_mean=network.subtract_mean,
+        release_units=network.release_units,
     )
 
 
@@ -204,7 +203,8 @@ def _check_words(config: ConfigDict) -> None:
     one_of("localiser.rotation_head", network.rotation_head, localiser.ROTATION_HEADS)
     one_of("localiser.pool", network.pool, localiser.POOLS)
     need(config, "localiser.stem", network.stem in localiser.STEMS, "2 or 4")
-    one_of("visibility.train", config.visibility.train, _MASKS)
+    one_of("visibility.train", config.visibility.train, flattening.MODES)
+    # To score and to show, what is seen must be known.
     one_of("visibility.eval", config.visibility.eval, ("facing", "zbuffer"))
     one_of("eval.split", ev.split, ds.SPLITS)
     rows = (*UNTRAINED, SUPERVISED)
@@ -240,6 +240,10 @@ def _check_together(config: ConfigDict) -> None:
     supervised = SUPERVISED in config.eval.baselines
     without = f"without supervised {truth[2:]}"
     need(config, "eval.baselines", known or not supervised, without)
+    # The row is trained by the config's optimizer, whose rate is that of other sums.
+    means = not (supervised and config.compat.release_losses)
+    need(config, "eval.baselines", means, "without supervised for "
+         "compat.release_losses=True")  # fmt: skip
     # Theta shows the same place through no other camera.
     if loss.theta > 0:
         exact = config.camera.fov_deg == 10.0

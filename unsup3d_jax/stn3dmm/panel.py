@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, UInt8
 
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm import layers, localiser, pictures
+from unsup3d_jax.stn3dmm.flattening import flatten
 from unsup3d_jax.stn3dmm.localiser import LocaliserOptions
 from unsup3d_jax.stn3dmm.morphable import GridModel
-from unsup3d_jax.stn3dmm.visibility import inside, visibility
 
 
 def panel(
@@ -50,15 +50,6 @@ def _maps(
     mode: str,
 ) -> tuple[Array, Array, Array, Array]:
     """Pixels of vertices and landmarks, flattened faces, visibility."""
-    size, grid = images.shape[1], model.size
-
-    def one(vector: Array) -> tuple[Array, Array, Array]:
-        theta = layers.split(vector)
-        posed = layers.posed(model, theta, camera, image_size=size)
-        seen = visibility(posed, theta, camera, mode=mode, grid=grid, image_size=size)
-        within = inside(posed.pixels, grid, size)
-        return posed.pixels, posed.landmarks, jnp.where(within, seen, 0.0)
-
     vectors = localiser.localise(params, jnp.asarray(images), options)
-    pixels, landmarks, seen = jax.vmap(one)(vectors)
-    return pixels, landmarks, layers.flatten_image(images, pixels, grid), seen
+    found = flatten(model, vectors, images, camera, mode=mode)
+    return found.posed.pixels, found.posed.landmarks, found.faces, found.mask

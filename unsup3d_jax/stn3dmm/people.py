@@ -21,7 +21,7 @@ from unsup3d_jax.data.load import Splits
 from unsup3d_jax.data.open_face import load as open_face_load
 from unsup3d_jax.data.open_face import scene
 from unsup3d_jax.stn3dmm import layers
-from unsup3d_jax.stn3dmm.layers import POSE_SIZE, Camera
+from unsup3d_jax.stn3dmm.layers import Camera
 from unsup3d_jax.stn3dmm.morphable import alpha_of
 from unsup3d_jax.stn3dmm.open_model import Columns
 from unsup3d_jax.stn3dmm.options import OPEN_MODELS, Face
@@ -103,7 +103,8 @@ def with_theta(dataset: Dataset, face: Face, *, asymmetry: float) -> Dataset:
     arrays["truth"] = theta("raw")
     if face.name in OPEN_MODELS:
         arrays["latent"] = theta(OPEN_MODELS[face.name])[..., face.columns]
-    mirror = mirror_matrix(face)
+    of_shape = face.grid.coefficient_mirror
+    mirror = None if of_shape is None else layers.mirror_matrix(of_shape)
     return dataclasses.replace(dataset, arrays=arrays, latent_mirror=mirror)
 
 
@@ -135,17 +136,3 @@ def pose_of(
     move = view[:, 3:5] * _FRAMES[:2] / distance[:, None] - np.array(camera.offset)
     rotation = Rotation.from_matrix(turn).as_rotvec()
     return np.column_stack([rotation, move, log_scale]).astype(np.float32)
-
-
-def mirror_matrix(face: Face) -> Float[np.ndarray, "p p"] | None:
-    """Takes a theta vector to that of the mirrored image; None: nobody knows.
-
-    Needs a camera that looks at the symmetric mean face in the middle, offset x = 0.
-    """
-    of_shape = face.grid.coefficient_mirror
-    if of_shape is None:
-        return None
-    matrix = np.zeros((POSE_SIZE + len(of_shape),) * 2, np.float32)
-    matrix[:POSE_SIZE, :POSE_SIZE] = np.diag([1, -1, -1, -1, 1, 1])
-    matrix[POSE_SIZE:, POSE_SIZE:] = np.asarray(of_shape)
-    return matrix

@@ -1,6 +1,6 @@
 """Mode `reconstruct`: photos in, a folder of flattened face, pose, mesh each out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,16 @@ def reconstruct_folder(
     )
     # Once, not with every photo: a fine grid has 14 MB, VGG-Face half a gigabyte.
     params, model = jax.device_put((params, model))
+    mean = textures.MeanFlattened()
 
     def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Any]:
         vectors = np.asarray(localise(params, images), np.float32)
         return lambda index: vectors[index]
 
     def write(folder: Path, images: list[Picture], found: Any) -> Mapping[str, Any]:
-        return export.export(folder, images[1], found, model, camera, options)
+        numbers, flat = export.export(folder, images[1], found, model, camera, options)
+        mean.add(flat.flattened, flat.visibility)
+        return numbers
 
     work = Work(
         made=made,
@@ -86,19 +89,16 @@ def reconstruct_folder(
         data_path="",
         batch_size=batch_size,
     )
-    folders = [folder for _, folder in (*result.written, *result.kept)]
-    if len(folders) > 1:
-        _write_mean(Path(output) / MEAN, sorted(folders))
+    if len(result.written) + len(result.kept) > 1:
+        for _, folder in result.kept:
+            with np.load(folder / export.ARRAYS) as arrays:
+                mean.add(arrays["flattened"], arrays["visibility"])
+        _write_mean(Path(output) / MEAN, mean)
     return result
 
 
-def _write_mean(path: Path, folders: Sequence[Path]) -> None:
-    def faces():
-        for folder in folders:
-            with np.load(folder / export.ARRAYS) as arrays:
-                yield arrays["flattened"], arrays["visibility"]
-
-    mean, _ = textures.mean_flattened(faces())
+def _write_mean(path: Path, mean: textures.MeanFlattened) -> None:
+    texture, _ = mean.result()
     with writing(path), replacing(path) as file:
-        Image.fromarray(to_bytes(mean)).save(file, format="png")
-    say(f"the mean of {len(folders)} flattened faces: {path}")
+        Image.fromarray(to_bytes(texture)).save(file, format="png")
+    say(f"the mean of {mean.count} flattened faces: {path}")

@@ -12,9 +12,8 @@ from jaxtyping import Array, Float
 
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.evaluation.summary import spread
-from unsup3d_jax.stn3dmm import layers
-from unsup3d_jax.stn3dmm import visibility as sight
 from unsup3d_jax.stn3dmm.evaluate import Judge
+from unsup3d_jax.stn3dmm.flattening import flatten
 
 
 def score_views(
@@ -88,21 +87,10 @@ def _flatten(
     """Flattened faces (v, g, g, 3), and 1 where a texel is seen, inside the image."""
     model = judge.true_grid if true else judge.grid
     camera = judge.true_camera if true else judge.camera
-    mode = "zbuffer" if true else judge.mode
-    size = judge.image_size
     assert model is not None
-    grid = model.size
-
-    def one(vector: Array) -> tuple[Array, Array]:
-        single = layers.split(vector)
-        posed = layers.posed(model, single, camera, image_size=size)
-        seen = sight.visibility(
-            posed, single, camera, mode=mode, grid=grid, image_size=size
-        )
-        return posed.pixels, seen * sight.inside(posed.pixels, grid, size)
-
-    pixels, mask = jax.vmap(one)(theta)
-    return layers.flatten_image(images, pixels, grid), mask
+    mode = "zbuffer" if true else judge.mode
+    found = flatten(model, theta, images, camera, mode=mode)
+    return found.faces, found.mask
 
 
 def mean_of(

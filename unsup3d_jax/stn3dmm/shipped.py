@@ -25,6 +25,7 @@ from unsup3d_jax.files import replacing
 from unsup3d_jax.stn3dmm import task
 
 PATH = Path(__file__).with_name("weights") / "open_faces.npz"
+ORIGIN = "the localiser that ships"  # of scores
 _ABOUT = "about"
 
 
@@ -60,8 +61,10 @@ def load(config: ConfigDict, path: Path = PATH) -> tuple[dict[str, Any], int]:
             for name in stored.files
             if name != _ABOUT
         }
-    now = _meaning(config)
-    unlike = [key for key in about["keys"] if now.get(key) != about["keys"][key]]
+    # A key that the file is older than has its value of then, as in a run's record.
+    then, now = dict(default.YOUNGER) | about["keys"], _meaning(config)
+    unlike = sorted(key for key in now if key not in then or now[key] != then[key])
+    unlike += sorted(about["keys"].keys() - now.keys())
     if unlike:
         raise UserError(
             f"the localiser that ships is of another model; these keys differ: "

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
@@ -28,7 +29,7 @@ from unsup3d_jax.engine.task import (
     Task,
     run_keys,
 )
-from unsup3d_jax.stn3dmm import evaluate, localiser, panel, people, watch
+from unsup3d_jax.stn3dmm import compat, evaluate, localiser, panel, people, watch
 from unsup3d_jax.stn3dmm.layers import POSE_SIZE
 from unsup3d_jax.stn3dmm.objective import objective
 from unsup3d_jax.stn3dmm.options import (
@@ -85,15 +86,42 @@ def initial_params(config: ConfigDict, options: StnOptions, key: Key[Array, ""])
     return params
 
 
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The engine's; the last layer's rates of its own where the config says so."""
+    if not config.compat.release_rates:
+        return optimizers.make_optimizer(config)
+
+    def by_place(tree: Any, of_kernel: Any, of_bias: Any, else_: Any) -> Any:
+        def one(path: tuple[Any, ...], _: Any) -> Any:
+            names = [key.key for key in path]
+            if localiser.HEAD not in names:
+                return else_
+            return of_kernel if names[-1] == "kernel" else of_bias
+
+        return jax.tree.map_with_path(one, tree)
+
+    def faster(updates: Any, params: Any) -> Any:
+        factors = by_place(updates, *compat.HEAD_RATES, 1.0)
+        return jax.tree.map(lambda u, factor: factor * u, updates, factors)
+
+    return optax.chain(
+        optimizers.make_optimizer(
+            config, decays=lambda params: by_place(params, True, False, True)
+        ),
+        optax.stateless(faster),
+    )
+
+
 def stn_task(config: ConfigDict, splits: Splits) -> Task:
     """The localiser on the configured people."""
     check_config(config)
     face = load_face(config)
     options = options_from_config(config, face)
+    optimizer = make_optimizer(config)
 
     def init(key: Key[Array, ""]) -> State:
         params = initial_params(config, options, key)
-        return init_state(params, optimizers.make_optimizer(config))
+        return init_state(params, optimizer)
 
     def make_source(devices: Sequence[jax.Device]) -> TrainSource:
         dataset = splits("train")
@@ -158,7 +186,7 @@ def stn_task(config: ConfigDict, splits: Splits) -> Task:
         step=functools.partial(
             gradient_step,
             objective=losses_of,
-            optimizer=optimizers.make_optimizer(config),
+            optimizer=optimizer,
             statistics=watch.statistics,
         ),
         make_source=make_source,

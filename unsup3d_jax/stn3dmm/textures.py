@@ -48,6 +48,36 @@ class Completed(NamedTuple):
     source: Int[np.ndarray, "g g"]
 
 
+class MeanFlattened:
+    """The mean of flattened faces that come one by one; holds two sums.
+
+    Attributes:
+        count: faces so far.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._total, self._weight = np.zeros((1, 1, 3)), np.zeros((1, 1))
+
+    def add(self, face: Float[AnyArray, "g g 3"], seen: Float[AnyArray, "g g"]) -> None:
+        """Another flattened face and its visibility in [0, 1], the weight."""
+        seen = np.asarray(seen, np.float64)
+        self._total = self._total + np.asarray(face, np.float64) * seen[..., None]
+        self._weight = self._weight + seen
+        self.count += 1
+
+    def result(self) -> tuple[Float[np.ndarray, "g g 3"], Float[np.ndarray, "g g"]]:
+        """As `mean_flattened`.
+
+        Raises:
+            ValueError: if there was none.
+        """
+        if not self.count:
+            raise ValueError("a mean needs at least one flattened face.")
+        mean = self._total / np.where(self._weight > 0.0, self._weight, 1.0)[..., None]
+        return mean.astype(np.float32), self._weight.astype(np.float32)
+
+
 def mean_flattened(
     faces: Iterable[tuple[Float[AnyArray, "g g 3"], Float[AnyArray, "g g"]]],
 ) -> tuple[Float[np.ndarray, "g g 3"], Float[np.ndarray, "g g"]]:
@@ -63,16 +93,10 @@ def mean_flattened(
     Raises:
         ValueError: if there is none.
     """
-    total = weight = None
+    mean = MeanFlattened()
     for face, seen in faces:
-        seen = np.asarray(seen, np.float64)
-        shown = np.asarray(face, np.float64) * seen[..., None]
-        total = shown if total is None else total + shown
-        weight = seen if weight is None else weight + seen
-    if total is None or weight is None:
-        raise ValueError("mean_flattened needs at least one face.")
-    mean = total / np.where(weight > 0.0, weight, 1.0)[..., None]
-    return mean.astype(np.float32), weight.astype(np.float32)
+        mean.add(face, seen)
+    return mean.result()
 
 
 def completed(

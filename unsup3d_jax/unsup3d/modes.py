@@ -30,7 +30,7 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
 
     found = load_params(args)
     session = Session(args.config, task.lazy_splits(args.config), interrupts)
-    scored.evaluate(args, session, found, score.SCORING)
+    scored.evaluate(args, session, found, score.SCORING, origin=scored.origin(args))
 
 
 def run_reconstruct(args: Arguments, interrupts: Any) -> None:

@@ -1,13 +1,13 @@
 """What each term of the 3DMM-STN's loss is worth: the same recipe with and without.
 
-    python -m benchmarks.stn_rows --folder=runs/stn_rows \
+    python -m benchmarks.stn3dmm_rows --folder=runs/stn3dmm_rows \
         --output=benchmarks/results/stn3dmm_rows_cpu.json --rows=full,landmarks \
         --seeds=0,1,2 -- --config=configs/stn3dmm/open_faces.py
 
 Everything behind `--` goes to `main.py` for every row. A row that is finished is not
-trained again. Each is scored on the test split of its config and, with
-`--also="data.pose=natural eval.people=0"`, under other keys; the JSON has the scores
-of all, and is written after each row.
+trained again, and refused if it was trained otherwise. Each is scored on the test split
+of its config and, with `--also="data.pose=natural eval.people=0"`, under other keys;
+the JSON has the scores of all, and is written after each row.
 """
 
 import argparse
@@ -31,6 +31,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "pose_and_shape_together": ("loss.identity=0",),
     "symmetry": ("loss.symmetry=0.1",),
     "multi_view": ("loss.multi_view=0.1",),
+    # At a small weight, from the middle of 700 steps on.
+    "symmetry_late": ("loss.symmetry=0.01", "loss.image_start=350"),
+    "multi_view_late": ("loss.multi_view=0.01", "loss.image_start=350"),
     "supervised": (
         "loss.landmark=0",
         "loss.identity=0",
@@ -84,17 +87,43 @@ def scores_of(workdir: Path) -> dict[str, Any]:
     return found
 
 
+def finished_row(
+    record: Path, keys: list[str], common: list[str], also: str
+) -> dict[str, Any]:
+    """The row of a record, which must be of these keys.
+
+    Raises:
+        SystemExit: naming the record, if it is of others.
+    """
+    row = json.loads(record.read_text())
+    # Older records do not say what all rows had in common.
+    there = (row["keys"], _of_run(row.get("common", common)))
+    other = row.get("also", {}).get("keys", [])
+    if there != (keys, _of_run(common)) or other != also.split():
+        sys.exit(
+            f"{record} is of another row: {[*there, other]}, not "
+            f"{[keys, _of_run(common), also.split()]}; remove it or take another "
+            "--folder"
+        )
+    return row
+
+
+def _of_run(common: list[str]) -> list[str]:
+    """Without what is a matter of the machine."""
+    return [key for key in common if not key.startswith("--config.data.cache_dir")]
+
+
 def train_row(
     name: str, seed: int, folder: Path, common: list[str], also: str
 ) -> dict[str, Any]:
     """Trains and scores one row, unless that is done already."""
     workdir = folder / f"{name}-{seed}"
     record = folder / f"{name}-{seed}.json"
-    if record.exists():
-        return json.loads(record.read_text())
-    workdir.parent.mkdir(parents=True, exist_ok=True)
     supervised = str(folder / f"supervised-{seed}")
     keys = [key.format(supervised=supervised) for key in ROWS[name]]
+    if record.exists():
+        return finished_row(record, keys, common, also)
+    workdir.parent.mkdir(parents=True, exist_ok=True)
     arguments = [
         *common,
         f"--workdir={workdir}",
@@ -107,6 +136,7 @@ def train_row(
         "row": name,
         "seed": seed,
         "keys": keys,
+        "common": common,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "load_average": os.getloadavg()[0],

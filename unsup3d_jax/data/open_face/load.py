@@ -19,6 +19,7 @@ from unsup3d_jax.errors import UserError, refusing
 BACKGROUNDS = ("rendered", "plain")
 PLAIN = 128  # of 255, every channel; 0.004 in signed images
 
+
 def load(config: ConfigDict, split: str) -> ds.Dataset:
     """Renders a split, or takes it from the cache, with all that is known of it.
 

@@ -7,7 +7,6 @@ a batch.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,23 +69,3 @@ def path_penalty(
 ) -> Float[Array, " b"]:
     """(|J^T y| - a)^2, a being the running mean, which is taken as given."""
     return jnp.square(lengths - jax.lax.stop_gradient(mean))
-
-
-def lazily(
-    is_due: Any, compute: Callable[[], Any], like: Callable[[], Any] | None = None
-) -> Any:
-    """What `compute` gives where a step is due; zeros of the same shapes elsewhere.
-
-    One program holds both ways and runs one of them.
-
-    Args:
-        is_due: a scalar bool, the same on all devices.
-        compute: -> any pytree of arrays, the same on all devices.
-        like: -> what is there instead; None: zeros.
-    """
-
-    def nothing() -> Any:
-        shapes = jax.eval_shape(compute)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    return jax.lax.cond(is_due, compute, like or nothing)

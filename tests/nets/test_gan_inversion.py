@@ -28,7 +28,7 @@ def _describe(params, signed):
 
 def _distance(params, a, b, mask):
     weight = mask.reshape(len(mask), SIZE // 2, 2, SIZE // 2, 2).mean((2, 4))
-    return (jnp.abs(a - b).mean(-1) * weight).sum((1, 2)) / weight.sum((1, 2))
+    return (jnp.abs(a - b).mean(-1) * weight).sum() / weight.sum()
 
 
 TOY = Model(_sample, _generate, _describe, _distance)

@@ -5,8 +5,9 @@ it starts from the nearest of many samples, not from their mean, and noise maps 
 they are, because GAN2Shape (Pan et al., ICLR 2021) freezes them. One vector of W serves
 all layers, which the offset rule of GAN2Shape wants.
 
-`invert` knows no network: a `Model` brings it the three functions it needs.
-`stylegan2_model` makes one of a StyleGAN2 (`nets.stylegan2`).
+`invert` knows no network: a `Model` brings it the functions it needs. `DISCRIMINATOR`
+and `LPIPS` are those of a StyleGAN2 (`nets.stylegan2`), which differ in what they
+compare.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import AnyArray, Leaf
+from unsup3d_jax.nets import lpips, stylegan2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Model:
         generate: (parameters, latents (b, style)) -> signed pictures (b, h, w, 3).
         describe: (parameters, signed pictures (b, h, w, 3)) -> any pytree of arrays
             (b, ...): what of a picture is compared.
-        distance: (parameters, description, description, mask (b, h, w)) -> (b,), 0 for
-            equal ones.
+        distance: (parameters, description, description, mask (b, h, w)) -> how far
+            apart they are in the mean; a number, 0 for equal ones.
     """
 
     sample: Callable[[Any, PRNGKeyArray, int], Array]
@@ -237,7 +240,7 @@ def _search(
         cost = options.pixel * (squared * mask).sum() / total
         if options.feature:
             seen = model.describe(params, made)
-            apart = model.distance(params, seen, wanted, mask[None])[0]
+            apart = model.distance(params, seen, wanted, mask[None])
             cost = cost + options.feature * apart
         away = jnp.square(w - centre).sum() / jnp.square(spread)
         return cost + options.mean * away
@@ -254,3 +257,54 @@ def _search(
 
     w, _ = jax.lax.fori_loop(0, options.steps, step, (start, adam.init(start)))
     return w
+
+
+# --- of a StyleGAN2 -------------------------------------------------------------------
+
+
+@struct.dataclass
+class Weights:
+    """The parameters of `DISCRIMINATOR` and `LPIPS`.
+
+    Attributes:
+        gan: generator and discriminator.
+        lpips: None for `DISCRIMINATOR`.
+    """
+
+    gan: stylegan2.StyleGan
+    lpips: lpips.Lpips | None = None
+
+
+def _sample(weights: Weights, key: PRNGKeyArray, count: int) -> Array:
+    gan = weights.gan
+    z = jax.random.normal(key, (count, gan.options.style))
+    return stylegan2.map_latent(gan.mapping, z, gan.options)
+
+
+def _generate(weights: Weights, w: Array) -> Array:
+    return stylegan2.generate(weights.gan, w)
+
+
+def _features(weights: Weights, signed: Array) -> tuple[Array, ...]:
+    gan = weights.gan
+    return stylegan2.discriminator_features(gan.discriminator, signed, gan.options)
+
+
+def _features_apart(weights: Weights, a: Any, b: Any, mask: Array) -> Array:
+    return losses.mean_share(losses.feature_l1(a, b, mask))
+
+
+def _as_it_is(weights: Weights, signed: Array) -> Array:
+    return signed
+
+
+def _lpips_apart(weights: Weights, a: Array, b: Array, mask: Array) -> Array:
+    """LPIPS of the pictures, mid-grey where nothing counts."""
+    if weights.lpips is None:
+        raise ValueError("LPIPS needs `Weights.lpips`, got None.")
+    shown = ((x * mask[..., None] + 1.0) / 2.0 for x in (a, b))
+    return lpips.distance(weights.lpips, *shown).mean()
+
+
+DISCRIMINATOR = Model(_sample, _generate, _features, _features_apart)
+LPIPS = Model(_sample, _generate, _as_it_is, _lpips_apart)

@@ -16,6 +16,7 @@ ROOMS = (
     "experiments",
     "unsup3d",
     "stn3dmm",
+    "gan2shape",
     "engine",
     "evaluation",
     "show",
@@ -28,7 +29,7 @@ ROOMS = (
     "files",
     "errors",
 )
-METHODS = ("unsup3d", "stn3dmm")
+METHODS = ("unsup3d", "stn3dmm", "gan2shape")
 SHARED = ("engine", "evaluation", "show", "data", "nets", "formation")
 # Where a command line begins: they may import everything.
 ENTRANCES = ("cli", "import_weights", "keypoints")

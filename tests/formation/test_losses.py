@@ -184,7 +184,7 @@ def test_the_gradient_of_second_differences_is_right():
 
 
 def test_feature_l1_sums_the_layers_masked_means():
-    """GAN2Shape: of each layer, sum |difference| m / sum m, m averaged over its cells."""
+    """Of each layer sum(m |difference|) / sum(m), m averaged over its cells."""
     rng = np.random.default_rng(3)
     mask = (rng.uniform(size=(2, 8, 8)) > 0.4).astype(np.float32)
     layers = [rng.normal(size=(2, 2, side, side, 5)) for side in (4, 2)]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unsup3d_jax.nets import stylegan2
 from unsup3d_jax.nets import stylegan2_inversion as inversion
 from unsup3d_jax.nets.stylegan2_inversion import InversionOptions, Model
 
@@ -124,3 +125,26 @@ def test_chunks_that_do_not_divide_the_samples_are_refused(params, own):
     options = dataclasses.replace(OPTIONS, chunk=24)
     with pytest.raises(ValueError, match="chunk must divide samples, got 24 and 64"):
         _invert(params, own[1], options=options)
+
+
+def test_a_stylegan_is_searched_by_its_discriminators_features():
+    options = stylegan2.GanOptions(
+        image_size=8, channels=(4, 4), style=4, mapping_layers=1, noise=False
+    )
+    keys = jax.random.split(jax.random.key(5), 3)
+    generator = stylegan2.init_generator(keys[0], options)
+    gan = stylegan2.StyleGan(
+        **generator,
+        discriminator=stylegan2.init_discriminator(keys[1], options),
+        noise=stylegan2.fixed_noise(keys[2], options),
+        mean_w=jnp.zeros(4),
+        options=options,
+    )
+    weights = inversion.Weights(gan)
+    signed = inversion.DISCRIMINATOR.generate(weights, jnp.ones((2, 4)))
+    search = InversionOptions(samples=16, chunk=16, steps=200, pixel=0.0, mean=0.0)
+    found = inversion.invert(
+        jax.random.key(0), weights, signed, inversion.DISCRIMINATOR, search
+    )
+    # By the features alone.
+    assert np.all(found.error < 0.2 * np.asarray(found.nearest_error))

@@ -24,7 +24,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.types import AnyArray, Leaf
-from unsup3d_jax.nets import lpips, stylegan2
+from unsup3d_jax.nets import stylegan2
+from unsup3d_jax.nets.lpips import Lpips
+from unsup3d_jax.nets.lpips import distance as lpips_distance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +274,7 @@ class Weights:
     """
 
     gan: stylegan2.StyleGan
-    lpips: lpips.Lpips | None = None
+    lpips: Lpips | None = None
 
 
 def _sample(weights: Weights, key: PRNGKeyArray, count: int) -> Array:
@@ -303,7 +305,7 @@ def _lpips_apart(weights: Weights, a: Array, b: Array, mask: Array) -> Array:
     if weights.lpips is None:
         raise ValueError("LPIPS needs `Weights.lpips`, got None.")
     shown = ((x * mask[..., None] + 1.0) / 2.0 for x in (a, b))
-    return lpips.distance(weights.lpips, *shown).mean()
+    return lpips_distance(weights.lpips, *shown).mean()
 
 
 DISCRIMINATOR = Model(_sample, _generate, _features, _features_apart)

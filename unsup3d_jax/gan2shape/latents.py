@@ -23,7 +23,7 @@ from unsup3d_jax.nets import stylegan2_inversion as inversion
 from unsup3d_jax.nets.lpips import Lpips
 from unsup3d_jax.nets.stylegan2 import StyleGan
 from unsup3d_jax.nets.stylegan2_files import read_stylegan2
-from unsup3d_jax.nets.stylegan2_inversion import Inverted, InversionOptions, Weights
+from unsup3d_jax.nets.stylegan2_inversion import InversionOptions, Inverted, Weights
 
 # A path and no import: it is a file like any other.
 SHIPPED = (

@@ -1,4 +1,4 @@
-"""What a photo's folder holds: arrays, pictures, mesh, videos, the generator's views."""
+"""A photo's folder: arrays, pictures, mesh, videos, and what the generator shows."""
 
 import dataclasses
 import functools

@@ -40,17 +40,17 @@ def get_config() -> ConfigDict:
     data.name = "open_faces"
     data.flip = False  # an image is as it is: its shape is wanted
 
-    # --- what stands for the generator ----------------------------------------------
+    # --- what stands for the generator --------------------------------------------
     c.projection = projection = ConfigDict()
-    # generator: what the GAN makes of a pseudo sample | oracle: the true scene, rendered
+    # generator: what the GAN makes of a pseudo sample | oracle: the true scene, drawn
     # again at its view and light, for diagnosis; open_faces only | none: the pseudo
     # sample itself, the control that must learn nothing.
     projection.kind = "generator"
     # The GAN: a .pt of the rosinality layout, or a .safetensors of ours; "": that which
     # ships.
     projection.generator = ""
-    # Dense layers of the mapping network that the offset passes through, less one (code:
-    # F1_d): 2 for photos, 8 for rendered faces.
+    # Dense layers of the mapping network that the offset passes through, less one
+    # (code: F1_d): 2 for photos, 8 for rendered faces.
     projection.layers = 2
     # Without what the encoder says of the image itself (code: relative_enc).
     projection.relative = True
@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     projection.regularised = True
     projection.crop = 0  # pixels, centred, of the generator's image; 0: all of it
 
-    # --- stages ---------------------------------------------------------------------
+    # --- stages -------------------------------------------------------------------
     c.stages = stages = ConfigDict()
     stages.count = 4
     # instance: a set of networks for each group of images | joint: one for all, and
@@ -67,6 +67,8 @@ def get_config() -> ConfigDict:
     # Images of a group share networks, whose gradients are averaged (code: 1 for
     # CelebA, 4 for cats and rendered faces). Instance mode only.
     stages.group = 1
+    # Joint mode: images in each iteration (code: one a process, 8 processes).
+    stages.joint_images = 8
     # Groups that are worked on at a time, on one device: fills a GPU.
     stages.groups_at_a_time = 8
     # Of these so many side by side, as one program; 1: one after the other, which is
@@ -81,7 +83,7 @@ def get_config() -> ConfigDict:
     stages.flip_albedo = (False,)
     stages.flip_all = (True, False)
 
-    # --- prior ----------------------------------------------------------------------
+    # --- prior --------------------------------------------------------------------
     c.prior = prior = ConfigDict()
     # ellipsoid, or of Table 2: asymmetric | shift6 | shift4 | weak | flat.
     prior.shape = "ellipsoid"
@@ -96,10 +98,10 @@ def get_config() -> ConfigDict:
     # Rows are stretched about the middle of the image (code), not about the mask's.
     prior.compat = True
 
-    # --- views and lights of pseudo samples -------------------------------------------
+    # --- views and lights of pseudo samples ---------------------------------------
     c.sampling = sampling = ConfigDict()
-    # Of V's and L's raw outputs: "": those of the open faces, which ship; a .json that
-    # `python -m unsup3d_jax.gan2shape.sampling` wrote; or the workdir of an unsup3d run.
+    # Of V's and L's raw outputs. "": those of the open faces, which ship; or a .json
+    # that `python -m unsup3d_jax.gan2shape.statistics` made of an unsup3d run.
     sampling.statistics = ""
     sampling.view_scale = 1.2  # of yaw: faces and cats 1.2, else 1 (code)
     # Of the light's direction (x, y, 1), uniform (code; rendered faces -0.9 to 0.9,
@@ -111,7 +113,7 @@ def get_config() -> ConfigDict:
     sampling.diffuse_min, sampling.diffuse_max = -0.1, 0.6
     sampling.ambient_share = -0.6
 
-    # --- scene: as unsup3d's -----------------------------------------------------------
+    # --- scene: as unsup3d's ------------------------------------------------------
     c.view = view = ConfigDict()
     view.fov_deg = 10.0
     view.rotation_max_deg = 60.0  # raw 1
@@ -126,14 +128,14 @@ def get_config() -> ConfigDict:
     c.raster = raster = ConfigDict()
     raster.supersample = 2  # samples per pixel and axis
 
-    # --- networks -----------------------------------------------------------------------
+    # --- networks -----------------------------------------------------------------
     c.model = model = ConfigDict()
     model.width = 64  # nf of depth and albedo; code: 4096 / size, at least 16
     model.encoder_width = 64  # nf of view and light; code: as width
     model.bottleneck = 256
     model.offset_width = 32  # nf of the offset encoder
 
-    # --- losses: weights ------------------------------------------------------------------
+    # --- losses: weights ----------------------------------------------------------
     c.loss = loss = ConfigDict()
     # lpips: needs its weights | auto: lpips where its weights are installed | none.
     loss.perceptual_kind = "auto"
@@ -143,7 +145,7 @@ def get_config() -> ConfigDict:
     loss.features = 1.0  # step 2: the discriminator's
     loss.offset = 0.01  # step 2: mean square of the offset
 
-    # --- training ---------------------------------------------------------------------------
+    # --- training -----------------------------------------------------------------
     known = shared.train(NETWORKS)
     c.train = train = ConfigDict({key: known[key] for key in _TRAIN})
     train.batch_size = 16  # samples of an image in each iteration of steps 2 and 3
@@ -168,6 +170,7 @@ RANGES = {
     "projection.crop": (0, 4096),
     "stages.count": (1, 64),
     "stages.group": (1, 4096),
+    "stages.joint_images": (1, 4096),
     "stages.groups_at_a_time": (1, 4096),
     "stages.side_by_side": (0, 4096),
     "stages.prior_steps": shared.COUNT,

@@ -28,13 +28,14 @@ from typing import Any
 from benchmarks import machine
 
 OURS, UNSUP3D = "configs/gan2shape/faces.py", "configs/quickstart.py"
+_FACES = ("data.pose=natural", "data.background=plain")  # as `faces` has them
 # Of other methods: (config, keys).
 OTHERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "unsup3d": (UNSUP3D, ("data.pose=natural",)),
+    "unsup3d": (UNSUP3D, _FACES),
     "unsup3d_no_symmetry": (
         UNSUP3D,
         (
-            "data.pose=natural",
+            *_FACES,
             "model.albedo_flip=False",
             "model.depth_flip=False",
             "loss.flip=0",
@@ -126,10 +127,10 @@ def view_control(arguments: list[str]) -> dict[str, float]:
     import dataclasses
 
     from unsup3d_jax import cli, flags
-    from unsup3d_jax.gan2shape import run
+    from unsup3d_jax.gan2shape.view_control import of_run
 
     args = flags.parse(["main.py", *arguments], cli.METHODS)
-    return dataclasses.asdict(run.view_control(args))
+    return dataclasses.asdict(of_run(args))
 
 
 def main() -> None:

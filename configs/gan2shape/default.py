@@ -58,6 +58,17 @@ def get_config() -> ConfigDict:
     projection.regularised = True
     projection.crop = 0  # pixels, centred, of the generator's image; 0: all of it
 
+    # --- latents of images that have none ------------------------------------------
+    c.invert = invert = ConfigDict()
+    # What pictures are compared by, beside their pixels: auto: LPIPS where its weights
+    # are installed | lpips | discriminator: its features, much cheaper.
+    invert.kind = "auto"
+    invert.samples = 4096  # the nearest of them is where the search starts
+    invert.steps = 1000
+    invert.learning_rate = 0.1  # largest
+    invert.feature = 1.0  # weight of that comparison; of the pixels' 1
+    invert.mean = 0.02  # weight of the pull to the mean latent
+
     # --- stages -------------------------------------------------------------------
     c.stages = stages = ConfigDict()
     stages.count = 4
@@ -145,11 +156,22 @@ def get_config() -> ConfigDict:
     loss.features = 1.0  # step 2: the discriminator's
     loss.offset = 0.01  # step 2: mean square of the offset
 
+    # --- what is broken on purpose, to see that a number notices --------------------
+    c.broken = broken = ConfigDict()
+    broken.latents = False  # each image has the latent of another one
+    broken.encoder = False  # the offset encoder stays as it began
+
     # --- training -----------------------------------------------------------------
     known = shared.train(NETWORKS)
     c.train = train = ConfigDict({key: known[key] for key in _TRAIN})
     train.batch_size = 16  # samples of an image in each iteration of steps 2 and 3
     train.init_from = ""  # workdir of a joint run
+
+    # --- mode reconstruct ---------------------------------------------------------
+    c.export = export = ConfigDict()
+    # As in `configs/default.py`: mesh and videos of background, too.
+    export.whole_surface = False
+    export.most_yaw_deg = 70.0  # of rotations; cars and churches 45 (code)
 
     c.log = shared.log()
     c.checkpoint = shared.checkpoint()
@@ -168,6 +190,12 @@ RANGES = {
     },
     "projection.layers": (0, 8),
     "projection.crop": (0, 4096),
+    "invert.samples": (1, 2**20),
+    "invert.steps": shared.COUNT,
+    "invert.learning_rate": (0.0, 10.0),
+    "invert.feature": shared.WEIGHT,
+    "invert.mean": shared.WEIGHT,
+    "export.most_yaw_deg": (0.0, 89.0),
     "stages.count": (1, 64),
     "stages.group": (1, 4096),
     "stages.joint_images": (1, 4096),

@@ -14,7 +14,9 @@ def get_config() -> ConfigDict:
     config.data.image_size = 32
     config.data.count_test = 16
     config.data.pose = "natural"
+    config.data.background = "plain"  # as the generator knows them
     config.projection.layers = 8  # rendered faces
+    config.invert.kind = "discriminator"
     config.prior.mask = "true"
     config.stages.flip_all = (False,)
     config.stages.groups_at_a_time = 16

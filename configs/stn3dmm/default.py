@@ -188,4 +188,4 @@ RANGES = {
     "export.photo_size": (32, 4096),
     "export.texture_scale": (1, 32),
 }
-YOUNGER: dict = {}
+YOUNGER = {"data.background": "rendered"}

@@ -23,6 +23,13 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
     run.evaluate(args)
 
 
+def run_reconstruct(args: Arguments, interrupts: Any) -> None:
+    """Finds the shapes of photos and exports them."""
+    from unsup3d_jax.gan2shape import reconstruct_files
+
+    reconstruct_files.reconstruct(args, interrupts)
+
+
 MODES = {
     "train": Mode(
         "find the shape of each image of config.eval.split, or of --input, in stages; "
@@ -34,5 +41,12 @@ MODES = {
         "score the shapes that the stages have found, stage by stage",
         run_eval,
         of_run=True,
+    ),
+    "reconstruct": Mode(
+        "shapes of the photos of --input: arrays, pictures, mesh; rotations and "
+        "relights, also by the generator",
+        run_reconstruct,
+        flags=("input", "output"),
+        required=("input", "output"),
     ),
 }

@@ -17,6 +17,7 @@ from unsup3d_jax.gan2shape import prior
 
 PROJECTIONS = ("generator", "oracle", "none")
 PERCEPTUAL = ("auto", "lpips", "none")
+INVERT = ("auto", "lpips", "discriminator")
 MODES = ("instance", "joint")
 MASKS = ("true", "folder", "ellipse")
 # What is done in a stage, in this order; "prior" once, before all of them.
@@ -164,7 +165,7 @@ def phases(config: ConfigDict) -> tuple[Phase, ...]:
     A projection that learns nothing has no use for step 2.
     """
     stages = config.stages
-    learns = config.projection.kind == "generator"
+    learns = config.projection.kind == "generator" and not config.broken.encoder
     plan: list[tuple[str, int, int, bool]] = []
     if not config.train.init_from:
         plan.append(("prior", 0, stages.prior_steps, False))
@@ -211,6 +212,7 @@ def _check_words(config: ConfigDict) -> None:
     one_of("prior.category", config.prior.category, prior.CATEGORIES)
     one_of("prior.mask", config.prior.mask, MASKS)
     one_of("loss.perceptual_kind", config.loss.perceptual_kind, PERCEPTUAL)
+    one_of("invert.kind", config.invert.kind, INVERT)
     one_of("train.optimizer", config.train.optimizer, ("adam", "muon", "sgd"))
     one_of("eval.split", config.eval.split, ds.SPLITS)
 

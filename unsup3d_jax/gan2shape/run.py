@@ -26,8 +26,16 @@ from unsup3d_jax.engine.task import Identity, RunState, run_keys
 from unsup3d_jax.engine.workdir import check_workdir, claim_workdir, lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import Arguments, command
-from unsup3d_jax.gan2shape import losses, options, sampling, score, stages, subjects
-from unsup3d_jax.gan2shape.projection import NoProjection, OracleProjection, Projection
+from unsup3d_jax.gan2shape import (
+    generated,
+    losses,
+    options,
+    sampling,
+    score,
+    stages,
+    subjects,
+)
+from unsup3d_jax.gan2shape.projection import Projection
 from unsup3d_jax.gan2shape.steps import Common, Given
 from unsup3d_jax.gan2shape.subjects import Subjects
 
@@ -67,6 +75,7 @@ def train(
     config, workdir = args.config, args.workdir
     static = options.check_config(config)
     folder.check_output(config, workdir, "--workdir")
+    projection, shared = generated.make(config)
     found = subjects.of_config(config, args.input)
     lots = lots_of(config, workdir, len(found))
     for lot in lots:
@@ -74,7 +83,8 @@ def train(
     with lock_workdir(workdir):
         devices = jax.local_devices()[:1]
         claim_workdir(workdir, config, devices, IDENTITY)
-        plan = plan_of(config, static, make_projection(config))
+        found = generated.known(config, found, shared, workdir)
+        plan = plan_of(config, static, projection)
         common = common_of(config, found)
         start = first_params(config)
         began = time.monotonic()
@@ -137,20 +147,6 @@ def lots_of(config: ConfigDict, workdir: Path, count: int) -> list[Lot]:
         )
         for first in firsts
     ]
-
-
-def make_projection(config: ConfigDict) -> Projection:
-    """What the config has for a generator.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
-    kind = config.projection.kind
-    if kind == "oracle":
-        return OracleProjection(config.data.image_size)
-    if kind == "none":
-        return NoProjection()
-    raise UserError("projection.kind=generator: there is no generator yet.")
 
 
 def plan_of(

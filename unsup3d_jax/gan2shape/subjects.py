@@ -115,6 +115,17 @@ def _of_scenes(config: ConfigDict) -> Subjects:
     return dataclasses.replace(found, shared=mesh, own=own)
 
 
+def of_images(
+    config: ConfigDict, names: tuple[str, ...], images: Float[np.ndarray, "n h w 3"]
+) -> Subjects:
+    """Images in [0, 1] of which nothing else is known.
+
+    Raises:
+        UserError: if their masks cannot be had, see `prior.mask`.
+    """
+    return _with_prior(config, names, images, None, None)
+
+
 def _with_prior(
     config: ConfigDict,
     names: tuple[str, ...],

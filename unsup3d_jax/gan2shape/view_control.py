@@ -16,8 +16,17 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import stats
 
+from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.flags import Arguments
 from unsup3d_jax.formation.types import Conditions, Surface
-from unsup3d_jax.gan2shape import losses, networks
+from unsup3d_jax.gan2shape import (
+    generated,
+    losses,
+    networks,
+    options,
+    run,
+    subjects,
+)
 from unsup3d_jax.gan2shape.generator_projection import GeneratorProjection, Own
 from unsup3d_jax.gan2shape.options import ShapeOptions
 from unsup3d_jax.gan2shape.sampling import Statistics
@@ -47,12 +56,48 @@ class ViewControl:
     other: float
 
 
+def of_run(args: Arguments) -> ViewControl:
+    """Of a finished run with a generator, whose config and workdir `args` have.
+
+    Raises:
+        UserError: if it is not finished.
+        ValueError: if it has no generator.
+    """
+    config, workdir = args.config, args.workdir
+    static = options.check_config(config)
+    projection, gan = generated.make(config)
+    if not isinstance(projection, GeneratorProjection):
+        raise ValueError("projection.kind must be generator.")
+    found = subjects.of_config(config, args.input)
+    found = generated.known(config, found, gan, workdir)
+    record = run.read_record(config, workdir, len(found))
+    parts = []
+    for lot in run.lots_of(config, workdir, len(found)):
+        groups = checkpoint.load_parts(lot.folder, ("params",))[0]["params"]
+        # Every image has the networks of its group.
+        parts.append(
+            jax.tree.map(lambda x: np.repeat(x, config.stages.group, axis=0), groups)
+        )
+    params = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    names = ("canon_depth", "canon_albedo", "light")
+    return measure(
+        params,
+        found.image,
+        tuple(record[name][-1] for name in names),
+        run.common_of(config, found).statistics,
+        static,
+        projection,
+        gan,
+        found.own,
+    )
+
+
 def measure(
     params: dict[str, Any],
     images: Float[np.ndarray, "n h w 3"],
-    looks: tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n h w 3"], Any],
+    looks: tuple[Any, ...],
     statistics: Statistics,
-    options: ShapeOptions,
+    static: ShapeOptions,
     projection: GeneratorProjection,
     gan: StyleGan,
     own: Own,
@@ -66,7 +111,7 @@ def measure(
         own: leading axis n.
     """
     read, features = [], []
-    ask = _compiled(options, projection)
+    ask = _compiled(static, projection)
     for i in range(len(images)):
         one = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), (params, looks, own))
         yaws, described = ask(*one, statistics, gan)
@@ -95,7 +140,7 @@ def summarise(
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(options: ShapeOptions, projection: GeneratorProjection) -> Any:
+def _compiled(static: ShapeOptions, projection: GeneratorProjection) -> Any:
     @jax.jit
     def ask(
         params: dict[str, Any],
@@ -108,11 +153,11 @@ def _compiled(options: ShapeOptions, projection: GeneratorProjection) -> Any:
         surface = Surface(raw_depth=depth, canon_depth=depth, canon_albedo=albedo)
         views = jnp.asarray(turned(1, YAWS_DEG))
         lights = jnp.repeat(light, len(views), axis=0)
-        drawn = losses.render(surface, Conditions(light=lights, view=views), options)
+        drawn = losses.render(surface, Conditions(light=lights, view=views), static)
         answer = projection.project_pictures(
             params["encoder"], drawn.warped.image, gan, own
         )
-        seen = networks.read_conditions(params, answer, statistics, options)
+        seen = networks.read_conditions(params, answer, statistics, static)
         maps = discriminator_features(
             gan.discriminator, 2.0 * answer - 1.0, gan.options
         )

@@ -1,0 +1,124 @@
+"""Photos in, folders out: what the stages found, without running them."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.gan2shape import default
+from unsup3d_jax.configuration import changed
+from unsup3d_jax.engine.interrupts import Interrupted
+from unsup3d_jax.engine.task import RunState
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.gan2shape import export, reconstruct_files, stages
+
+SIZE = 32
+
+
+@pytest.fixture()
+def args(tmp_path):
+    config = changed(
+        default.get_config(),
+        {
+            "data.image_size": SIZE,
+            "projection.kind": "none",
+            "prior.mask": "true",
+            "loss.perceptual_kind": "none",
+            "stages.groups_at_a_time": 2,
+        },
+    )
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed, name in enumerate(("a", "b", "c")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{name}.png")
+    return types.SimpleNamespace(
+        config=config,
+        workdir=tmp_path / "run",
+        input=photos,
+        output=tmp_path / "out",
+    )
+
+
+@pytest.fixture()
+def runs(monkeypatch):
+    """Work of every run of the stages, and whether runs finish."""
+    seen = types.SimpleNamespace(works=[], done=True)
+
+    def run(work, plan, folder, interrupts):
+        seen.works.append(work)
+        image = work.given.image
+        n = len(image)
+        # The depth of a photo is its own red channel.
+        depth = 0.9 + 0.2 * image[..., 0]
+        last = {
+            "canon_depth": depth,
+            "canon_albedo": image,
+            "view": jnp.zeros((n, 1, 6)),
+            "light": jnp.zeros((n, 1, 5)).at[..., 4].set(1.0),
+            "depth": depth,
+            "valid": jnp.ones(depth.shape, bool),
+            "image": image,
+        }
+        record = {k: jnp.stack([jnp.zeros_like(x), x]) for k, x in last.items()}
+        parts = {"params": {"encoder": {}}, "record": record}
+        state = RunState(step=jnp.int32(7), key=jax.random.key(0), parts=parts)
+        return state, seen.done
+
+    monkeypatch.setattr(stages, "run", run)
+
+    def write(folder, image, looks, options, how, answer):
+        np.save(folder / "depth.npy", looks.canon_depth)
+        np.save(folder / "image.npy", image)
+        assert answer is None
+        return {}
+
+    monkeypatch.setattr(export, "export", write)
+    return seen
+
+
+def test_each_photo_gets_its_own_shape_and_is_not_worked_on_twice(args, runs, capsys):
+    result = reconstruct_files.reconstruct(args, None)
+    assert [folder.name for _, folder in result.written] == ["a", "b", "c"]
+    assert "photos have no true mask" in capsys.readouterr().out
+    for _, folder in result.written:
+        image = np.load(folder / "image.npy")
+        depth = np.load(folder / "depth.npy")
+        np.testing.assert_allclose(depth, 0.9 + 0.2 * image[..., 0], atol=1e-6)
+    # Two, and then one: not a copy of it beside it.
+    assert [len(work.given.image) for work in runs.works] == [2, 1]
+    again = reconstruct_files.reconstruct(args, None)
+    assert len(again.kept) == 3 and len(runs.works) == 2
+
+
+def test_what_a_photo_draws_does_not_depend_on_its_company(args, runs):
+    reconstruct_files.reconstruct(args, None)
+    alone = types.SimpleNamespace(**vars(args))
+    alone.input, alone.output = args.input / "b.png", args.output / "alone"
+    reconstruct_files.reconstruct(alone, None)
+    first, last = runs.works[0], runs.works[-1]
+    for beside, single in ((first.key, last.key), (first.given.key, last.given.key)):
+        beside, single = jax.random.key_data(beside), jax.random.key_data(single)
+        np.testing.assert_array_equal(beside[1], single[0])
+        assert not np.array_equal(beside[0], single[0])
+
+
+def test_an_interrupted_run_writes_nothing(args, runs):
+    runs.done = False
+    with pytest.raises(Interrupted):
+        reconstruct_files.reconstruct(args, None)
+    assert not any(p for p in args.output.iterdir() if not p.name.startswith("."))
+
+
+def test_photos_have_no_true_scene_and_no_masks(args):
+    for changes, words in (
+        ({"projection.kind": "oracle"}, "photos have no true scene"),
+        ({"prior.mask": "folder"}, "take ellipse"),
+    ):
+        args.config = changed(args.config, changes)
+        with pytest.raises(UserError, match=words):
+            reconstruct_files.reconstruct(args, None)
+        args.config = changed(args.config, {"projection.kind": "none"})

@@ -45,7 +45,7 @@ class GeneratorProjection:
 
     Attributes:
         size: pixels of the samples.
-        crop: see `offset.project`.
+        crop: pixels of the generator's picture, see `offset.project`; 0: all.
         layers: of the mapping network that the offset passes (code: F1_d).
         regularised: whether it passes any; False adds it in W as it is.
         relative: whether what the encoder says of the image itself is subtracted, so
@@ -68,7 +68,7 @@ class GeneratorProjection:
 
     @property
     def encoder(self) -> OffsetEncoder:
-        return OffsetEncoder(self.size, self.style, self.width)
+        return OffsetEncoder(self.style, self.width)
 
     def init_encoder(self, key: Array) -> Any:
         image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), jnp.float32)
@@ -116,14 +116,12 @@ class GeneratorProjection:
         self, encoder: Any, signed: Float[Array, "b h w 3"], gan: StyleGan, own: Own
     ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b s"]]:
         """Signed pictures, and how far their latents are from the image's."""
-        said = self._encode(encoder, signed)
-        if self.relative:
-            said = said - self._encode(encoder, own.picture[None])
+        itself = self._encode(encoder, own.picture[None]) if self.relative else None
         moved = offsets.latent_offset(
-            gan, said, self.layers, regularised=self.regularised
+            gan, self._encode(encoder, signed), self.layers, self.regularised, itself
         )
-        w = jnp.broadcast_to(own.w, moved.shape)
-        return offsets.project(gan, w, moved, self.size, self.crop), moved
+        crop = self.crop or None
+        return offsets.project(gan, own.w[None], moved, self.size, crop), moved
 
     def _encode(
         self, encoder: Any, signed: Float[Array, "b h w 3"]

@@ -69,7 +69,8 @@ class _Shown:
     def __call__(
         self, weights: Weights, w: Float[Array, "b s"]
     ) -> Float[Array, "b h w 3"]:
-        return offset.project(weights.gan, w, jnp.zeros_like(w), self.size, self.crop)
+        crop = self.crop or None
+        return offset.project(weights.gan, w, jnp.zeros_like(w), self.size, crop)
 
 
 def invert(

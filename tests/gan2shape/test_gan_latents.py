@@ -77,5 +77,5 @@ def test_shuffled_latents_are_those_of_others(config, searches, tmp_path):
 
 def test_a_generator_that_is_not_there_is_named(config, tmp_path):
     missing = str(tmp_path / "none.pt")
-    with pytest.raises(UserError, match="none.pt does not exist; train one"):
+    with pytest.raises(UserError, match="none.pt"):
         latents.load_generator(changed(config, {"projection.generator": missing}))

@@ -22,16 +22,10 @@ from unsup3d_jax.gan2shape.generator_projection import Own
 from unsup3d_jax.nets import stylegan2_inversion as inversion
 from unsup3d_jax.nets.lpips import Lpips
 from unsup3d_jax.nets.stylegan2 import StyleGan
-from unsup3d_jax.nets.stylegan2_files import read_stylegan2
+from unsup3d_jax.nets.stylegan2_files import load_stylegan2
 from unsup3d_jax.nets.stylegan2_inversion import InversionOptions, Inverted, Weights
 
-# A path and no import: it is a file like any other.
-SHIPPED = (
-    Path(__file__).resolve().parent.parent
-    / "stylegan2"
-    / "weights"
-    / "open_faces.safetensors"
-)
+SHIPPED = "open_faces"
 FILE = "latents.npz"
 # Raised when the same images and generator get other latents than before.
 _FORMAT = 1
@@ -43,17 +37,11 @@ def load_generator(config: ConfigDict) -> StyleGan:
     Raises:
         UserError: if it cannot be read, or is of another size than it can be used at.
     """
-    named = config.projection.generator
-    path = Path(named).expanduser() if named else SHIPPED
-    if not path.is_file():
-        raise UserError(
-            f"projection.generator: {path} does not exist; train one with "
-            "configs/gan2shape/gan_faces.py, or name a .pt or .safetensors file."
-        )
-    gan = jax.device_put(read_stylegan2(path))
+    named = config.projection.generator or SHIPPED
+    gan = jax.device_put(load_stylegan2(named))
     if config.projection.crop > gan.options.image_size:
         raise UserError(
-            f"projection.crop={config.projection.crop}: the pictures of {path} have "
+            f"projection.crop={config.projection.crop}: the pictures of {named} have "
             f"{gan.options.image_size} pixels a side; take at most so many."
         )
     return gan

@@ -133,6 +133,40 @@ def view_control(arguments: list[str]) -> dict[str, float]:
     return dataclasses.asdict(of_run(args))
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: SIDE and MAD of each row, mean over the seeds (least, largest)."""
+    lines = [
+        "| row | SIDE x10^-2 | MAD deg | MAD authors' code | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    named: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        named.setdefault(row["row"], []).append(row["scores"])
+    first = named.get("ours", [])
+    for name in first[0]["baselines"] if first else ():
+        found = [scores["baselines"][name] for scores in first]
+        lines.append(_line(f"{name} (of ours)", found))
+    lines += [_line(name, found) for name, found in named.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, found: list[dict[str, Any]]) -> str:
+    cells = []
+    for key, scale, digits in (
+        ("side", 100.0, 3),
+        ("mad_deg", 1.0, 2),
+        ("mad_authors_deg", 1.0, 2),
+    ):
+        values = [scale * scores[key]["mean"] for scores in found if key in scores]
+        if not values:
+            cells.append("-")
+            continue
+        mean = sum(values) / len(values)
+        limits = f" ({min(values):.{digits}f}, {max(values):.{digits}f})"
+        cells.append(f"{mean:.{digits}f}{limits if len(values) > 1 else ''}")
+    return f"| {name} | {' | '.join(cells)} | {len(found)} |"
+
+
 def main() -> None:
     """Runs the rows that are asked for; see above."""
     cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
@@ -156,6 +190,7 @@ def main() -> None:
             text = json.dumps(record | {"rows": rows}, indent=1)
             args.output.write_text(text + "\n")
             print(f"{name}, seed {seed}: done", flush=True)
+    print(table(rows))
 
 
 if __name__ == "__main__":

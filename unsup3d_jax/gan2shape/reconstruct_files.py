@@ -102,8 +102,7 @@ def reconstruct(args: Arguments, interrupts: Interrupts) -> Result:
     made = photo_folders.made_from(
         {"start": start, "projection": shared},
         (static, plan.phases, how, projection),
-        subjects.prior_options(config).__dict__,
-        config.seed,
+        _deciding(config),
     )
     work = Work(made=made, sizes=(config.data.image_size,), find=find, write=write)
     return photos_to_folders(
@@ -114,6 +113,15 @@ def reconstruct(args: Arguments, interrupts: Interrupts) -> Result:
         data_path="",
         batch_size=config.stages.groups_at_a_time,
     )
+
+
+def _deciding(config: Any) -> dict[str, Any]:
+    """What decides the shapes beside static options and parameters; JSON-able."""
+    sections = ("prior", "sampling", "stages", "loss", "invert", "projection", "broken")
+    values = {name: config[name].to_dict() for name in sections}
+    for key in ("groups_at_a_time", "side_by_side"):
+        del values["stages"][key]
+    return {"seed": config.seed, **values}
 
 
 def _without_filling(

@@ -1,5 +1,7 @@
 """A run's latents are searched once, and again when anything of them is another's."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,11 +10,19 @@ from configs.gan2shape import default
 from unsup3d_jax.configuration import changed
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import latents, offset
+from unsup3d_jax.nets.stylegan2 import GanOptions, StyleGan
 from unsup3d_jax.nets.stylegan2_inversion import Inverted
 
 IMAGES = np.linspace(0.0, 1.0, 3 * 32 * 32 * 3).reshape(3, 32, 32, 3).astype(np.float32)
 MASKS = np.ones((3, 32, 32), np.float32)
-GAN = {"weights": np.arange(4.0)}
+GAN = StyleGan(
+    mapping={"kernel": np.arange(4.0)},
+    synthesis={},
+    discriminator={},
+    noise=(),
+    mean_w=np.zeros(4, np.float32),
+    options=GanOptions(image_size=8, channels=(4, 4), style=4),
+)
 LATENTS = np.arange(12.0, dtype=np.float32).reshape(3, 4)
 
 
@@ -61,7 +71,7 @@ def test_what_was_made_of_something_else_is_not(config, searches, tmp_path, what
     if what == "image":
         images = 1.0 - IMAGES
     elif what == "generator":
-        gan = {"weights": np.zeros(4)}
+        gan = dataclasses.replace(GAN, mapping={"kernel": np.ones(4)})
     elif what == "option":
         config = changed(config, {"invert.steps": 7})
     else:

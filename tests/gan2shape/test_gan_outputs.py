@@ -37,9 +37,9 @@ def looks():
     view = np.array([0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
     light = np.array([0.4, 0.5, 0.0, 0.0, 1.0])
     ones = np.ones((SIZE, SIZE))
-    floats = (depth, albedo, view, light, depth)
-    depth, albedo, view, light, seen = (np.float32(a) for a in floats)
-    return Looks(depth, albedo, view, light, seen, ones > 0, albedo)
+    floats = (depth, albedo, view, light)
+    depth, albedo, view, light = (np.float32(a)[None] for a in floats)
+    return Looks(depth, albedo, view, light, depth, ones[None] > 0, albedo)
 
 
 @pytest.fixture()
@@ -63,12 +63,12 @@ def test_relights_exchange_ambient_for_diffuse_light():
 
 def test_the_generator_answers_what_the_mesh_asks(options, looks):
     surface = Surface(
-        raw_depth=jnp.asarray(looks.canon_depth)[None],
-        canon_depth=jnp.asarray(looks.canon_depth)[None],
-        canon_albedo=jnp.asarray(looks.canon_albedo)[None],
+        raw_depth=jnp.asarray(looks.canon_depth),
+        canon_depth=jnp.asarray(looks.canon_depth),
+        canon_albedo=jnp.asarray(looks.canon_albedo),
     )
     views = through_generator.turned(1, [-40.0, 0.0, 40.0])
-    lights = np.repeat(looks.light[None], 3, axis=0)
+    lights = np.repeat(looks.light, 3, axis=0)
     seen = through_generator.look(
         surface, views, lights, options, lambda images: 1.0 - images
     )
@@ -84,7 +84,7 @@ def test_a_folder_has_the_files_of_all_methods_and_the_generators(
     options, looks, videos, tmp_path
 ):
     how = export.ExportOptions(whole_surface=False, most_yaw_deg=45.0)
-    image = looks.canon_albedo
+    image = looks.canon_albedo[0]
     numbers = export.export(tmp_path, image, looks, options, how, lambda x: 1.0 - x)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"mesh.glb", "mesh.obj", "factors.npz", "panel.png"} <= names
@@ -109,6 +109,6 @@ def test_a_folder_has_the_files_of_all_methods_and_the_generators(
 
 def test_without_a_generator_the_mesh_stands_alone(options, looks, videos, tmp_path):
     how = export.ExportOptions(whole_surface=True, most_yaw_deg=70.0)
-    export.export(tmp_path, looks.canon_albedo, looks, options, how, None)
+    export.export(tmp_path, looks.canon_albedo[0], looks, options, how, None)
     assert videos["relighting.mp4"].shape[1:] == (256, 256, 3)
     assert Image.open(tmp_path / "rotations.png").height < 2 * 96

@@ -1,5 +1,6 @@
 """Photos in, folders out: what the stages found, without running them."""
 
+import dataclasses
 import types
 
 import jax
@@ -8,39 +9,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.gan2shape import default
+from unsup3d_jax import cli, flags
 from unsup3d_jax.configuration import changed
-from unsup3d_jax.engine.interrupts import Interrupted
+from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import export, reconstruct_files, stages
 
-SIZE = 32
-
 
 @pytest.fixture()
 def args(tmp_path):
-    config = changed(
-        default.get_config(),
-        {
-            "data.image_size": SIZE,
-            "projection.kind": "none",
-            "prior.mask": "true",
-            "loss.perceptual_kind": "none",
-            "stages.groups_at_a_time": 2,
-        },
-    )
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed, name in enumerate(("a", "b", "c")):
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
         Image.fromarray(pixels).save(photos / f"{name}.png")
-    return types.SimpleNamespace(
-        config=config,
-        workdir=tmp_path / "run",
-        input=photos,
-        output=tmp_path / "out",
-    )
+    command = [
+        "--mode=reconstruct",
+        "--config=configs/gan2shape/faces.py",
+        f"--workdir={tmp_path / 'run'}",
+        f"--input={photos}",
+        f"--output={tmp_path / 'out'}",
+        "--config.projection.kind=none",
+        "--config.stages.groups_at_a_time=2",
+    ]
+    return flags.parse(["main.py", *command], cli.METHODS)
 
 
 @pytest.fixture()
@@ -81,7 +74,7 @@ def runs(monkeypatch):
 
 
 def test_each_photo_gets_its_own_shape_and_is_not_worked_on_twice(args, runs, capsys):
-    result = reconstruct_files.reconstruct(args, None)
+    result = reconstruct_files.reconstruct(args, Interrupts())
     assert [folder.name for _, folder in result.written] == ["a", "b", "c"]
     assert "photos have no true mask" in capsys.readouterr().out
     for _, folder in result.written:
@@ -90,15 +83,16 @@ def test_each_photo_gets_its_own_shape_and_is_not_worked_on_twice(args, runs, ca
         np.testing.assert_allclose(depth, 0.9 + 0.2 * image[..., 0], atol=1e-6)
     # Two, and then one: not a copy of it beside it.
     assert [len(work.given.image) for work in runs.works] == [2, 1]
-    again = reconstruct_files.reconstruct(args, None)
+    again = reconstruct_files.reconstruct(args, Interrupts())
     assert len(again.kept) == 3 and len(runs.works) == 2
 
 
 def test_what_a_photo_draws_does_not_depend_on_its_company(args, runs):
-    reconstruct_files.reconstruct(args, None)
-    alone = types.SimpleNamespace(**vars(args))
-    alone.input, alone.output = args.input / "b.png", args.output / "alone"
-    reconstruct_files.reconstruct(alone, None)
+    reconstruct_files.reconstruct(args, Interrupts())
+    alone = dataclasses.replace(
+        args, input=args.input / "b.png", output=args.output / "alone"
+    )
+    reconstruct_files.reconstruct(alone, Interrupts())
     first, last = runs.works[0], runs.works[-1]
     for beside, single in ((first.key, last.key), (first.given.key, last.given.key)):
         beside, single = jax.random.key_data(beside), jax.random.key_data(single)
@@ -109,7 +103,7 @@ def test_what_a_photo_draws_does_not_depend_on_its_company(args, runs):
 def test_an_interrupted_run_writes_nothing(args, runs):
     runs.done = False
     with pytest.raises(Interrupted):
-        reconstruct_files.reconstruct(args, None)
+        reconstruct_files.reconstruct(args, Interrupts())
     assert not any(p for p in args.output.iterdir() if not p.name.startswith("."))
 
 
@@ -118,7 +112,6 @@ def test_photos_have_no_true_scene_and_no_masks(args):
         ({"projection.kind": "oracle"}, "photos have no true scene"),
         ({"prior.mask": "folder"}, "take ellipse"),
     ):
-        args.config = changed(args.config, changes)
+        wrong = dataclasses.replace(args, config=changed(args.config, changes))
         with pytest.raises(UserError, match=words):
-            reconstruct_files.reconstruct(args, None)
-        args.config = changed(args.config, {"projection.kind": "none"})
+            reconstruct_files.reconstruct(wrong, Interrupts())

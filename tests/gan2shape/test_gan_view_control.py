@@ -4,9 +4,10 @@ from unsup3d_jax.gan2shape.view_control import YAWS_DEG, summarise
 
 
 def test_a_generator_that_obeys_and_one_that_does_not():
-    asked = np.array(YAWS_DEG)
+    asked = list(YAWS_DEG)
+    exact = np.array(asked)
     person = np.arange(3.0)[:, None, None] * np.ones((3, len(asked), 4))
-    good = summarise(np.stack([0.6 * asked + 2.0] * 3), person, asked)
+    good = summarise(np.stack([0.6 * exact + 2.0] * 3), person, asked)
     np.testing.assert_allclose([good.spearman, good.slope], [1.0, 0.6], rtol=1e-6)
     assert good.same == 0.0
     # |0 - 2|, |1 - 0|, |2 - 1|: the image before it.

@@ -48,7 +48,7 @@ def export(
     Args:
         folder: exists; files of the same names are replaced.
         image: whose shape it is, [0, 1].
-        found: of this image, without leading axes, on the host.
+        found: of this image alone, leading axis of 1, on the host.
         options: static.
         answer: the generator's; None: without.
 
@@ -86,21 +86,21 @@ def named_arrays(
 ) -> dict[str, np.ndarray]:
     """The arrays of factors.npz, float32, under the names that all methods share."""
     surface = Surface(
-        raw_depth=found.canon_depth[None],
-        canon_depth=found.canon_depth[None],
-        canon_albedo=found.canon_albedo[None],
+        raw_depth=found.canon_depth,
+        canon_depth=found.canon_depth,
+        canon_albedo=found.canon_albedo,
     )
-    conditions = Conditions(light=found.light[None], view=found.view[None])
+    conditions = Conditions(light=found.light, view=found.view)
     drawn = jax.device_get(_render(surface, conditions, options))
     arrays = {
         "input": image,
-        "canon_depth": found.canon_depth,
-        "canon_albedo": found.canon_albedo,
+        "canon_depth": found.canon_depth[0],
+        "canon_albedo": found.canon_albedo[0],
         "canon_image": drawn.canonical.image[0],
         "canon_normal": drawn.canonical.normal[0],
         "canon_shading": drawn.canonical.shading[0],
-        "light": found.light,
-        "view": found.view,
+        "light": found.light[0],
+        "view": found.view[0],
         "recon_depth": drawn.warped.depth[0],
         "recon_image": drawn.warped.image[0],
         "recon_mask": drawn.warped.valid[0],

@@ -39,7 +39,7 @@ class Found:
     """What the stages found in one photo.
 
     Attributes:
-        looks: without leading axes, on the host.
+        looks: leading axis of 1, on the host.
         encoder: parameters of the projection's encoder.
         own: the projection's arrays of the photo.
         shared: those of all photos.
@@ -88,7 +88,7 @@ def reconstruct(args: Arguments, interrupts: Interrupts) -> Result:
 
         def of_photo(index: int) -> Found:
             # A group a photo; the record's last row is the last stage.
-            looks = {k: x[-1, index, 0] for k, x in parts["record"].items()}
+            looks = {k: x[-1, index] for k, x in parts["record"].items()}
             encoder = jax.tree.map(lambda x: x[index], parts["params"]["encoder"])
             own = jax.tree.map(lambda x: x[index], found.own)
             return Found(Looks(**looks), encoder, own, found.shared)

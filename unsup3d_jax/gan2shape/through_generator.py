@@ -102,7 +102,7 @@ def look(
         answer: None: only the mesh is drawn.
     """
     drawn, valid = _drawn(surface, Conditions(light=light, view=view), options)
-    mesh = pictures.masked_picture(np.clip(drawn, 0.0, 1.0), valid)
+    mesh = pictures.masked_picture(np.clip(np.asarray(drawn), 0.0, 1.0), valid)
     if answer is None:
         return Views(mesh, None)
     return Views(mesh, np.clip(np.asarray(answer(drawn)), 0.0, 1.0))
@@ -173,7 +173,7 @@ def write(
     _save(folder / "relights.png", pictures.labelled_rows(columns))
 
     phase = 2.0 * np.pi * np.arange(VIDEO_FRAMES) / VIDEO_FRAMES
-    swing = from_views(turned(1, most_yaw_deg * np.sin(phase)))
+    swing = from_views(turned(1, list(most_yaw_deg * np.sin(phase))))
     video.write_video(folder / "rotation.mp4", _frames(swing))
     circle = under_lights(
         [(float(np.cos(p)), 0.6 * float(np.sin(p)), 0.6) for p in phase]
@@ -191,7 +191,8 @@ def _frames(seen: Views) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         wide = tiles.to_bytes(np.concatenate(shown, axis=1))
         height, width = wide.shape[:2]
         scale = max(1, _VIDEO_SIDE // height)
-        large = Image.fromarray(wide).resize((scale * width, scale * height), 3)
+        size = (scale * width, scale * height)
+        large = Image.fromarray(wide).resize(size, Image.Resampling.BICUBIC)
         yield np.asarray(large)
 
 

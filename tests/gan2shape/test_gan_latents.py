@@ -56,7 +56,7 @@ def _find(config, tmp_path, images=IMAGES, gan=GAN):
 
 def test_what_was_found_is_kept(config, searches, tmp_path, capsys):
     first = _find(config, tmp_path)
-    assert "rms error on the object 0.100" in capsys.readouterr().out
+    assert "rms error on the object 0.100" in capsys.readouterr().err
     again = _find(config, tmp_path)
     assert len(searches) == 1
     for own in (first, again):

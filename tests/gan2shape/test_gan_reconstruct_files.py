@@ -76,7 +76,7 @@ def runs(monkeypatch):
 def test_each_photo_gets_its_own_shape_and_is_not_worked_on_twice(args, runs, capsys):
     result = reconstruct_files.reconstruct(args, Interrupts())
     assert [folder.name for _, folder in result.written] == ["a", "b", "c"]
-    assert "photos have no true mask" in capsys.readouterr().out
+    assert "photos have no true mask" in capsys.readouterr().err
     for _, folder in result.written:
         image = np.load(folder / "image.npy")
         depth = np.load(folder / "depth.npy")

@@ -1,8 +1,8 @@
 """Runs the stages for all images of a command, and scores what they have found.
 
 Groups are worked on some at a time, each lot in a folder of its own,
-`<workdir>/groups/<number>`: a run of thousands of images needs no more memory than one of
-some, and is resumed at the lot that it was in.
+`<workdir>/groups/<number>`: a run of thousands of images needs no more memory than one
+of some, and is resumed at the lot that it was in.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ image, with a leading axis of images; both are arguments of the compiled program
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ class Projected:
     offset: Float[Leaf, "b s"] | None = None
 
 
+@runtime_checkable
 class Projection(Protocol):
     """See above; hashable, as it is static.
 
@@ -61,7 +62,7 @@ class Projection(Protocol):
     def learns(self) -> bool: ...
 
     def init_encoder(self, key: Array) -> Any:
-        """Parameters of the encoder; an empty dictionary if there is none."""
+        """Parameters of the encoder; asked for only if it learns."""
         ...
 
     def project(self, encoder: Any, pseudo: Pseudo, shared: Any, own: Any) -> Projected:

@@ -23,6 +23,8 @@ from configs import default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.data import load
 from unsup3d_jax.data.batches import eval_batches
+from unsup3d_jax.data.open_face import dataset, scene
+from unsup3d_jax.data.open_face.model import Draws
 from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import sampling
@@ -51,13 +53,14 @@ def raw_of_true(
 
 
 def of_open_faces(pose: str, count: int) -> dict[str, Any]:
-    """Moments of the views and lights that open faces are rendered with."""
-    from unsup3d_jax.data.open_face import dataset
+    """Moments of the views and lights that open faces are drawn with.
 
-    faces = dataset.load(
-        "train", image_size=32, count=count, pose=pose, fields=("view", "light")
-    )
-    return sampling.moments(*raw_of_true(faces["view"], faces["light"]))
+    Of the first draw of each; some, which do not fit into the image, are drawn again.
+    """
+    seeds = dataset.split_seeds("train", count=count)
+    draws = Draws(seeds, "pose", scene.POSE_ATTEMPTS * scene.POSE_DRAWS)
+    view, _ = scene.sample_pose(draws, pose)
+    return sampling.moments(*raw_of_true(view, scene.sample_light(seeds)))
 
 
 def of_unsup3d_run(workdir: Path, limit: int = 0) -> tuple[dict[str, Any], int]:

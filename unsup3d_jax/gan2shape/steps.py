@@ -137,7 +137,8 @@ def begin(
     size, stored = options.networks.image_size, options.collect * options.samples
     net_key, encoder_key = jax.random.split(key)
     params = networks.init_params(net_key, options.networks)
-    params["encoder"] = projection.init_encoder(encoder_key)
+    if projection.learns:
+        params["encoder"] = projection.init_encoder(encoder_key)
     return Group(
         params=params,
         moments={name: optimizer.init(p) for name, p in params.items()},
@@ -393,7 +394,7 @@ def _collect(
         seen = _seen(group.params, image[None], common, options)
         pseudo = pseudo_samples(key, seen, common, options)
         found = projection.project(
-            group.params["encoder"], pseudo, common.projection, own
+            group.params.get("encoder"), pseudo, common.projection, own
         )
         return found.image.astype(jnp.float16), pseudo.mask
 

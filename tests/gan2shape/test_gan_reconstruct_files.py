@@ -14,7 +14,7 @@ from unsup3d_jax.configuration import changed
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.gan2shape import export, reconstruct_files, stages
+from unsup3d_jax.gan2shape import export, reconstruct_files, sampling, stages
 
 
 @pytest.fixture()
@@ -62,6 +62,14 @@ def runs(monkeypatch):
         return state, seen.done
 
     monkeypatch.setattr(stages, "run", run)
+    statistics = sampling.from_moments(
+        {
+            "view_mean": np.zeros(6),
+            "view_covariance": np.eye(6),
+            "light_mean": np.zeros(4),
+        }
+    )
+    monkeypatch.setattr(sampling, "load", lambda path: statistics)
 
     def write(folder, image, looks, options, how, answer):
         np.save(folder / "depth.npy", looks.canon_depth)

@@ -50,6 +50,18 @@ def read_safetensors(path: str | Path) -> dict[str, StoredArray]:
         return arrays
 
 
+def safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says about itself.
+
+    Raises:
+        UserError: if the file is missing, damaged or of another format.
+    """
+    path = existing(path)
+    with reading(path, ".safetensors file"):
+        with safetensors.safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+
+
 def _of_safetensors(
     path: Path, name: str, budget: Budget, shape: tuple[int, ...]
 ) -> StoredArray:

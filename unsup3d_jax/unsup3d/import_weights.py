@@ -11,9 +11,7 @@ The optimizer's state is not imported. PyTorch is not needed, and nothing in
 the file is executed (`nets.torch_files`).
 
 A file holds one state dictionary per network, netD, netA, netL, netV and (not
-for cars) netC, whose keys number the layers of the authors' `nn.Sequential`. One flat
-dictionary of "netD.network.0.weight" and so on is read too, and what training scripts
-and several GPUs put around either: "model", "state_dict", "module.".
+for cars) netC, in any of the forms that `nets.authors_files` reads.
 """
 
 from collections.abc import Mapping
@@ -22,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from unsup3d_jax.engine import checkpoint, gradient_step, warm_start
@@ -30,7 +27,7 @@ from unsup3d_jax.engine.optimizer import make_optimizer
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.engine.workdir import claim_workdir, newest_step
 from unsup3d_jax.errors import UserError, refusing
-from unsup3d_jax.nets import file_guard, torch_files, weight_files
+from unsup3d_jax.nets import authors_files, file_guard, torch_files, weight_files
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 from unsup3d_jax.unsup3d.task import IDENTITY
@@ -54,23 +51,17 @@ def _trunk(*indices: int) -> list[str]:
 
 
 # Where their layers are ours, at 64 px.
-_ENCODER = _numbered("Conv", _trunk(0, 2, 4, 6, 8, 10))
-_ENCODER_DECODER = {
-    **_numbered("Conv", _trunk(0, 3, 6, 9, 11, 15, 20, 26, 32, 39, 42)),
-    **_numbered("Deconv", _trunk(13, 17, 23, 29)),
-    **_numbered("GroupNorm", _trunk(1, 4, 7, 18, 21, 24, 27, 30, 33, 37, 40)),
-    "UpsampledConv_0": "network.36",
-}
+_SIZE = 64
 _CONFIDENCE = {
     **_numbered("Conv", [*_trunk(0, 3, 6, 9, 11), "out_net1.6", "out_net2.0"]),
     **_numbered("Deconv", [*_trunk(13, 15, 18), "out_net1.0", "out_net1.3"]),
     **_numbered("GroupNorm", [*_trunk(1, 4, 7, 16, 19), "out_net1.1", "out_net1.4"]),
 }
 _LAYERS = {
-    "depth": _ENCODER_DECODER,
-    "albedo": _ENCODER_DECODER,
-    "light": _ENCODER,
-    "view": _ENCODER,
+    "depth": authors_files.encoder_decoder_layers(_SIZE),
+    "albedo": authors_files.encoder_decoder_layers(_SIZE),
+    "light": authors_files.encoder_layers(_SIZE),
+    "view": authors_files.encoder_layers(_SIZE),
     "conf": _CONFIDENCE,
 }
 
@@ -89,7 +80,7 @@ def read_authors_checkpoint(path: str | Path, options: ModelOptions) -> dict[str
     Raises:
         UserError: if the file is not such a checkpoint, or not of this model.
     """
-    if options.networks.image_size != 64 or options.supervised:
+    if options.networks.image_size != _SIZE or options.supervised:
         raise UserError(
             f"{path}: the authors' networks are for data.image_size=64 and "
             "model.supervision='none'."
@@ -125,7 +116,7 @@ def convert(
     params = {}
     for name, modules in shapes.items():
         theirs = _NETWORKS[name]
-        state = _state(tree, theirs)
+        state = authors_files.network_state(tree, theirs)
         if state is None:
             remedy = (
                 "train it without, --config.model.use_confidence=False."
@@ -135,68 +126,10 @@ def convert(
             raise UserError(
                 f"{source}: network {theirs!r} ({name}) is missing; {remedy}"
             )
-        params[name] = _network(state, modules, _LAYERS[name], f"{source}: {theirs}")
-    return params
-
-
-def _state(tree: Mapping[str, Any], network: str) -> dict[str, Any] | None:
-    """One network's state dictionary, its keys without prefixes; None if absent."""
-    state = tree.get(network)
-    if not isinstance(state, Mapping):
-        parts = [str(key).partition(f"{network}.") for key in tree]
-        ours = [not before or before.endswith(".") for before, _, _ in parts]
-        state = {
-            after: value
-            for (_, dot, after), value, is_ours in zip(
-                parts, tree.values(), ours, strict=True
-            )
-            if dot and is_ours
-        }
-    if not state:
-        return None
-    prefix = weight_files.prefix_of(state, "network.0.weight") or ""
-    return {str(key).removeprefix(prefix): value for key, value in state.items()}
-
-
-def _network(
-    state: Mapping[str, Any],
-    modules: Mapping[str, Mapping[str, Any]],
-    layers: Mapping[str, str],
-    source: str,
-) -> dict[str, dict[str, np.ndarray]]:
-    params: dict[str, dict[str, np.ndarray]] = {}
-    used = set()
-    for module, leaves in modules.items():
-        params[module] = {}
-        for leaf, wanted in leaves.items():
-            key = f"{layers[module]}.{'bias' if leaf == 'bias' else 'weight'}"
-            used.add(key)
-            params[module][leaf] = _leaf(state, key, module, wanted.shape, source)
-    unknown = sorted(set(state) - used)
-    if unknown:
-        key = file_guard.shown(unknown[0])
-        raise UserError(
-            f"{source}: unknown key {key}; the network is not the authors'."
+        params[name] = authors_files.convert_network(
+            state, modules, _LAYERS[name], f"{source}: {theirs}"
         )
     return params
-
-
-def _leaf(
-    state: Mapping[str, Any],
-    key: str,
-    module: str,
-    shape: tuple[int, ...],
-    source: str,
-) -> np.ndarray:
-    if len(shape) == 1:
-        return weight_files.require_array(state, key, shape, source=source)
-    height, width, inputs, outputs = shape
-    if module.startswith("Deconv"):  # transposed convolution: (in, out, h, w)
-        stored, order = (inputs, outputs, height, width), (2, 3, 0, 1)
-    else:  # (out, in, h, w)
-        stored, order = (outputs, inputs, height, width), (2, 3, 1, 0)
-    array = weight_files.require_array(state, key, stored, source=source)
-    return np.ascontiguousarray(array.transpose(order))
 
 
 def import_checkpoint(config: ConfigDict, source: Path, workdir: Path) -> str:

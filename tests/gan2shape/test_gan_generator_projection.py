@@ -1,7 +1,5 @@
 """Step 2: what the encoder is trained by, on a tiny generator."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,7 @@ from unsup3d_jax.nets import stylegan2
 
 SIZE, STYLE = 32, 8
 OPTIONS = stylegan2.GanOptions(
-    image_size=SIZE, channels=(8, 4, 4, 4), style=STYLE, mapping_layers=8, noise=False
+    image_size=SIZE, channels=(8, 4, 4, 4), style=STYLE, mapping_layers=3, noise=False
 )
 PROJECTION = GeneratorProjection(
     size=SIZE,
@@ -70,20 +68,28 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def evaluated(encoder, pseudo, gan, own):
-    """Projected samples, the loss, its gradient: one program."""
+    """Projected samples and the loss, after some steps of Adam: one program."""
+    adam = optax.adam(3e-3)
 
     @jax.jit
-    def both(encoder):
-        projected = PROJECTION.project(encoder, pseudo, gan, own)
-        loss = jax.value_and_grad(PROJECTION.loss)(encoder, pseudo, gan, own)
-        return projected, *loss
+    def after(steps):
+        def step(_, carry):
+            encoder, moments = carry
+            grads = jax.grad(PROJECTION.loss)(encoder, pseudo, gan, own)
+            updates, moments = adam.update(grads, moments)
+            return optax.apply_updates(encoder, updates), moments
 
-    return both(encoder)
+        start = (encoder, adam.init(encoder))
+        trained, _ = jax.lax.fori_loop(0, steps, step, start)
+        projected = PROJECTION.project(trained, pseudo, gan, own)
+        return projected, PROJECTION.loss(trained, pseudo, gan, own)
+
+    return after
 
 
 def test_the_sample_that_is_the_image_stays_where_it_is(evaluated, own):
     """Relative encoding: e(G(w)) - e(G(w)) = 0, for which the offset is 0."""
-    projected, _, _ = evaluated
+    projected, _ = evaluated(0)
     np.testing.assert_allclose(projected.offset[0], 0.0, atol=1e-6)
     assert np.abs(projected.offset[1]).max() > 1e-3
     np.testing.assert_allclose(projected.image[0], (own.picture + 1.0) / 2.0, atol=1e-5)
@@ -91,7 +97,7 @@ def test_the_sample_that_is_the_image_stays_where_it_is(evaluated, own):
 
 def test_the_loss_is_that_of_the_definition(evaluated, pseudo, gan):
     """Pan et al., ICLR 2021, Sec. 3.2: pixels, features, offset; float64."""
-    projected, loss, _ = evaluated
+    projected, loss = evaluated(0)
     a, b = (2.0 * np.asarray(x.image, np.float64) - 1.0 for x in (projected, pseudo))
     mask = np.asarray(pseudo.mask, np.float64)
     expected = (np.abs(a - b).mean(-1) * mask).sum() / mask.sum()
@@ -109,25 +115,9 @@ def test_the_loss_is_that_of_the_definition(evaluated, pseudo, gan):
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_the_encoder_learns(evaluated, encoder, pseudo, gan, own):
-    _, before, _ = evaluated
-    adam = optax.adam(3e-3)
-
-    @jax.jit
-    def trained(encoder):
-        def step(_, carry):
-            encoder, moments = carry
-            grads = jax.grad(PROJECTION.loss)(encoder, pseudo, gan, own)
-            updates, moments = adam.update(grads, moments)
-            return optax.apply_updates(encoder, updates), moments
-
-        encoder, _ = jax.lax.fori_loop(0, 40, step, (encoder, adam.init(encoder)))
-        return PROJECTION.loss(encoder, pseudo, gan, own)
-
-    assert trained(encoder) < 0.95 * before
-
-
-def test_without_relative_encoding_the_image_moves(encoder, pseudo, gan, own):
-    plain = dataclasses.replace(PROJECTION, relative=False)
-    found = jax.jit(plain.project)(encoder, pseudo, gan, own)
-    assert np.abs(found.offset[0]).max() > 1e-3
+def test_the_encoder_learns(evaluated):
+    _, before = evaluated(0)
+    projected, after = evaluated(80)
+    assert after < 0.97 * before
+    # However it has learnt.
+    np.testing.assert_allclose(projected.offset[0], 0.0, atol=1e-5)

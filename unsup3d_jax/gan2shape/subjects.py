@@ -66,9 +66,12 @@ def of_config(config: ConfigDict, photos: Path | None) -> Subjects:
     Raises:
         UserError: if there are none, or what the config asks of them is not known.
     """
-    if config.projection.kind == "oracle":
-        if photos is not None:
-            raise UserError("--input: the oracle knows the scenes of open faces alone.")
+    kind = config.projection.kind
+    if kind == "oracle" and photos is not None:
+        raise UserError("--input: the oracle knows the scenes of open faces alone.")
+    # The control has the oracle's images.
+    is_open = config.data.name == "open_faces" and photos is None
+    if kind in ("oracle", "none") and is_open:
         return _of_scenes(config)
     if photos is not None:
         return _of_photos(config, photos)

@@ -127,6 +127,7 @@ def test_chunks_that_do_not_divide_the_samples_are_refused(params, own):
         _invert(params, own[1], options=options)
 
 
+@pytest.mark.once
 def test_a_stylegan_is_searched_by_its_discriminators_features():
     options = stylegan2.GanOptions(
         image_size=8, channels=(4, 4), style=4, mapping_layers=1, noise=False

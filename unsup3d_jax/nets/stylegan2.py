@@ -96,7 +96,7 @@ class StyleGan:
     mapping: Any
     synthesis: Any
     discriminator: Any
-    noise: tuple[Float[Leaf, "r r"], ...]
+    noise: tuple[Float[Leaf, "_ _"], ...]
     mean_w: Float[Leaf, "s"]
     options: GanOptions = struct.field(pytree_node=False)
 

@@ -1,0 +1,123 @@
+"""Step 2: what the encoder is trained by, on a tiny generator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unsup3d_jax.gan2shape import generator_projection as gp
+from unsup3d_jax.gan2shape.generator_projection import GeneratorProjection, Own
+from unsup3d_jax.gan2shape.projection import Pseudo
+from unsup3d_jax.nets import stylegan2
+
+SIZE, STYLE = 32, 8
+OPTIONS = stylegan2.GanOptions(
+    image_size=SIZE, channels=(8, 4, 4, 4), style=STYLE, mapping_layers=3, noise=False
+)
+PROJECTION = GeneratorProjection(
+    size=SIZE,
+    crop=0,
+    layers=2,
+    regularised=True,
+    relative=True,
+    style=STYLE,
+    width=4,
+    features=0.5,
+    offset=0.3,
+)
+
+
+@pytest.fixture(scope="module")
+def gan():
+    keys = jax.random.split(jax.random.key(0), 2)
+    return stylegan2.StyleGan(
+        **stylegan2.init_generator(keys[0], OPTIONS),
+        discriminator=stylegan2.init_discriminator(keys[1], OPTIONS),
+        noise=tuple(jnp.zeros((r, r)) for r in OPTIONS.noise_sizes),
+        mean_w=jnp.zeros(STYLE),
+        options=OPTIONS,
+    )
+
+
+@pytest.fixture(scope="module")
+def own(gan):
+    w = stylegan2.map_latent(gan.mapping, jnp.ones((1, STYLE)), OPTIONS)
+    picture = jnp.clip(jax.jit(stylegan2.generate)(gan, w), -1.0, 1.0)
+    return Own(w=w[0], picture=picture[0])
+
+
+@pytest.fixture(scope="module")
+def pseudo(own):
+    """Two samples: the image itself, and it upside down; a mask with holes."""
+    image = (jnp.stack([own.picture, own.picture[::-1]]) + 1.0) / 2.0
+    mask = jax.random.uniform(jax.random.key(3), (2, SIZE, SIZE)) > 0.3
+    return Pseudo(
+        image=image,
+        mask=mask,
+        view=jnp.zeros((2, 6)),
+        light=jnp.zeros((2, 5)),
+        image_view=jnp.zeros(6),
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return PROJECTION.init_encoder(jax.random.key(2))
+
+
+@pytest.fixture(scope="module")
+def evaluated(encoder, pseudo, gan, own):
+    """Projected samples and the loss, after some steps of Adam: one program."""
+    adam = optax.adam(3e-3)
+
+    @jax.jit
+    def after(steps):
+        def step(_, carry):
+            encoder, moments = carry
+            grads = jax.grad(PROJECTION.loss)(encoder, pseudo, gan, own)
+            updates, moments = adam.update(grads, moments)
+            return optax.apply_updates(encoder, updates), moments
+
+        start = (encoder, adam.init(encoder))
+        trained, _ = jax.lax.fori_loop(0, steps, step, start)
+        projected = PROJECTION.project(trained, pseudo, gan, own)
+        return projected, PROJECTION.loss(trained, pseudo, gan, own)
+
+    return after
+
+
+def test_the_sample_that_is_the_image_stays_where_it_is(evaluated, own):
+    """Relative encoding: e(G(w)) - e(G(w)) = 0, for which the offset is 0."""
+    projected, _ = evaluated(0)
+    np.testing.assert_allclose(projected.offset[0], 0.0, atol=1e-6)
+    assert np.abs(projected.offset[1]).max() > 1e-3
+    np.testing.assert_allclose(projected.image[0], (own.picture + 1.0) / 2.0, atol=1e-5)
+
+
+def test_the_loss_is_that_of_the_definition(evaluated, pseudo, gan):
+    """Pan et al., ICLR 2021, Sec. 3.2: pixels, features, offset; float64."""
+    projected, loss = evaluated(0)
+    a, b = (2.0 * np.asarray(x.image, np.float64) - 1.0 for x in (projected, pseudo))
+    mask = np.asarray(pseudo.mask, np.float64)
+    expected = (np.abs(a - b).mean(-1) * mask).sum() / mask.sum()
+    features = jax.jit(gp._features)
+    pairs = zip(
+        features(gan, jnp.float32(a)), features(gan, jnp.float32(b)), strict=True
+    )
+    for one, other in pairs:
+        side = one.shape[1]
+        cell = SIZE // side
+        weight = mask.reshape(2, side, cell, side, cell).mean((2, 4))
+        apart = np.abs(np.float64(one) - np.float64(other)).mean(-1)
+        expected += 0.5 * (apart * weight).sum() / weight.sum()
+    expected += 0.3 * np.square(np.float64(projected.offset)).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_the_encoder_learns(evaluated):
+    _, before = evaluated(0)
+    projected, after = evaluated(80)
+    assert after < 0.97 * before
+    # However it has learnt.
+    np.testing.assert_allclose(projected.offset[0], 0.0, atol=1e-5)

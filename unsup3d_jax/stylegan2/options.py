@@ -112,6 +112,9 @@ def check_config(config: ConfigDict) -> None:
         need(config, "train.batch_size", grouped, f"a multiple of {GROUP}, or less")
         known = config.eval.split in ds.SPLITS
         need(config, "eval.split", known, f"one of {', '.join(ds.SPLITS)}")
+        backgrounds = ("rendered", "plain")
+        known = data.background in backgrounds
+        need(config, "data.background", known, f"one of {', '.join(backgrounds)}")
         plain = data.background == "rendered" or data.name == "open_faces"
         need(config, "data.background", plain, "rendered unless data.name=open_faces")
         begun = not train.init_from

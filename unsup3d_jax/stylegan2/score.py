@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.engine import scored
 from unsup3d_jax.engine.log import record_once, say
 from unsup3d_jax.engine.scored import Scored, Scoring
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.evaluation import report
-from unsup3d_jax.stylegan2 import gate, ruler
+from unsup3d_jax.stylegan2 import gate, held_out, ruler, shipped
 from unsup3d_jax.stylegan2.options import gan_options
 
 RULES = {
@@ -30,6 +32,12 @@ RULES = {
         "median root mean square difference to the nearest training image or its "
         "mirror image, pixels in [-1, 1]; copies: share of samples nearer than all but "
         "one in a hundred held-out images are"
+    ),
+    "people": (
+        "held-out people, mean over them of the root mean square error on the face, "
+        "pixels in [-1, 1]: of the latent that is found for it (W, 400 steps), of the "
+        "nearest of its 4,096 samples, of the nearest training image, of the mean "
+        "sample"
     ),
     "passes": (
         f"spread and linear_r2 of {' and '.join(gate.GATED)} of at least {gate.GATE}"
@@ -69,12 +77,29 @@ def score_run(
     found = gate.whole(
         ours.params, judge, gan_options(config), count=config.eval.samples
     )
+    if people := _people(config, session.splits(split)):
+        gan = shipped.gan_of(ours.params, config)
+        found["people"] = held_out.found_again(gan, *people, judge.training)
     about = scored.provenance(
         config, session.splits(split), ours, split, _conditions(config)
     )
     path = report.write_scores(workdir, {"rules": RULES, **found}, about)
     say(f"the gate, by {len(judge.held_out)} images of split {split}: {path}")
     return format_table(found)
+
+
+def _people(
+    config: ConfigDict, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and masks of eval.people held-out people; None: of nobody."""
+    count = min(config.eval.people, len(dataset))
+    if count == 0:
+        return None
+    # Of photos nobody knows the mask, and all of them counts.
+    known = config.data.name == "open_faces"
+    found = dataset.take(range(count), ("image", "mask") if known else ("image",))
+    masks = found.get("mask", np.ones(found["image"].shape[:3], bool))
+    return found["image"], masks
 
 
 def format_table(found: Mapping[str, Any]) -> str:
@@ -92,6 +117,8 @@ def format_table(found: Mapping[str, Any]) -> str:
         f"nearest training image {near['samples']:.3f}, of held-out images "
         f"{near['held_out']:.3f}; copies {near['copies']:.1%}",
     ]
+    if "people" in found:
+        lines.append(held_out.table(found["people"]))
     if found["passes"] is not None:
         rule = f"{gate.GATE} of yaw and light x"
         lines.append(f"gate ({rule}): {'passed' if found['passes'] else 'not passed'}")
@@ -136,7 +163,7 @@ def _recorded_row(
 
 def _conditions(config: ConfigDict) -> dict[str, Any]:
     """What else of a config may change the figures."""
-    return {"samples": config.eval.samples}
+    return {"samples": config.eval.samples, "people": config.eval.people}
 
 
 SCORING = Scoring(check_data, score_run, recorded_table, log_scores)

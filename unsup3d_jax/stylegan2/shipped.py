@@ -53,16 +53,12 @@ def load(config: ConfigDict, path: Path = PATH) -> dict[str, Any]:
     """The shipped parameters by the names of a run's parts, float32.
 
     Raises:
-        UserError: if the file is missing, or the config is of another generator.
+        UserError: if the file is missing, or the config is of another generator:
+            `configs/gan2shape/gan_faces.py` is of this one.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; train first (--mode=train).")
-    gan = read_stylegan2(path)
-    if gan.options != gan_options(config):
-        raise UserError(
-            f"the generator that ships is of another model ({gan.options}). Use "
-            "configs/gan2shape/gan_faces.py, or train."
-        )
+    gan = read_stylegan2(path, gan_options(config))
     parts = {
         "ema": {"mapping": gan.mapping, "synthesis": gan.synthesis},
         "discriminator": gan.discriminator,

@@ -24,7 +24,7 @@ PROJECTION = GeneratorProjection(
     style=STYLE,
     width=4,
     features=0.5,
-    offset=0.3,
+    offset=0.02,
 )
 
 
@@ -41,16 +41,23 @@ def gan():
 
 
 @pytest.fixture(scope="module")
-def own(gan):
-    w = stylegan2.map_latent(gan.mapping, jnp.ones((1, STYLE)), OPTIONS)
-    picture = jnp.clip(jax.jit(stylegan2.generate)(gan, w), -1.0, 1.0)
-    return Own(w=w[0], picture=picture[0])
+def made(gan):
+    """Latents of an image and of another, and what the generator makes of them."""
+    z = jnp.stack([jnp.ones(STYLE), jnp.linspace(-1.0, 1.0, STYLE)])
+    w = stylegan2.map_latent(gan.mapping, z, OPTIONS)
+    return w, jnp.clip(jax.jit(stylegan2.generate)(gan, w), -1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
-def pseudo(own):
-    """Two samples: the image itself, and it upside down; a mask with holes."""
-    image = (jnp.stack([own.picture, own.picture[::-1]]) + 1.0) / 2.0
+def own(made):
+    w, pictures = made
+    return Own(w=w[0], picture=pictures[0])
+
+
+@pytest.fixture(scope="module")
+def pseudo(made):
+    """Two samples: the image itself, and the other; a mask with holes."""
+    image = (made[1] + 1.0) / 2.0
     mask = jax.random.uniform(jax.random.key(3), (2, SIZE, SIZE)) > 0.3
     return Pseudo(
         image=image,
@@ -69,7 +76,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def evaluated(encoder, pseudo, gan, own):
     """Projected samples and the loss, after some steps of Adam: one program."""
-    adam = optax.adam(3e-3)
+    adam = optax.adam(1e-2)
 
     @jax.jit
     def after(steps):
@@ -111,13 +118,13 @@ def test_the_loss_is_that_of_the_definition(evaluated, pseudo, gan):
         weight = mask.reshape(2, side, cell, side, cell).mean((2, 4))
         apart = np.abs(np.float64(one) - np.float64(other)).mean(-1)
         expected += 0.5 * (apart * weight).sum() / weight.sum()
-    expected += 0.3 * np.square(np.float64(projected.offset)).mean()
+    expected += 0.02 * np.square(np.float64(projected.offset)).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_the_encoder_learns(evaluated):
     _, before = evaluated(0)
-    projected, after = evaluated(80)
-    assert after < 0.97 * before
+    projected, after = evaluated(120)
+    assert after < 0.8 * before
     # However it has learnt.
     np.testing.assert_allclose(projected.offset[0], 0.0, atol=1e-5)

@@ -113,12 +113,8 @@ def look(
         meshes.append(pictures.masked_picture(shown, valid))
         if answer is not None:
             answers.append(np.clip(np.asarray(answer(drawn)), 0.0, 1.0))
-    mesh, said = (
-        np.concatenate(parts)[: len(view)] if parts else None
-        for parts in (meshes, answers)
-    )
-    assert mesh is not None
-    return Views(mesh, said)
+    mesh = np.concatenate(meshes)[: len(view)]
+    return Views(mesh, np.concatenate(answers)[: len(view)] if answers else None)
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -217,5 +213,11 @@ def answer_of(projection: Any, encoder: Any, shared: Any, own: Any) -> Answer | 
     """
     if not hasattr(projection, "project_pictures"):
         return None
-    say = jax.jit(projection.project_pictures)
-    return lambda images: say(encoder, jnp.asarray(images), shared, own)
+    return lambda images: _answered(images, encoder, shared, own, projection)
+
+
+@functools.partial(jax.jit, static_argnames="projection")
+def _answered(
+    images: Array, encoder: Any, shared: Any, own: Any, projection: Any
+) -> Array:
+    return projection.project_pictures(encoder, images, shared, own)

@@ -64,7 +64,7 @@ def test_what_was_found_is_kept(config, searches, tmp_path, capsys):
         np.testing.assert_allclose(own.picture[:, 0, 0, 0], LATENTS.sum(1))
 
 
-@pytest.mark.parametrize("what", ["image", "generator", "option", "damage"])
+@pytest.mark.parametrize("what", ["image", "generator", "option", "damage", "cut"])
 def test_what_was_made_of_something_else_is_not(config, searches, tmp_path, what):
     _find(config, tmp_path)
     images, gan = IMAGES, GAN
@@ -74,8 +74,11 @@ def test_what_was_made_of_something_else_is_not(config, searches, tmp_path, what
         gan = dataclasses.replace(GAN, mapping={"kernel": np.ones(4)})
     elif what == "option":
         config = changed(config, {"invert.steps": 7})
-    else:
+    elif what == "damage":
         (tmp_path / latents.FILE).write_bytes(b"no zip")
+    else:
+        whole = (tmp_path / latents.FILE).read_bytes()
+        (tmp_path / latents.FILE).write_bytes(whole[: len(whole) // 2])
     _find(config, tmp_path, images, gan)
     assert len(searches) == 2
 

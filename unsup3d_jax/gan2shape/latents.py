@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,6 @@ def _stored(path: Path, made: Any, count: int) -> np.ndarray | None:
         with np.load(path, allow_pickle=False) as stored:
             same = json.loads(str(stored["made"])) == made
             w = np.asarray(stored["w"], np.float32)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return w if same and len(w) == count else None

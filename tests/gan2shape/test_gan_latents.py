@@ -92,3 +92,17 @@ def test_a_generator_that_is_not_there_is_named(config, tmp_path):
     missing = str(tmp_path / "none.pt")
     with pytest.raises(UserError, match="none.pt"):
         latents.load_generator(changed(config, {"projection.generator": missing}))
+
+
+def test_latents_that_are_known_are_read_by_name(monkeypatch, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.pt").write_bytes(b"")
+    monkeypatch.setattr(
+        latents,
+        "read_latent",
+        lambda path, style: np.full(style, ord(path.stem), np.float32),
+    )
+    found = latents.read(tmp_path, ["b.jpg", "a.png"], GAN)
+    np.testing.assert_array_equal(found, [[98.0] * 4, [97.0] * 4])
+    with pytest.raises(UserError, match=r"c\.pt does not exist; each image needs one"):
+        latents.read(tmp_path, ["c.png"], GAN)

@@ -119,6 +119,7 @@ def test_photos_have_no_true_scene_and_no_masks(args):
     for changes, words in (
         ({"projection.kind": "oracle"}, "photos have no true scene"),
         ({"prior.mask": "folder"}, "take ellipse"),
+        ({"projection.latents": "there"}, "searches latents"),
     ):
         wrong = dataclasses.replace(args, config=changed(args.config, changes))
         with pytest.raises(UserError, match=words):

@@ -5,7 +5,7 @@
         --config=configs/gan2shape/oracle.py
 
 Row `oracle` shows that steps 1 and 3 find the shape where the projection is perfect.
-Row `control` feeds step 3 with the pseudo samples themselves, from the same images: what
+Row `control` feeds step 3 with the pseudo samples themselves, of the same images: what
 it gains over the prior is no merit of the projection. Everything behind `--` goes to
 `main.py`; a row that is finished is not run again.
 """

@@ -58,6 +58,10 @@ def get_config() -> ConfigDict:
     projection.regularised = True
     projection.crop = 0  # pixels, centred, of the generator's image; 0: all of it
 
+    # Latents that are known: a folder with a .pt beside each name, as the release and
+    # rosinality's projector write them; "": they are searched. Mode train only.
+    projection.latents = ""
+
     # --- latents of images that have none ------------------------------------------
     c.invert = invert = ConfigDict()
     # What pictures are compared by, beside their pixels: auto: LPIPS where its weights

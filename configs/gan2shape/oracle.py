@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.stages.first_steps = (150, 0, 300)
     config.stages.later_steps = (50, 0, 200)
     config.stages.collect = 8
-    config.stages.groups_at_a_time = 16
+    config.stages.groups_at_a_time = 1  # one compilation serves all
     config.model.width = 16
     config.model.encoder_width = 16
     config.model.bottleneck = 128

@@ -5,6 +5,7 @@ shapes of their parameters, which numpy's legacy generator fills (its stream doe
 change).
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -61,13 +62,14 @@ def _tree(keys, size):
     }
 
 
+@functools.cache
+def _shapes_of(name, size):
+    image, net = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32), NETS[name]
+    return jax.eval_shape(lambda x: net.init(jax.random.key(0), x), image)["params"]
+
+
 def _shapes(names, size):
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-
-    def shapes(net):
-        return jax.eval_shape(lambda x: net.init(jax.random.key(0), x), image)
-
-    return {name: shapes(NETS[name])["params"] for name in names}
+    return {name: _shapes_of(name, size) for name in names}
 
 
 @pytest.mark.parametrize("size", [64, pytest.param(128, marks=pytest.mark.once)])

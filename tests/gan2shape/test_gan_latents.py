@@ -64,7 +64,7 @@ def test_what_was_found_is_kept(config, searches, tmp_path, capsys):
         np.testing.assert_allclose(own.picture[:, 0, 0, 0], LATENTS.sum(1))
 
 
-@pytest.mark.parametrize("what", ["image", "generator", "option", "damage"])
+@pytest.mark.parametrize("what", ["image", "generator", "option", "damage", "cut"])
 def test_what_was_made_of_something_else_is_not(config, searches, tmp_path, what):
     _find(config, tmp_path)
     images, gan = IMAGES, GAN
@@ -74,8 +74,11 @@ def test_what_was_made_of_something_else_is_not(config, searches, tmp_path, what
         gan = dataclasses.replace(GAN, mapping={"kernel": np.ones(4)})
     elif what == "option":
         config = changed(config, {"invert.steps": 7})
-    else:
+    elif what == "damage":
         (tmp_path / latents.FILE).write_bytes(b"no zip")
+    else:
+        whole = (tmp_path / latents.FILE).read_bytes()
+        (tmp_path / latents.FILE).write_bytes(whole[: len(whole) // 2])
     _find(config, tmp_path, images, gan)
     assert len(searches) == 2
 
@@ -89,3 +92,17 @@ def test_a_generator_that_is_not_there_is_named(config, tmp_path):
     missing = str(tmp_path / "none.pt")
     with pytest.raises(UserError, match="none.pt"):
         latents.load_generator(changed(config, {"projection.generator": missing}))
+
+
+def test_latents_that_are_known_are_read_by_name(monkeypatch, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.pt").write_bytes(b"")
+    monkeypatch.setattr(
+        latents,
+        "read_latent",
+        lambda path, style: np.full(style, ord(path.stem), np.float32),
+    )
+    found = latents.read(tmp_path, ["b.jpg", "a.png"], GAN)
+    np.testing.assert_array_equal(found, [[98.0] * 4, [97.0] * 4])
+    with pytest.raises(UserError, match=r"c\.pt does not exist; each image needs one"):
+        latents.read(tmp_path, ["c.png"], GAN)

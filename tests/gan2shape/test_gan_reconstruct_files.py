@@ -88,7 +88,7 @@ def test_each_photo_gets_its_own_shape_and_is_not_worked_on_twice(args, runs, ca
     for _, folder in result.written:
         image = np.load(folder / "image.npy")
         depth = np.load(folder / "depth.npy")
-        np.testing.assert_allclose(depth, 0.9 + 0.2 * image[..., 0], atol=1e-6)
+        np.testing.assert_allclose(depth[0], 0.9 + 0.2 * image[..., 0], atol=1e-6)
     # Two, and then one: not a copy of it beside it.
     assert [len(work.given.image) for work in runs.works] == [2, 1]
     again = reconstruct_files.reconstruct(args, Interrupts())
@@ -119,6 +119,7 @@ def test_photos_have_no_true_scene_and_no_masks(args):
     for changes, words in (
         ({"projection.kind": "oracle"}, "photos have no true scene"),
         ({"prior.mask": "folder"}, "take ellipse"),
+        ({"projection.latents": "there"}, "searches latents"),
     ):
         wrong = dataclasses.replace(args, config=changed(args.config, changes))
         with pytest.raises(UserError, match=words):

@@ -35,6 +35,11 @@ def _same(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
 
+def _equal(found, wanted):
+    for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.fixture(scope="module")
 def wanted():
     with np.load(DATA / "tiny_stylegan2.npz") as stored:
@@ -52,7 +57,7 @@ def test_what_the_network_is_is_read_off_the_shapes(gan):
 
 def test_both_containers_hold_the_same(gan):
     legacy = stylegan2_files.read_stylegan2(DATA / "tiny_stylegan2_legacy.pt")
-    jax.tree.map(np.testing.assert_array_equal, gan, legacy)
+    _equal(legacy, gan)
 
 
 def test_images_are_those_of_pytorch(gan, wanted):
@@ -175,7 +180,7 @@ def test_parameters_behind_a_prefix_of_several_gpus_are_found(tmp_path, tree, ga
     torch_zip.save({**tree, **parts}, file)
 
     found = stylegan2_files.read_stylegan2(file)
-    jax.tree.map(np.testing.assert_array_equal, found, gan)
+    _equal(found, gan)
 
 
 def test_a_wider_network_than_expected_is_refused(gan):
@@ -205,6 +210,21 @@ def test_nothing_is_executed_and_half_a_file_is_refused(tmp_path):
             stylegan2_files.read_stylegan2(file)
 
 
+def test_a_latent_is_read_in_every_form(tmp_path):
+    file, w = tmp_path / "latent.pt", _normal(18, 8)
+    named = {"latent": w, "noise": _zeros(2)}
+    for tree in (w, w[None], named, {"a.png": {"latent": w}}):
+        torch_zip.save(tree, file)
+        np.testing.assert_array_equal(stylegan2_files.read_latent(file, 8), w)
+    for tree, message in (
+        (_zeros(9), r"'latent' must have shape \(8,\), found \(9,\)"),
+        ({"w": w, "x": w}, "'latent' is missing"),
+    ):
+        torch_zip.save(tree, file)
+        with pytest.raises(UserError, match=message):
+            stylegan2_files.read_latent(file, 8)
+
+
 # --- our own file --------------------------------------------------------------------
 
 
@@ -213,7 +233,7 @@ def test_our_file_gives_back_what_was_written(tmp_path, gan):
     stylegan2_files.write_stylegan2(file, gan, metadata={"data": "open faces"})
     found = stylegan2_files.load_stylegan2(file)
     assert found.options == gan.options
-    jax.tree.map(np.testing.assert_array_equal, found, gan)
+    _equal(found, gan)
     assert stylegan2_files.read_metadata(file) == {"data": "open faces"}
     whole = file.stat().st_size
     stylegan2_files.write_stylegan2(file, gan, np.float16)

@@ -39,17 +39,21 @@ def make(config: ConfigDict) -> tuple[Projection, Any]:
 
 
 def known(config: ConfigDict, found: Subjects, shared: Any, workdir: Path) -> Subjects:
-    """The images with what a generator knows of each: its latent, found if need be.
+    """The images with what a generator knows of each: its latent, read or searched.
 
     Args:
         shared: of `make`.
         workdir: where latents are kept.
 
     Raises:
-        UserError: if they cannot be written.
+        UserError: if latents cannot be read, or those that were found not written.
     """
     if config.projection.kind != "generator":
         return found
+    if config.projection.latents:
+        w = latents.read(Path(config.projection.latents), found.names, shared)
+        own = latents.own_of(config, shared, w)
+        return dataclasses.replace(found, shared=shared, own=own)
     weights = None
     if config.invert.kind != "discriminator":
         weights, _ = losses.load_perceptual(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from unsup3d_jax.gan2shape.generator_projection import Own
 from unsup3d_jax.nets import stylegan2_inversion as inversion
 from unsup3d_jax.nets.lpips import Lpips
 from unsup3d_jax.nets.stylegan2 import StyleGan
-from unsup3d_jax.nets.stylegan2_files import load_stylegan2
+from unsup3d_jax.nets.stylegan2_files import load_stylegan2, read_latent
 from unsup3d_jax.nets.stylegan2_inversion import InversionOptions, Inverted, Weights
 
 SHIPPED = "open_faces"
@@ -143,6 +145,29 @@ def find(
         }
         with writing(path), replacing(path) as file:
             np.savez_compressed(file, w=w, made=np.array(json.dumps(made)), **errors)
+    return own_of(config, gan, w)
+
+
+def read(
+    folder: Path, names: Sequence[str], gan: StyleGan
+) -> Float[np.ndarray, "n style"]:
+    """The latents of images that have them: <folder>/<name>.pt.
+
+    Raises:
+        UserError: if one is not there or is no latent of this generator.
+    """
+    files = [folder.expanduser() / Path(name).with_suffix(".pt") for name in names]
+    for file in files:
+        if not file.is_file():
+            raise UserError(
+                f"projection.latents: {file} does not exist; each image needs one, or "
+                'set it to "" to have them searched.'
+            )
+    return np.stack([read_latent(file, gan.options.style) for file in files])
+
+
+def own_of(config: ConfigDict, gan: StyleGan, w: Float[np.ndarray, "n style"]) -> Own:
+    """What the projection knows of images with these latents."""
     shown = jax.jit(_Shown(config.data.image_size, config.projection.crop))
     own = jnp.asarray(w)
     if config.broken.latents:  # a control: each image gets another one's
@@ -158,6 +183,6 @@ def _stored(path: Path, made: Any, count: int) -> np.ndarray | None:
         with np.load(path, allow_pickle=False) as stored:
             same = json.loads(str(stored["made"])) == made
             w = np.asarray(stored["w"], np.float32)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return w if same and len(w) == count else None

@@ -162,6 +162,11 @@ def _for_photos(config: Any) -> Any:
             "prior.mask=folder: --mode=reconstruct knows no masks; take ellipse, or "
             "--mode=train --input=PHOTOS."
         )
+    if config.projection.latents:
+        raise UserError(
+            "projection.latents: --mode=reconstruct searches latents; leave it empty, "
+            "or take --mode=train --input=PHOTOS."
+        )
     changes: dict[str, Any] = {"stages.group": 1, "stages.mode": "instance"}
     if config.prior.mask == "true":
         say("photos have no true mask: the prior is a fixed ellipse in the middle.")

@@ -40,7 +40,7 @@ from unsup3d_jax.gan2shape.steps import Common, Given
 from unsup3d_jax.gan2shape.subjects import Subjects
 
 IDENTITY = Identity(
-    harmless=("stages.groups_at_a_time", "prior.mask_path"),
+    harmless=("stages.side_by_side", "prior.mask_path"),
     meaning=("model.", "view.", "depth.", "data.image_size"),
 )
 # (what was worked on, its last state); of every lot that is finished.
@@ -258,10 +258,15 @@ def read_record(config: ConfigDict, workdir: Path, count: int) -> dict[str, np.n
                 f"{lot.folder} is at iteration {step} of {last}; finish it first "
                 "(--mode=train)."
             )
-        found.append(
-            {
-                name: rows.reshape(rows.shape[0], -1, *rows.shape[3:])
-                for name, rows in parts["record"].items()
-            }
-        )
+        rows = {
+            name: values.reshape(values.shape[0], -1, *values.shape[3:])
+            for name, values in parts["record"].items()
+        }
+        wanted, there = lot.rows.stop - lot.rows.start, rows["view"].shape[1]
+        if there != wanted:
+            raise UserError(
+                f"{lot.folder} is of {there} images, not of {wanted}; score them with "
+                "the eval.split and eval.max_images that they were found with."
+            )
+        found.append(rows)
     return {k: np.concatenate([part[k] for part in found], axis=1) for k in found[0]}

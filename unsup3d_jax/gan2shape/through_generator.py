@@ -35,6 +35,7 @@ LIGHT_MORE = (0.3, 0.6)
 AMBIENT_SHARE = -0.6
 
 VIDEO_FRAMES = 48
+_AT_A_TIME = 8  # pictures: one size, however many there are, compiles once
 _VIDEO_SIDE = 256  # pixels, about; a whole multiple of the picture's size
 
 # Pictures (b, h, w, 3) in [0, 1] -> what the generator makes of them, as many.
@@ -101,12 +102,19 @@ def look(
         options: static.
         answer: None: only the mesh is drawn.
     """
-    conditions = Conditions(light=jnp.asarray(light), view=jnp.asarray(view))
-    drawn, valid = _drawn(surface, conditions, options)
-    mesh = pictures.masked_picture(np.clip(np.asarray(drawn), 0.0, 1.0), valid)
-    if answer is None:
-        return Views(mesh, None)
-    return Views(mesh, np.clip(np.asarray(answer(drawn)), 0.0, 1.0))
+    meshes, answers = [], []
+    for first in range(0, len(view), _AT_A_TIME):
+        rows = np.minimum(np.arange(first, first + _AT_A_TIME), len(view) - 1)
+        conditions = Conditions(
+            light=jnp.asarray(light[rows]), view=jnp.asarray(view[rows])
+        )
+        drawn, valid = _drawn(surface, conditions, options)
+        shown = np.clip(np.asarray(drawn), 0.0, 1.0)
+        meshes.append(pictures.masked_picture(shown, valid))
+        if answer is not None:
+            answers.append(np.clip(np.asarray(answer(drawn)), 0.0, 1.0))
+    mesh = np.concatenate(meshes)[: len(view)]
+    return Views(mesh, np.concatenate(answers)[: len(view)] if answers else None)
 
 
 @functools.partial(jax.jit, static_argnames="options")
@@ -205,5 +213,11 @@ def answer_of(projection: Any, encoder: Any, shared: Any, own: Any) -> Answer | 
     """
     if not hasattr(projection, "project_pictures"):
         return None
-    say = jax.jit(projection.project_pictures)
-    return lambda images: say(encoder, jnp.asarray(images), shared, own)
+    return lambda images: _answered(images, encoder, shared, own, projection)
+
+
+@functools.partial(jax.jit, static_argnames="projection")
+def _answered(
+    images: Array, encoder: Any, shared: Any, own: Any, projection: Any
+) -> Array:
+    return projection.project_pictures(encoder, images, shared, own)

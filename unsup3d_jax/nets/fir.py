@@ -49,8 +49,9 @@ def up_convolve(
     b, h, w, i = x.shape
     o = kernel.shape[-1]
     # (rows j of phase a, columns l of phase c): two small products.
-    rows = jnp.einsum("ajk,knio->ajnio", _UP, kernel)
-    both = jnp.einsum("cln,ajnio->jliaco", _UP, rows)
+    taps = _UP.astype(kernel.dtype)
+    rows = jnp.einsum("ajk,knio->ajnio", taps, kernel)
+    both = jnp.einsum("cln,ajnio->jliaco", taps, rows)
     y = plain_convolve(x, both.reshape(3, 3, i, 4 * o), 1, 1)
     y = y.reshape(b, h, w, 2, 2, o).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(b, 2 * h, 2 * w, o)
@@ -62,8 +63,9 @@ def down_convolve(
     """The filter (sum 1, padding 2), then a convolution of stride 2, no padding."""
     b, h, w, i = x.shape
     o = kernel.shape[-1]
-    rows = jnp.einsum("ajk,knio->ajnio", _DOWN, kernel)
-    both = jnp.einsum("cln,ajnio->jlacio", _DOWN, rows)
+    taps = _DOWN.astype(kernel.dtype)
+    rows = jnp.einsum("ajk,knio->ajnio", taps, kernel)
+    both = jnp.einsum("cln,ajnio->jlacio", taps, rows)
     x = x.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(b, h // 2, w // 2, 4 * i)
     return plain_convolve(x, both.reshape(3, 3, 4 * i, o), 1, 1)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
+from jaxtyping import Float
 from numpy.typing import DTypeLike
 
 from unsup3d_jax.errors import UserError, refusing
@@ -110,15 +111,40 @@ def write_stylegan2(
         )
     if OPTIONS_KEY in about:
         raise ValueError(f"metadata must not have the key {OPTIONS_KEY!r}.")
-    about[OPTIONS_KEY] = json.dumps(dataclasses.asdict(gan.options))
+    options = dataclasses.asdict(gan.options)
+    options["mapping_rate"] = float(gan.options.mapping_rate)
+    about[OPTIONS_KEY] = json.dumps(options)
     arrays = {}
     with np.errstate(over="ignore"):  # checked below
         for name, array in _flat(gan).items():
-            arrays[name] = np.array(jax.device_get(array), dtype, order="C")
+            # Not `ascontiguousarray`, which makes a number an array of one.
+            arrays[name] = np.asarray(jax.device_get(array), dtype, order="C")
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"{name} is not finite in {dtype}.")
     with replacing(path) as file:
         file.write(safetensors.numpy.save(arrays, about))
+
+
+def read_latent(path: str | Path, style: int) -> Float[np.ndarray, "s"]:
+    """Reads the latent w of one image, (style,) float32, from a file of PyTorch.
+
+    Args:
+        path: of a tensor (style,) or (1, style), or a dictionary that has one as
+            "latent", by itself or, as rosinality's projector writes it, under the name
+            of the image.
+        style: numbers in w.
+
+    Raises:
+        UserError: if the file holds no such latent.
+    """
+    tree = torch_files.read_torch_object(path, foreign_classes=True)
+    if isinstance(tree, Mapping) and "latent" not in tree and len(tree) == 1:
+        (tree,) = tree.values()
+    named = tree if isinstance(tree, Mapping) else {"latent": tree}
+    shape = tuple(getattr(named.get("latent"), "shape", ()))
+    wanted = shape if shape == (1, style) else (style,)
+    found = weight_files.require_array(named, "latent", wanted, source=str(path))
+    return found.reshape(style)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -199,12 +225,13 @@ def _options(text: str, path: Path) -> GanOptions:
     }  # fmt: skip
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     good = isinstance(values, dict) and values.keys() == kinds.keys()
     if not good or not all(type(values[k]) is kind for k, kind in kinds.items()):
         raise UserError(f"{path}: metadata {OPTIONS_KEY!r} is not what we write.")
-    numbers = [*values["channels"], values["image_size"], values["mapping_layers"]]
+    numbers = [values[key] for key in ("image_size", "style", "mapping_layers")]
+    numbers += values["channels"]
     # Shapes are made of them before any array is read.
     if not all(type(n) is int and 0 < n <= 2**14 for n in numbers):
         raise UserError(f"{path}: metadata {OPTIONS_KEY!r} has impossible numbers.")

@@ -82,18 +82,27 @@ def read_torch_file(
         UserError: if the file is missing, damaged, of another format, or asks
             for a function to be called.
     """
-    path = existing(path)
-    with reading(path, "file of PyTorch"):
-        with path.open("rb") as file:
-            start = file.read(4)
-        read = _read_zip if start == _ZIP_MAGIC else _read_legacy
-        tree = read(path, foreign_classes)
+    tree = read_torch_object(path, foreign_classes=foreign_classes)
     if not isinstance(tree, Mapping):
         raise UserError(
             f"{path}: expected a dictionary of tensors, found "
             f"{type(tree).__name__}; save model.state_dict() instead."
         )
     return dict(tree)
+
+
+def read_torch_object(path: str | Path, *, foreign_classes: bool = False) -> Any:
+    """`read_torch_file` of anything that PyTorch saved: a tensor, a list, ...
+
+    Raises:
+        UserError: as there.
+    """
+    path = existing(path)
+    with reading(path, "file of PyTorch"):
+        with path.open("rb") as file:
+            start = file.read(4)
+        read = _read_zip if start == _ZIP_MAGIC else _read_legacy
+        return read(path, foreign_classes)
 
 
 # --- numpy's names -------------------------------------------------------------------

@@ -253,6 +253,7 @@ RANGES = {
 YOUNGER = {
     "method": "unsup3d",
     "data.near_copies": "apart",
+    "data.background": "rendered",
     "train.grad_norm_max": 0.0,
     "train.skips_in_a_row": 10,
     "train.rollbacks": 0,

@@ -53,6 +53,9 @@ def data() -> ConfigDict:
     data.pose = "mixed"  # natural: yaw ~ N(0, 20 deg); mixed: wider
     data.asymmetry = 1.0  # 0: exactly symmetric faces, 1: as in life
     data.perturb = False  # coloured patches of paper Sec. 4.2, Table 4
+    # rendered, or plain: grey wherever there is no face, by the true mask. A narrow
+    # generator spends what it has on the textures of the rendered ones.
+    data.background = "rendered"
     data.seed = 0  # of the rendered identities; not the run's seed
     return data
 

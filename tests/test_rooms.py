@@ -16,6 +16,8 @@ ROOMS = (
     "experiments",
     "unsup3d",
     "stn3dmm",
+    "gan2shape",
+    "stylegan2",
     "engine",
     "evaluation",
     "show",
@@ -28,7 +30,7 @@ ROOMS = (
     "files",
     "errors",
 )
-METHODS = ("unsup3d", "stn3dmm")
+METHODS = ("unsup3d", "stn3dmm", "gan2shape", "stylegan2")
 SHARED = ("engine", "evaluation", "show", "data", "nets", "formation")
 # Where a command line begins: they may import everything.
 ENTRANCES = ("cli", "import_weights", "keypoints")

@@ -17,13 +17,17 @@ from unsup3d_jax.engine import host_memory
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.errors import UserError, one_line
 from unsup3d_jax.experiments import modes as experiments
+from unsup3d_jax.gan2shape import modes as gan2shape
 from unsup3d_jax.stn3dmm import modes as stn3dmm
+from unsup3d_jax.stylegan2 import modes as stylegan2
 from unsup3d_jax.unsup3d import modes as unsup3d
 
 # By the key "method" of a config: what it knows, and studies that run it.
 METHODS = {
     "unsup3d": flags.Method(unsup3d.KEYS, unsup3d.MODES | experiments.OF_UNSUP3D),
     "stn3dmm": flags.Method(stn3dmm.KEYS, stn3dmm.MODES),
+    "gan2shape": flags.Method(gan2shape.KEYS, gan2shape.MODES),
+    "stylegan2": flags.Method(stylegan2.KEYS, stylegan2.MODES),
 }
 
 

@@ -194,4 +194,8 @@ RANGES = {
     "export.texture_scale": (1, 32),
 }
 # Keys that some runs are older than, and the value that means what was done then.
-YOUNGER: dict = {"localiser.release_units": False, "compat.release_rates": False}
+YOUNGER: dict = {
+    "data.background": "rendered",
+    "localiser.release_units": False,
+    "compat.release_rates": False,
+}

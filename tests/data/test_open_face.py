@@ -138,7 +138,7 @@ def test_a_seed_always_draws_the_same_numbers():
 @pytest.mark.parametrize("pose, spread", [("natural", 19.8), ("mixed", 30.5)])
 def test_pose_spread(pose, spread):
     draws = model.Draws(np.arange(4000), "pose", scene.POSE_DRAWS)
-    view, scale = scene._sample_pose(draws, pose)
+    view, scale = scene.sample_pose(draws, pose)
     pitch, yaw, roll = np.degrees(view[:, :3]).T
     assert abs(yaw.std() - spread) < 1.0 and abs(yaw.mean()) < 1.5
     assert np.abs(yaw).max() <= 60 + 1e-9 and np.abs(pitch).max() <= 20 + 1e-9

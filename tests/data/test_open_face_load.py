@@ -67,3 +67,19 @@ def test_open_faces_render(tmp_path):
     dataset = load_split(config, "train")
     assert dataset.arrays["image"].shape == (5, 16, 16, 3)
     assert set(FACTORS) == set(dataset.arrays)
+
+
+def test_a_plain_background_is_grey_off_the_face_and_another_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(open_faces, "load", lambda split, *, count, **_: faces(count))
+    config = truth_config(tmp_path)
+    rendered = load_split(config, "val")
+    config.data.background = "plain"
+    plain = load_split(config, "val")
+    mask = plain.arrays["mask"]
+    assert mask.any() and not mask.all()
+    assert (plain.arrays["image"][~mask] == 128).all()
+    kept = plain.arrays["image"][mask] == rendered.arrays["image"][mask]
+    assert kept.all() and plain.digest != rendered.digest
+    config.data.background = "white"
+    with pytest.raises(UserError, match="data.background must be one of .*'white'"):
+        load_split(config, "val")

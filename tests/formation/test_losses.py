@@ -181,3 +181,22 @@ def test_the_gradient_of_second_differences_is_right():
             order=1,
             modes=["fwd", "rev"],
         )
+
+
+def test_feature_l1_sums_the_layers_masked_means():
+    """Of each layer sum(m |difference|) / sum(m), m averaged over its cells."""
+    rng = np.random.default_rng(3)
+    mask = (rng.uniform(size=(2, 8, 8)) > 0.4).astype(np.float32)
+    layers = [rng.normal(size=(2, 2, side, side, 5)) for side in (4, 2)]
+    expected = 0.0
+    for (a, b), side in zip(layers, (4, 2), strict=True):
+        total = weight = 0.0
+        for n, i, j in np.ndindex(2, side, side):
+            cell = 8 // side
+            m = mask[n, i * cell : (i + 1) * cell, j * cell : (j + 1) * cell].mean()
+            total += m * np.abs(a[n, i, j] - b[n, i, j]).mean()
+            weight += m
+        expected += total / weight
+    a, b = (tuple(jnp.asarray(x[k], jnp.float32) for x in layers) for k in (0, 1))
+    got = _mean(losses.feature_l1, a, b, jnp.asarray(mask))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -96,7 +96,7 @@ def photos_to_folders(
     source, output = Path(source), Path(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; name a folder.")
-    files = _list_photos(source, output)
+    files = list_photos(source, output)
     trained = tuple(crop)
     crops = {file: _crop_of(file, trained, data_path) for file in files}
     if any(taken != trained for taken in crops.values()):
@@ -253,7 +253,12 @@ def _floats(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
     return np.asarray(pixels, np.float32) / 255.0
 
 
-def _list_photos(source: Path, output: Path) -> list[Path]:
+def list_photos(source: Path, output: Path) -> list[Path]:
+    """The photos that --input names: one, or all of a folder but for the output's.
+
+    Raises:
+        UserError: if there are none.
+    """
     if source.is_file():
         return [source]
     if not source.is_dir():

@@ -30,7 +30,8 @@ class Scored:
     """What is scored.
 
     Attributes:
-        params: of the method's networks.
+        params: of the method's networks; of a method whose runs are wanted for other
+            parts of their state (`run.Plan.results`), those parts by name.
         step: that they were trained to.
         checkpoint: where they are from, for the record.
     """
@@ -66,7 +67,7 @@ def train(args: Arguments, session: Session, plan: run.Plan, scoring: Scoring) -
 
     Args:
         session: of the config of `args`, which is checked.
-        plan: whose results are the parameters alone.
+        plan: of the run.
     """
     config, split = session.config, session.config.eval.split
     if args.dry_run:
@@ -100,7 +101,7 @@ def train(args: Arguments, session: Session, plan: run.Plan, scoring: Scoring) -
             table = scoring.score(
                 session,
                 args.workdir,
-                Scored(found["params"], step),
+                Scored(_params_of(found), step),
                 split,
                 # They train with all processes, or none.
                 train_baselines=processes.count == 1,
@@ -138,22 +139,32 @@ def evaluate(
     print(table, flush=True)
 
 
+def _params_of(found: Mapping[str, Any]) -> Any:
+    """The parameters where a run is wanted for nothing else; all parts elsewhere."""
+    return found["params"] if set(found) == {"params"} else dict(found)
+
+
 def load_params(
-    args: Arguments, identity: Identity, expected: Callable[[], Any]
+    args: Arguments,
+    identity: Identity,
+    expected: Callable[[], Any],
+    results: tuple[str, ...] = ("params",),
 ) -> tuple[Any, int]:
     """Parameters and step of --checkpoint, or of the workdir's newest.
 
     Args:
-        expected: -> shapes of the config's parameters.
+        expected: -> shapes of the config's parameters, or of `results`.
+        results: as `run.Plan.results`.
 
     Raises:
         UserError: if there is none, or it is not of a model like the config's.
     """
     place = args.checkpoint or args.workdir
-    found, step = checkpoint.load_parts(place)
+    found, step = checkpoint.load_parts(place, results)
     check_meaning(args.config, place, identity)
-    packing.check_shapes(found["params"], expected(), f"the checkpoint in {place}")
-    return found["params"], step
+    params = _params_of(found)
+    packing.check_shapes(params, expected(), f"the checkpoint in {place}")
+    return params, step
 
 
 def origin(args: Arguments) -> str | None:

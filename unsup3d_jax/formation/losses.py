@@ -6,6 +6,7 @@ knows that a batch may lie on several devices.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -114,9 +115,7 @@ def perceptual(
     Returns:
         Mean over channels, of positions (b, hp, wp).
     """
-    b, hp, wp, _ = features.shape
-    cell = mask.shape[1] // hp
-    weight = mask.reshape(b, hp, cell, wp, cell).mean((2, 4))
+    weight = _pooled(mask, features.shape[1])
     error = jnp.mean(jnp.square(features - target), axis=-1)
     if conf_sigma is not None:
         repeat = hp // conf_sigma.shape[1]
@@ -127,6 +126,37 @@ def perceptual(
         if not drop_constants:
             error = error + 0.5 * math.log(2.0 * math.pi)
     return Weighted(error, weight)
+
+
+def feature_l1(
+    features: Sequence[Float[Array, "b _ _ _"]],
+    target: Sequence[Float[Array, "b _ _ _"]],
+    mask: Float[Array, "b h w"],
+) -> tuple[Weighted, ...]:
+    """Absolute difference of several layers' features, each a mean of its own.
+
+    GAN2Shape's (Pan et al., ICLR 2021) distance of a picture to what the generator
+    makes of it, with the features of its discriminator.
+
+    Args:
+        features, target: maps of both pictures, from fine to coarse; their sides divide
+            the mask's.
+        mask: pixel validity; averaged over each feature's cell.
+
+    Returns:
+        Means over channels, of each layer's positions.
+    """
+    return tuple(
+        Weighted(jnp.mean(jnp.abs(a - b), axis=-1), _pooled(mask, a.shape[1]))
+        for a, b in zip(features, target, strict=True)
+    )
+
+
+def _pooled(mask: Float[Array, "b h w"], side: int) -> Float[Array, "b hp wp"]:
+    """The mask averaged over the cells of a map whose height is `side`."""
+    b, h, w = mask.shape
+    cell = h // side
+    return mask.reshape(b, side, cell, w // cell, cell).mean((2, 4))
 
 
 def depth_smoothness(

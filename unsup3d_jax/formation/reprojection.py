@@ -166,6 +166,23 @@ def sample_canonical(
         Mid-grey where the surface point lies beside the canonical image.
     """
 
+    grid = canonical_grid(warped, view, scene)
+    return sampling.sample_bilinear(image - 0.5, grid) + 0.5
+
+
+def canonical_grid(
+    warped: Float[Array, "b h w"], view: Float[Array, "b 6"], scene: Scene
+) -> Float[Array, "b h w 2"]:
+    """Where in the canonical image each pixel of the input's view comes from.
+
+    Args:
+        warped: depth in the input's view, of `warp_depth`.
+        view: rotation (radians), translation (scene units).
+
+    Returns:
+        (u, v) in pixels.
+    """
+
     def source(depth: Array, view: Array) -> Array:
         points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
         points = geometry.inverse_transform(
@@ -174,5 +191,4 @@ def sample_canonical(
         h, w = depth.shape
         return geometry.project(points, (h, w), fov_deg=scene.fov_deg)
 
-    grid = jax.vmap(source)(warped, view)
-    return sampling.sample_bilinear(image - 0.5, grid) + 0.5
+    return jax.vmap(source)(warped, view)

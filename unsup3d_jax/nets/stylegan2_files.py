@@ -117,7 +117,8 @@ def write_stylegan2(
     arrays = {}
     with np.errstate(over="ignore"):  # checked below
         for name, array in _flat(gan).items():
-            arrays[name] = np.ascontiguousarray(jax.device_get(array), dtype)
+            # Not `ascontiguousarray`, which makes a number an array of one.
+            arrays[name] = np.asarray(jax.device_get(array), dtype, order="C")
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"{name} is not finite in {dtype}.")
     with replacing(path) as file:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -50,15 +51,12 @@ def chunks(seeds: Seeds, options: Options) -> Iterator[dict[str, np.ndarray]]:
     return by_chunks(seeds, options, _chunk)
 
 
-# (model, its mesh, numbers of at most `render.chunk_size` faces, options) -> arrays.
-MakeChunk = Callable[
-    [model.FaceModel, render.Mesh, Seeds, Options], dict[str, np.ndarray]
-]
+T = TypeVar("T")
+# (model, its mesh, numbers of at most `render.chunk_size` faces, options) -> a chunk.
+MakeChunk = Callable[[model.FaceModel, render.Mesh, Seeds, Options], T]
 
 
-def by_chunks(
-    seeds: Seeds, options: Options, make: MakeChunk
-) -> Iterator[dict[str, np.ndarray]]:
+def by_chunks(seeds: Seeds, options: Options, make: MakeChunk[T]) -> Iterator[T]:
     """What `make` gives for the faces, `render.chunk_size` at a time, on a CPU."""
     shape = model.load_model()
     with on_cpu():

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import dataset as ds
@@ -14,6 +15,9 @@ from unsup3d_jax.data.open_face import scene, truth
 from unsup3d_jax.data.open_face.model import LANDMARK_FLIP
 from unsup3d_jax.data.prepare import cache_root
 from unsup3d_jax.errors import UserError, refusing
+
+BACKGROUNDS = ("rendered", "plain")
+PLAIN = 128  # of 255, every channel; 0.004 in signed images
 
 
 def load(config: ConfigDict, split: str) -> ds.Dataset:
@@ -26,6 +30,7 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
     if "view" in config:  # else the method has a camera of its own, and looks itself
         check_camera(config)
     options = _options(config, split)
+    plain = is_plain(config)
     start = time.monotonic()
     with refusing("config.data, open_faces: "):  # of the option, the key's name
         arrays = open_faces.load(
@@ -35,7 +40,35 @@ def load(config: ConfigDict, split: str) -> ds.Dataset:
             fields=(*FACTORS, "keypoints") if split == "train" else None,
             **options,
         )
+    if plain:
+        arrays["image"] = on_plain(arrays["image"], arrays["mask"])
+        options |= {"background": "plain"}
     return _dataset(config, split, options, arrays, start)
+
+
+def is_plain(config: ConfigDict) -> bool:
+    """Whether data.background asks for a plain one.
+
+    Raises:
+        UserError: if it is neither of BACKGROUNDS.
+    """
+    name = config.data.background
+    if name not in BACKGROUNDS:
+        raise UserError(
+            f"data.background must be one of {', '.join(BACKGROUNDS)}, got {name!r}."
+        )
+    return name == "plain"
+
+
+def on_plain(
+    images: UInt8[np.ndarray, "*n h w 3"], masks: Bool[np.ndarray, "*n h w"]
+) -> UInt8[np.ndarray, "*n h w 3"]:
+    """The faces before grey: what the mask leaves out is PLAIN.
+
+    Pixels are supersampled and masks are those of their centres: a pixel of the border
+    keeps what it shows of the backdrop.
+    """
+    return np.where(masks[..., None], images, np.uint8(PLAIN))
 
 
 def load_people(
@@ -61,7 +94,9 @@ def load_people(
         UserError: as `load`.
     """
     options = _options(config, split, count)
-    cache_dir = cache_root(config.data.cache_dir)
+    cache_dir, plain = cache_root(config.data.cache_dir), is_plain(config)
+    if plain:
+        fields = {*fields, "mask"}
     start = time.monotonic()
     with refusing("config.data, open_faces: "):
         wanted: dict[str, Any] = {"cache_dir": cache_dir, "fields": fields}
@@ -74,6 +109,9 @@ def load_people(
         known = {k: v for k, v in options.items() if k != "perturb"}
         arrays |= truth.load(split, cache_dir=cache_dir, **several, **known)
     arrays = {k: v.reshape(-1, views, *v.shape[1:]) for k, v in arrays.items()}
+    if plain:
+        arrays["image"] = on_plain(arrays["image"], arrays["mask"])
+        options |= {"background": "plain"}
     if views > 1:
         options |= {"views": views, "vary": sorted(vary)}
     return _dataset(config, split, options, arrays, start)

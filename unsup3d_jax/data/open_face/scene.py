@@ -85,7 +85,7 @@ def sample_scenes(
     view, scale = np.zeros((count, 6)), np.full(count, 0.92)
     todo = np.arange(count)
     for _ in range(POSE_ATTEMPTS):
-        new_view, new_scale = _sample_pose(draws, pose)
+        new_view, new_scale = sample_pose(draws, pose)
         view[todo], scale[todo] = new_view[todo], new_scale[todo]
         fits = _fits(vertices[todo], normals[todo], view[todo], scale[todo])
         todo = todo[~fits]
@@ -94,7 +94,7 @@ def sample_scenes(
     return Scene(
         view=view.astype(np.float32),
         scale=scale.astype(np.float32),
-        light=_sample_light(seeds.light),
+        light=sample_light(seeds.light),
         backdrop=_sample_backdrop(seeds.backdrop),
     )
 
@@ -113,7 +113,8 @@ def _fits(vertices, normals, view, scale) -> np.ndarray:
     return ~(seen & ((z < low + 5e-4) | (z > high - 5e-4))).any(1)
 
 
-def _sample_pose(draws: Draws, pose: str) -> tuple[np.ndarray, np.ndarray]:
+def sample_pose(draws: Draws, pose: str) -> tuple[np.ndarray, np.ndarray]:
+    """Views (n, 6) and scales (n,), before it is seen whether they fit."""
     narrow, wide = draws.normal(0.0, 1.0), draws.uniform(-60.0, 60.0)
     is_wide = draws.chance(0.4)
     mixed = np.where(is_wide, wide, 28.0 * narrow)
@@ -126,7 +127,8 @@ def _sample_pose(draws: Draws, pose: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([turn, shift], axis=1), scale
 
 
-def _sample_light(seeds: np.ndarray) -> np.ndarray:
+def sample_light(seeds: np.ndarray) -> np.ndarray:
+    """Lights (n, 5): ambient, diffuse, unit direction of travel."""
     draws = Draws(seeds, "light", 10)
     ambient = draws.uniform(0.3, 0.75)
     diffuse = np.minimum(draws.uniform(0.35, 0.9), 1.2 - ambient)  # else it clips

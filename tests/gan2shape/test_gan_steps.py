@@ -1,0 +1,111 @@
+"""Single steps: what is drawn, what moves, and how near step 0 can come."""
+
+import dataclasses
+
+import gan_shape_samples as samples
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from unsup3d_jax.formation import heads
+from unsup3d_jax.gan2shape import stages, steps
+from unsup3d_jax.gan2shape.options import check_config
+from unsup3d_jax.gan2shape.steps import Moment
+
+
+@pytest.fixture(scope="module")
+def begun():
+    config = samples.config(stages__collect=4)
+    plan, work = samples.plan(config), samples.work(config, [0])
+    groups = stages.begin(work, plan)
+    group = jax.tree.map(lambda x: x[0], stages._groups(groups))
+    given = jax.tree.map(lambda x: x[0], work.given)
+    return plan, group, given, work.common
+
+
+def test_the_store_is_walked_from_end_to_end_and_then_in_another_order():
+    options = dataclasses.replace(
+        check_config(samples.config(stages__collect=4)), samples=3
+    )
+    draw = jax.jit(
+        lambda step: steps._rows(
+            jax.random.key(0), Moment(step, jnp.asarray(10)), options
+        )
+    )
+    rows = [np.asarray(draw(jnp.asarray(10 + i))) for i in range(8)]
+    for walk in (rows[:4], rows[4:]):
+        assert sorted(np.concatenate(walk)) == list(range(12))
+    assert [list(r) for r in rows[:4]] != [list(r) for r in rows[4:]]
+
+
+@pytest.mark.parametrize("kind", ["prior", "albedo", "encoder", "shape"])
+def test_a_step_moves_its_networks_and_no_others(begun, kind):
+    plan, group, given, common = begun
+    move = jax.jit(
+        lambda group: steps.iterate(
+            group,
+            given,
+            common,
+            Moment(jnp.asarray(0), jnp.asarray(0)),
+            kind=kind,
+            flip=False,
+            options=plan.options,
+            projection=plan.projection,
+            optimizer=plan.optimizer,
+        )
+    )
+    moved, loss = move(group)
+    assert np.isfinite(float(loss))
+    changed = {
+        name
+        for name, tree in group.params.items()
+        if any(
+            (np.asarray(a) != np.asarray(b)).any()
+            for a, b in zip(
+                jax.tree.leaves(tree), jax.tree.leaves(moved.params[name]), strict=True
+            )
+        )
+    }
+    assert changed == set(steps.TRAINED[kind])
+    np.testing.assert_array_equal(moved.store_image, group.store_image)
+
+
+@pytest.mark.slow
+def test_step_0_comes_near_to_what_the_depth_head_can_say():
+    """The head subtracts a mean, so that the prior itself is out of reach."""
+    config = samples.config(
+        model__width=8, model__bottleneck=32, stages__prior_steps=400
+    )
+    plan, work = samples.plan(config), samples.work(config, [0])
+    goal = work.given.prior[0]
+
+    def error(raw):
+        depth = heads.depth_from_raw(raw, limits=(0.9, 1.1), centre=True)
+        return jnp.sqrt(jnp.mean(jnp.square(depth - goal))), depth
+
+    optimizer = optax.adam(3e-2)
+
+    @jax.jit
+    def nearest():
+        def step(carry, _):
+            raw, state = carry
+            grads = jax.grad(lambda raw: error(raw)[0])(raw)
+            updates, state = optimizer.update(grads, state)
+            return (optax.apply_updates(raw, updates), state), None
+
+        raw = jnp.zeros_like(goal)
+        (raw, _), _ = jax.lax.scan(step, (raw, optimizer.init(raw)), None, 600)
+        return error(raw)
+
+    floor, depth = nearest()
+    # The plane is pushed back, and the cap to the front.
+    assert 1e-3 < float(floor) < 2e-2
+    assert abs(float(jnp.arctanh((depth - 1.0) / 0.1).mean())) < 1e-3
+    state, phase = stages.begin(work, plan), plan.phases[0]
+    while int(state.step) < phase.last:
+        state, _ = stages._advance(state, work, plan, phase)
+    found = np.asarray(state.parts["record"]["canon_depth"][0, 0, 0])[:, 2:-2]
+    left = np.sqrt(np.mean(np.square(found - np.asarray(goal)[0, :, 2:-2])))
+    assert left < 1.5 * float(floor) + 1e-3

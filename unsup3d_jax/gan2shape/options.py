@@ -1,0 +1,239 @@
+"""The static options of the method out of a config, and what its stages are.
+
+Numbers have no default here: `configs/gan2shape/default.py` alone decides.
+"""
+
+import dataclasses
+import functools
+
+from ml_collections import ConfigDict
+
+from configs.gan2shape import default
+from unsup3d_jax.configuration import check_numbers, need
+from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.errors import refusing
+from unsup3d_jax.formation import heads, reprojection
+from unsup3d_jax.gan2shape import prior
+
+PROJECTIONS = ("generator", "oracle", "none")
+PERCEPTUAL = ("auto", "lpips", "none")
+INVERT = ("auto", "lpips", "discriminator")
+MODES = ("instance", "joint")
+MASKS = ("true", "folder", "ellipse")
+# What is done in a stage, in this order; "prior" once, before all of them.
+KINDS = ("prior", "albedo", "encoder", "collect", "shape")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """Sizes of the networks; see `configs/gan2shape/default.py`, section model."""
+
+    image_size: int
+    width: int
+    encoder_width: int
+    bottleneck: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LightRange:
+    """What lights of pseudo samples are drawn from; section sampling.
+
+    Attributes:
+        x, y: of the direction (x, y, 1), from and to.
+        diffuse: r, what diffuse light has more than the image's, from and to.
+        ambient_share: what ambient light has more of that, times r.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    diffuse: tuple[float, float]
+    ambient_share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """Weights of the losses; section loss."""
+
+    perceptual: float
+    smoothness: float
+    features: float
+    offset: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Some iterations of one kind; static.
+
+    Attributes:
+        kind: of `KINDS`.
+        stage: 0 for the prior, then 1, 2, ...
+        first, last: the iterations are first <= step < last of the whole run.
+        flip: whether the mirrored reconstruction counts, too.
+    """
+
+    kind: str
+    stage: int
+    first: int
+    last: int
+    flip: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapeOptions:
+    """Everything static that the steps need; hashable.
+
+    Attributes:
+        samples: of an image in each iteration.
+        collect: batches of so many samples that are stored of each image.
+        active: images of a group in each iteration; None: all of them.
+        view_scale: of the yaw of pseudo samples.
+        rates: learning rate of each network.
+    """
+
+    networks: NetworkOptions
+    scene: reprojection.Scene
+    reach: heads.ViewReach
+    border_columns: int
+    border_depth: float
+    border_weight: float
+    loss: LossOptions
+    light: LightRange
+    view_scale: float
+    samples: int
+    collect: int
+    active: int | None
+    rates: tuple[tuple[str, float], ...]
+
+
+def options_from_config(config: ConfigDict) -> ShapeOptions:
+    """The static options of a checked config."""
+    model, view, depth = config.model, config.view, config.depth
+    sampling, loss, train = config.sampling, config.loss, config.train
+    joint = config.stages.mode == "joint"
+    return ShapeOptions(
+        networks=NetworkOptions(
+            image_size=config.data.image_size,
+            width=model.width,
+            encoder_width=model.encoder_width,
+            bottleneck=model.bottleneck,
+        ),
+        scene=reprojection.Scene(
+            fov_deg=view.fov_deg,
+            centre_depth=view.rotation_centre_depth,
+            depth_min=depth.min,
+            depth_max=depth.max,
+            supersample=config.raster.supersample,
+            sigma=0.0,
+            gamma=0.0,
+            half_pixel_depth=False,
+            normal_epsilon=0.0,
+        ),
+        reach=heads.ViewReach(
+            rotation_max_deg=view.rotation_max_deg,
+            translation_xy_max=view.translation_xy_max,
+            translation_z_max=view.translation_z_max,
+        ),
+        border_columns=depth.border_columns,
+        border_depth=depth.border_depth,
+        border_weight=depth.border_weight,
+        loss=LossOptions(
+            perceptual=loss.perceptual,
+            smoothness=loss.smoothness,
+            features=loss.features,
+            offset=loss.offset,
+        ),
+        light=LightRange(
+            x=(sampling.light_x_min, sampling.light_x_max),
+            y=(sampling.light_y_min, sampling.light_y_max),
+            diffuse=(sampling.diffuse_min, sampling.diffuse_max),
+            ambient_share=sampling.ambient_share,
+        ),
+        view_scale=sampling.view_scale,
+        samples=train.batch_size,
+        collect=config.stages.collect,
+        active=config.stages.joint_images if joint else None,
+        rates=tuple(
+            (name, train.learning_rate * scale)
+            for name, scale in sorted(train.lr_scale.items())
+        ),
+    )
+
+
+def phases(config: ConfigDict) -> tuple[Phase, ...]:
+    """All that is done to an image, in order; phases of no iterations are left out.
+
+    A projection that learns nothing has no use for step 2.
+    """
+    stages = config.stages
+    learns = config.projection.kind == "generator" and not config.broken.encoder
+    plan: list[tuple[str, int, int, bool]] = []
+    if not config.train.init_from:
+        plan.append(("prior", 0, stages.prior_steps, False))
+    for stage in range(1, stages.count + 1):
+        one, two, three = stages.first_steps if stage == 1 else stages.later_steps
+        plan += [
+            ("albedo", stage, one, _of_stage(stages.flip_albedo, stage)),
+            ("encoder", stage, two if learns else 0, False),
+            ("collect", stage, stages.collect, False),
+            ("shape", stage, three, _of_stage(stages.flip_all, stage)),
+        ]
+    found, first = [], 0
+    for kind, stage, count, flip in plan:
+        if count:
+            found.append(Phase(kind, stage, first, first + count, flip))
+        first += count
+    return tuple(found)
+
+
+def _of_stage(values: tuple[bool, ...], stage: int) -> bool:
+    return values[min(stage, len(values)) - 1]
+
+
+def check_config(config: ConfigDict) -> ShapeOptions:
+    """Checks what a run would otherwise trip over late; returns its options.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
+    with refusing():
+        check_numbers(config, default.RANGES)
+        _check_words(config)
+        _check_together(config)
+        return options_from_config(config)
+
+
+def _check_words(config: ConfigDict) -> None:
+    def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+        need(config, key, value in allowed, f"one of {', '.join(allowed)}")
+
+    one_of("projection.kind", config.projection.kind, PROJECTIONS)
+    one_of("stages.mode", config.stages.mode, MODES)
+    one_of("prior.shape", config.prior.shape, prior.SHAPES)
+    one_of("prior.category", config.prior.category, prior.CATEGORIES)
+    one_of("prior.mask", config.prior.mask, MASKS)
+    one_of("loss.perceptual_kind", config.loss.perceptual_kind, PERCEPTUAL)
+    one_of("invert.kind", config.invert.kind, INVERT)
+    one_of("train.optimizer", config.train.optimizer, ("adam", "muon", "sgd"))
+    one_of("eval.split", config.eval.split, ds.SPLITS)
+
+
+def _check_together(config: ConfigDict) -> None:
+    check = functools.partial(need, config)
+    stages, depth, size = config.stages, config.depth, config.data.image_size
+    check("data.image_size", size in (32, 64, 128, 256), "32, 64, 128 or 256")
+    for key in ("width", "encoder_width"):
+        check(f"model.{key}", config.model[key] % 4 == 0, "a multiple of 4")
+    for key in ("first_steps", "later_steps"):
+        check(f"stages.{key}", len(stages[key]) == 3, "three numbers, of steps 1 to 3")
+    for key in ("flip_albedo", "flip_all"):
+        check(f"stages.{key}", len(stages[key]) > 0, "at least one of true and false")
+    alone = stages.mode == "instance" or stages.group == 1
+    check("stages.group", alone, "1 where stages.mode is joint")
+    is_open = config.projection.kind != "oracle" or config.data.name == "open_faces"
+    check("data.name", is_open, "open_faces where projection.kind is oracle")
+    check("depth.max", depth.max > depth.min, "greater than depth.min")
+    inside = depth.min < config.prior.near < config.prior.far < depth.max
+    limits = f"above prior.near and below depth.max, {depth.max}"
+    check("prior.far", inside, limits)
+    half = size // 2
+    check("depth.border_columns", depth.border_columns < half, f"below {half}")

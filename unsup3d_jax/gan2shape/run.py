@@ -1,0 +1,272 @@
+"""Runs the stages for all images of a command, and scores what they have found.
+
+Groups are worked on some at a time, each lot in a folder of its own,
+`<workdir>/groups/<number>`: a run of thousands of images needs no more memory than one
+of some, and is resumed at the lot that it was in.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from unsup3d_jax.configuration import Keys, of_run, record_beside
+from unsup3d_jax.data import folder
+from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.engine import optimizer as optimizers
+from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.log import duration, say
+from unsup3d_jax.engine.task import Identity, RunState, run_keys
+from unsup3d_jax.engine.workdir import check_workdir, claim_workdir, lock_workdir
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.flags import Arguments, command
+from unsup3d_jax.gan2shape import (
+    generated,
+    losses,
+    options,
+    sampling,
+    score,
+    stages,
+    subjects,
+)
+from unsup3d_jax.gan2shape.projection import Projection
+from unsup3d_jax.gan2shape.steps import Common, Given
+from unsup3d_jax.gan2shape.subjects import Subjects
+
+IDENTITY = Identity(
+    harmless=("stages.side_by_side", "prior.mask_path"),
+    meaning=("model.", "view.", "depth.", "data.image_size"),
+)
+# (what was worked on, its last state); of every lot that is finished.
+OnFinished = Callable[[Subjects, RunState], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lot:
+    """Images that are worked on together.
+
+    Attributes:
+        rows: of `Subjects`.
+        folder: of their checkpoints.
+    """
+
+    rows: slice
+    folder: Path
+
+
+def train(
+    args: Arguments, interrupts: Interrupts, finished: OnFinished | None = None
+) -> None:
+    """Mode train: all stages for all images, then the table of the scores.
+
+    Args:
+        finished: is given every lot that is finished, in this run or one before.
+
+    Raises:
+        UserError: for anything the user can fix.
+        Diverged: see `stages.run`.
+    """
+    config, workdir = args.config, args.workdir
+    static = options.check_config(config)
+    folder.check_output(config, workdir, "--workdir")
+    projection, shared = generated.make(config)
+    found = subjects.of_config(config, args.input)
+    lots = lots_of(config, workdir, len(found))
+    for lot in lots:
+        check_workdir(lot.folder, config, IDENTITY)
+    with lock_workdir(workdir):
+        devices = jax.local_devices()[:1]
+        claim_workdir(workdir, config, devices, IDENTITY)
+        found = generated.known(config, found, shared, workdir)
+        plan = plan_of(config, static, projection)
+        common = common_of(config, found)
+        start = first_params(config)
+        began = time.monotonic()
+        for number, lot in enumerate(lots):
+            claim_workdir(lot.folder, config, devices, IDENTITY)
+            work = work_of(config, found, lot, common, start)
+            say(
+                f"{config.name} in {lot.folder}: images {lot.rows.start + 1} to "
+                f"{lot.rows.stop} of {len(found)}, {plan.last} iterations."
+            )
+            state, done = stages.run(work, plan, lot.folder, interrupts)
+            if not done:
+                say(
+                    f"stopped at iteration {int(state.step)} of {plan.last}; the "
+                    f"checkpoint is saved. To resume: {command()}"
+                )
+                return
+            if finished is not None:
+                finished(found, state)
+            minutes = duration(time.monotonic() - began)
+            say(f"{number + 1} of {len(lots)} lots done, {minutes}.")
+    if found.dataset is not None:
+        record = read_record(config, workdir, len(found))
+        print(score.score(config, workdir, found, record, plan.last), flush=True)
+
+
+def evaluate(args: Arguments) -> None:
+    """Mode eval: the table of a run, of as many images as are finished.
+
+    Raises:
+        UserError: if there are none, or nothing true is known of them.
+    """
+    config, workdir = args.config, args.workdir
+    options.check_config(config)
+    found = subjects.of_config(config, None)
+    record = read_record(config, workdir, len(found))
+    last = options.phases(config)[-1].last
+    print(score.score(config, workdir, found, record, last), flush=True)
+
+
+def lots_of(config: ConfigDict, workdir: Path, count: int) -> list[Lot]:
+    """Which images are worked on together.
+
+    Raises:
+        UserError: if the images do not make whole groups.
+    """
+    size = config.stages.group * config.stages.groups_at_a_time
+    if config.stages.mode == "joint":
+        size = count
+    elif count % config.stages.group:
+        raise UserError(
+            f"stages.group={config.stages.group}: {count} images do not make whole "
+            "groups; change eval.max_images."
+        )
+    firsts = range(0, count, size)
+    return [
+        Lot(
+            slice(first, min(first + size, count)),
+            workdir / "groups" / f"{first:05d}",
+        )
+        for first in firsts
+    ]
+
+
+def plan_of(
+    config: ConfigDict, static: options.ShapeOptions, projection: Projection
+) -> stages.Plan:
+    """What is done to the images of a checked config."""
+    beside = config.stages.side_by_side
+    if beside == 0 and jax.default_backend() == "cpu":
+        beside = 1
+    return stages.Plan(
+        phases=options.phases(config),
+        options=static,
+        projection=projection,
+        optimizer=optimizers.make_optimizer(config),
+        side_by_side=beside,
+        log_every=config.log.every,
+        checkpoint_every=config.checkpoint.every,
+        keep=config.checkpoint.keep,
+    )
+
+
+def common_of(config: ConfigDict, found: Subjects) -> Common:
+    """What all groups share."""
+    weights, remark = losses.load_perceptual(
+        config.loss.perceptual_kind, config.loss.perceptual_weights
+    )
+    if remark:
+        say(remark)
+    return Common(
+        statistics=sampling.load(config.sampling.statistics),
+        perceptual=weights,
+        projection=found.shared,
+    )
+
+
+def work_of(
+    config: ConfigDict,
+    found: Subjects,
+    lot: Lot,
+    common: Common,
+    start: Mapping[str, Any] | None,
+) -> stages.Work:
+    """The groups of a lot, with keys that are theirs in whatever lot they are."""
+    joint = config.stages.mode == "joint"
+    rows = range(len(found))[lot.rows]
+    group = len(rows) if joint else config.stages.group
+    count = len(rows) // group
+    init_key, run_key = run_keys(config.seed)
+
+    def grouped(array: Any) -> Any:
+        part = jnp.asarray(array)[lot.rows]
+        return part.reshape(count, group, *part.shape[1:])
+
+    def keys_of(key: jax.Array, numbers: Any) -> jax.Array:
+        return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
+
+    images = jnp.arange(rows.start, rows.stop)
+    given = Given(
+        image=grouped(found.image),
+        prior=grouped(found.prior),
+        key=keys_of(run_key, images).reshape(count, group),
+        own=jax.tree.map(grouped, found.own),
+    )
+    return stages.Work(
+        given=given,
+        common=common,
+        key=keys_of(init_key, images[::group]),
+        params=start,
+        images=found.identity(lot.rows),
+    )
+
+
+def first_params(config: ConfigDict) -> dict[str, Any] | None:
+    """The networks of the joint run that `train.init_from` names; None: noise.
+
+    Raises:
+        UserError: if it is no joint run of the same networks.
+    """
+    if not config.train.init_from:
+        return None
+    place = Path(config.train.init_from).expanduser()
+    record = record_beside(place)
+    if record is None:
+        raise UserError(f"train.init_from: {place} holds no config.json of a run.")
+    from configs.gan2shape import default
+
+    keys = {"gan2shape": Keys(default.get_config, default.RANGES, default.YOUNGER)}
+    theirs = of_run(record, keys)
+    if theirs.stages.mode != "joint":
+        raise UserError(f"train.init_from: {place} is no joint run.")
+    parts, _ = checkpoint.load_parts(place / "groups" / f"{0:05d}")
+    return jax.tree.map(lambda x: x[0], parts["params"])
+
+
+def read_record(config: ConfigDict, workdir: Path, count: int) -> dict[str, np.ndarray]:
+    """What the networks of a run said of its images: rows of the record by image.
+
+    Returns:
+        Fields of `steps.Looks`, axes (rows, images, ...).
+
+    Raises:
+        UserError: if a lot is not finished.
+    """
+    last, found = options.phases(config)[-1].last, []
+    for lot in lots_of(config, workdir, count):
+        parts, step = checkpoint.load_parts(lot.folder, ("record",))
+        if step < last:
+            raise UserError(
+                f"{lot.folder} is at iteration {step} of {last}; finish it first "
+                "(--mode=train)."
+            )
+        rows = {
+            name: values.reshape(values.shape[0], -1, *values.shape[3:])
+            for name, values in parts["record"].items()
+        }
+        wanted, there = lot.rows.stop - lot.rows.start, rows["view"].shape[1]
+        if there != wanted:
+            raise UserError(
+                f"{lot.folder} is of {there} images, not of {wanted}; score them with "
+                "the eval.split and eval.max_images that they were found with."
+            )
+        found.append(rows)
+    return {k: np.concatenate([part[k] for part in found], axis=1) for k in found[0]}

@@ -1,0 +1,326 @@
+"""Stage after stage, for some groups of images at a time; resumes, bit for bit.
+
+What a run is follows from its config: a list of phases (`options.phases`), each some
+iterations of one kind. Iterations of a phase are one compiled program, which returns to
+the host every `log.every` of them. The engine's loop has one kind of step and one batch
+for each; here there are five kinds, and nothing is fed: so this is a driver of its own,
+on the engine's checkpoints, logs and interrupts.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, Key
+
+from unsup3d_jax.engine.checkpoint import Checkpoints
+from unsup3d_jax.engine.interrupts import Interrupts
+from unsup3d_jax.engine.log import MetricsFile, duration, say
+from unsup3d_jax.engine.packing import unpacked
+from unsup3d_jax.engine.recorder import Diverged
+from unsup3d_jax.engine.task import RunState
+from unsup3d_jax.engine.workdir import newest_step
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.gan2shape import steps
+from unsup3d_jax.gan2shape.options import Phase, ShapeOptions
+from unsup3d_jax.gan2shape.projection import Projection
+from unsup3d_jax.gan2shape.steps import Common, Given, Group, Looks
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done to some groups of images; static.
+
+    Attributes:
+        phases: of `options.phases`.
+        side_by_side: groups in one program; 0: all.
+        log_every, checkpoint_every, keep: of sections log and checkpoint.
+    """
+
+    phases: tuple[Phase, ...]
+    options: ShapeOptions
+    projection: Projection
+    optimizer: optax.GradientTransformation
+    side_by_side: int
+    log_every: int
+    checkpoint_every: int
+    keep: int
+
+    @property
+    def last(self) -> int:
+        """Iterations of the whole run."""
+        return self.phases[-1].last
+
+    @property
+    def rows(self) -> int:
+        """Of the record: before the first stage, and after each."""
+        return 1 + self.phases[-1].stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Some groups, and how they begin.
+
+    Attributes:
+        given: leading axis of groups.
+        common: of all of them.
+        key: of each group (n,), for the networks' first parameters.
+        params: {network: parameters} that all groups begin with; None: noise.
+        images: JSON-able; tells these images from others.
+    """
+
+    given: Given
+    common: Common
+    key: Key[Array, " n"]
+    params: Mapping[str, Any] | None
+    images: Mapping[str, Any]
+
+
+def begin(work: Work, plan: Plan) -> RunState:
+    """The state before the first iteration; parts "params", "moments", "store" and
+    "record" with leading axes of groups, the record's behind that of its rows."""
+    images = work.given.image.shape[1]
+
+    def one(key: Key[Array, ""]) -> Group:
+        return steps.begin(key, images, plan.options, plan.projection, plan.optimizer)
+
+    groups = jax.jit(jax.vmap(one))(work.key)
+    if work.params is not None:
+        count = len(work.key)
+        given = {
+            name: jax.tree.map(
+                lambda x: jnp.broadcast_to(jnp.asarray(x), (count, *x.shape)), tree
+            )
+            for name, tree in work.params.items()
+        }
+        groups = dataclasses.replace(groups, params={**groups.params, **given})
+    looks = jax.eval_shape(_compiled_look(plan), groups, work.given, work.common)
+    record = jax.tree.map(
+        lambda x: jnp.zeros((plan.rows, *x.shape), x.dtype), vars(looks)
+    )
+    state = _state(jnp.zeros((), jnp.int32), groups, record)
+    return _recorded(state, work, plan, row=0) if work.params is not None else state
+
+
+def run(
+    work: Work, plan: Plan, folder: Path, interrupts: Interrupts
+) -> tuple[RunState, bool]:
+    """Runs all phases, or goes on with them.
+
+    Args:
+        folder: of these groups alone.
+        interrupts: a request is heard between two returns to the host.
+
+    Returns:
+        The last state, saved, and whether it is the end.
+
+    Raises:
+        Diverged: if a loss or a parameter is not finite.
+        UserError: if the folder is of other images, or cannot be written.
+    """
+    checkpoints = Checkpoints(folder, keep=plan.keep)
+    try:
+        state = _restored(checkpoints, work, plan)
+        log = MetricsFile(folder / "metrics.jsonl")
+        log.truncate(int(state.step) or None)
+
+        def unsaved() -> bool:
+            return int(state.step) > (newest_step(folder) or 0)
+
+        with interrupts.deferred(unsaved):
+            for phase in plan.phases:
+                began = time.monotonic()
+                while int(state.step) < phase.last:
+                    if interrupts.requested:
+                        _save(checkpoints, state, work)
+                        checkpoints.wait()
+                        return state, False
+                    state, line = _advance(state, work, plan, phase)
+                    log.append(line)
+                    if _is_due(line["step"], phase, plan):
+                        _save(checkpoints, state, work)
+                    if line["step"] == phase.last:
+                        seconds = duration(time.monotonic() - began)
+                        say(
+                            f"stage {phase.stage}, {phase.kind}: loss "
+                            f"{line['total']:.5f}, {seconds}"
+                        )
+            checkpoints.wait()
+        return state, True
+    finally:
+        checkpoints.close()
+
+
+def _is_due(step: int, phase: Phase, plan: Plan) -> bool:
+    return step == phase.last or step % plan.checkpoint_every == 0
+
+
+def _restored(checkpoints: Checkpoints, work: Work, plan: Plan) -> RunState:
+    start = begin(work, plan)
+    found = checkpoints.restore_newest(jax.eval_shape(lambda: start))
+    if found is None:
+        return start
+    tree, images = found
+    if images != dict(work.images):
+        raise UserError(
+            "the run in this --workdir is of other images; choose another --workdir, "
+            "or give the same images again."
+        )
+    return jax.tree.map(jnp.asarray, unpacked(tree, start))
+
+
+def _save(checkpoints: Checkpoints, state: RunState, work: Work) -> None:
+    try:
+        checkpoints.save(state, dict(work.images))
+    except FloatingPointError:
+        raise Diverged(f"step {int(state.step)}: a parameter is not finite.") from None
+
+
+def _state(step: Array, groups: Group, record: Mapping[str, Array]) -> RunState:
+    parts = {
+        "params": groups.params,
+        "moments": groups.moments,
+        "store": {"image": groups.store_image, "mask": groups.store_mask},
+        "record": dict(record),
+    }
+    # The keys of a run are its images', which the caller makes anew.
+    return RunState(step=step, key=jax.random.key(0), parts=parts)
+
+
+def _groups(state: RunState) -> Group:
+    parts = state.parts
+    return Group(
+        params=parts["params"],
+        moments=parts["moments"],
+        store_image=parts["store"]["image"],
+        store_mask=parts["store"]["mask"],
+    )
+
+
+def _recorded(state: RunState, work: Work, plan: Plan, *, row: int) -> RunState:
+    """The state with a row of its record filled in."""
+    looks = _compiled_look(plan)(_groups(state), work.given, work.common)
+    record = {
+        name: rows.at[row].set(getattr(looks, name))
+        for name, rows in state.parts["record"].items()
+    }
+    return dataclasses.replace(state, parts={**state.parts, "record": record})
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_look(plan: Plan) -> Callable[..., Looks]:
+    def looks(groups: Group, given: Given, common: Common) -> Looks:
+        def one(group: Group, given: Given) -> Looks:
+            return steps.look(group.params, given, common, plan.options)
+
+        return _mapped(one, plan.side_by_side)(groups, given)
+
+    return jax.jit(looks)
+
+
+def _advance(
+    state: RunState, work: Work, plan: Plan, phase: Phase
+) -> tuple[RunState, dict[str, Any]]:
+    """Iterations up to the next return to the host; the log's line of them."""
+    start = int(state.step)
+    every = plan.log_every
+    stop = min(phase.last, (start // every + 1) * every, _next_save(start, plan))
+    groups = _groups(state)
+    if start == phase.first:
+        groups = _compiled_renewal(plan, phase.kind)(groups)
+    groups, losses = _compiled_iterations(plan, phase.kind, phase.flip)(
+        groups,
+        work.given,
+        work.common,
+        *(jnp.asarray(n, jnp.int32) for n in (phase.first, start, stop)),
+    )
+    losses = np.asarray(losses)
+    if not np.isfinite(losses).all():
+        raise Diverged(f"step {stop}: the loss of stage {phase.stage} is not finite.")
+    record = state.parts["record"]
+    state = _state(jnp.asarray(stop, jnp.int32), groups, record)
+    if stop == phase.last and phase.kind in ("prior", "shape"):
+        state = _recorded(state, work, plan, row=phase.stage)
+    line = {
+        "step": stop,
+        "split": "train",
+        "stage": phase.stage,
+        "kind": phase.kind,
+        "total": float(losses.mean()),
+        "worst": float(losses.max()),
+    }
+    return state, line
+
+
+def _next_save(step: int, plan: Plan) -> int:
+    return (step // plan.checkpoint_every + 1) * plan.checkpoint_every
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_renewal(plan: Plan, kind: str) -> Callable[[Group], Group]:
+    def renewed(groups: Group) -> Group:
+        return jax.vmap(lambda g: steps.renew(g, kind, plan.optimizer))(groups)
+
+    return jax.jit(renewed)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_iterations(
+    plan: Plan, kind: str, flip: bool
+) -> Callable[..., tuple[Group, Array]]:
+    """(groups, given, common, first, start, stop) -> groups after the iterations start
+    <= i < stop, and the mean loss of each group."""
+
+    def iterations(
+        groups: Group,
+        given: Given,
+        common: Common,
+        first: Int[Array, ""],
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
+    ) -> tuple[Group, Array]:
+        def one(group: Group, given: Given) -> tuple[Group, Array]:
+            def body(step: Array, carry: tuple[Group, Array]) -> tuple[Group, Array]:
+                group, total = carry
+                group, loss = steps.iterate(
+                    group,
+                    given,
+                    common,
+                    steps.Moment(step=step, first=first),
+                    kind=kind,
+                    flip=flip,
+                    options=plan.options,
+                    projection=plan.projection,
+                    optimizer=plan.optimizer,
+                )
+                return group, total + loss
+
+            carry = (group, jnp.zeros(()))
+            group, total = jax.lax.fori_loop(start, stop, body, carry)
+            return group, total / jnp.maximum(stop - start, 1)
+
+        return _mapped(one, plan.side_by_side)(groups, given)
+
+    return jax.jit(iterations, donate_argnums=0)
+
+
+def _mapped(function: Callable, side_by_side: int) -> Callable:
+    """The function of one group for all: some side by side, one such lot after the
+    other."""
+
+    def mapped(*trees: Any) -> Any:
+        count = len(jax.tree.leaves(trees)[0])
+        if side_by_side in (0, count) and count > 1:
+            return jax.vmap(function)(*trees)
+        if side_by_side == 1 or count == 1:
+            return jax.lax.map(lambda args: function(*args), trees)
+        return jax.lax.map(lambda args: function(*args), trees, batch_size=side_by_side)
+
+    return mapped

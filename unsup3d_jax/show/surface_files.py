@@ -1,0 +1,117 @@
+"""Files about one photo whose factors are known: arrays, pictures, a mesh, videos.
+
+Whatever method found them, the arrays have the names of `factors.npz` (README): maps
+`canon_*` in the canonical frame, `recon_*` in the input's view.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from unsup3d_jax.data import tiles
+from unsup3d_jax.formation.reprojection import Scene
+from unsup3d_jax.show import foreground, mesh_files, pictures, video
+
+ARRAYS = "factors.npz"
+_TEXTURE_SCALE = 8  # of the mesh's texture over the map's size
+
+
+@dataclasses.dataclass(frozen=True)
+class Border:
+    """The border that a method clamps depth to.
+
+    Attributes:
+        columns: at each side; 0: there is none.
+        depth: scene units.
+    """
+
+    columns: int
+    depth: float
+
+
+def write_maps(
+    folder: Path, arrays: Mapping[str, Float[np.ndarray, "..."]], scene: Scene
+) -> None:
+    """Writes the arrays as they are, and a PNG of each map.
+
+    Args:
+        folder: exists; files of the same names are replaced.
+        arrays: as in the README's table.
+        scene: whose range of depth the pictures have.
+    """
+    stored = dict(arrays)
+    np.savez_compressed(folder / ARRAYS, **stored)  # pyright: ignore
+    for name, picture in map_pictures(arrays, scene).items():
+        Image.fromarray(tiles.to_bytes(picture)).save(folder / f"{name}.png")
+
+
+def write_surface(
+    folder: Path,
+    arrays: Mapping[str, Float[np.ndarray, "..."]],
+    scene: Scene,
+    border: Border,
+    *,
+    whole_surface: bool = False,
+) -> dict[str, float]:
+    """Writes mesh.glb, mesh.obj with its texture, turntable.mp4 and relight.mp4.
+
+    Args:
+        folder: exists; files of the same names are replaced.
+        arrays: of these canon_depth, canon_normal, canon_image, canon_albedo and view.
+        scene: camera.
+        border: of the canonical depth.
+        whole_surface: show background, too, see `foreground`.
+
+    Returns:
+        "share": what of the depth map mesh and videos show.
+    """
+    depth, normal, lit, albedo = (
+        arrays[f"canon_{name}"] for name in ("depth", "normal", "image", "albedo")
+    )
+    part = everything = foreground.whole(depth, border_columns=border.columns)
+    if not whole_surface:
+        part = foreground.object_part(
+            depth, border_columns=border.columns, border_depth=border.depth
+        )
+    surface = mesh_files.surface_of_depth(depth, normal, scene, part)
+    texture = mesh_files.Texture(albedo, _TEXTURE_SCALE)
+    mesh_files.write_glb(folder / "mesh.glb", surface, texture)
+    texture = mesh_files.Texture(lit, _TEXTURE_SCALE)
+    mesh_files.write_obj(folder / "mesh.obj", surface, texture)
+    frames = video.turntable_frames(lit, normal, depth, scene, part)
+    video.write_video(folder / "turntable.mp4", frames)
+    frames = video.relight_frames(albedo, normal, depth, arrays["view"], scene, part)
+    video.write_video(folder / "relight.mp4", frames)
+    return {"share": float(part.cells.sum() / everything.cells.sum())}
+
+
+def map_pictures(
+    arrays: Mapping[str, Float[np.ndarray, "..."]], scene: Scene
+) -> dict[str, Float[np.ndarray, "h w 3"]]:
+    """A picture of every map among the arrays, of the map's own size."""
+    mask = arrays["recon_mask"] > 0.5
+    shown = {}
+    for name, array in arrays.items():
+        if array.ndim < 2:  # numbers, not maps
+            continue
+        if name.endswith("depth"):
+            shown[name] = pictures.depth_picture(
+                array, near=scene.depth_min, far=scene.depth_max
+            )
+        elif name == "canon_normal":
+            shown[name] = pictures.normal_picture(array)
+        elif name.startswith("conf_sigma"):
+            shown[name] = pictures.confidence_picture(array)
+        elif array.ndim == 2:
+            shown[name] = pictures.grey_picture(array)
+        else:
+            shown[name] = array
+    # recon_image_flip has its own validity, which the files do not hold; where
+    # it is not covered it is mid-grey.
+    for name in ("recon_depth", "recon_image"):
+        shown[name] = pictures.masked_picture(shown[name], mask)
+    return shown

@@ -1,0 +1,1 @@
+"""Training of a generator of images: StyleGAN2, on the engine."""

@@ -130,7 +130,7 @@ def explain(
     # With both masks, as one mask is all there is to compare under.
     counts = valid if masks is None else valid & masks
     weight = counts.astype(jnp.float32)
-    total = jnp.zeros(())
+    total, images = jnp.zeros(()), jnp.asarray(images)
     for one in drawn:
         found = one.warped.image
         total += mean_share(losses.photometric(found, images, weight, None))
@@ -142,7 +142,7 @@ def explain(
 def _lpips(
     weights: Lpips,
     found: Float[Array, "b h w 3"],
-    images: Float[AnyArray, "b h w 3"],
+    images: Float[Array, "b h w 3"],
     mask: Float[Array, "b h w"],
 ) -> Float[Array, ""]:
     """Of images that are mid-grey, 0 in [-1, 1], off the mask."""

@@ -117,7 +117,7 @@ class OracleProjection:
     def project(
         self, encoder: Any, pseudo: Pseudo, shared: open_face.Mesh, own: TrueScene
     ) -> Projected:
-        return Projected(self.pictures(pseudo, shared, own).image)
+        return Projected(jnp.asarray(self.pictures(pseudo, shared, own).image))
 
     def pictures(
         self, pseudo: Pseudo, mesh: open_face.Mesh, scene: TrueScene

@@ -124,14 +124,15 @@ def _chunk(
         pose=options.pose,
     )
     where, count = placed.where, len(seeds.pose)
+    turn = scene.rotation(where.view.astype(np.float64))
     found = TrueScene(
         heads=placed.heads,
         look=placed.look,
         backdrop=_plain(where.backdrop),
-        scale=where.scale,
-        turn=scene.rotation(where.view.astype(np.float64)).astype(np.float32),
-        shift=where.view[:, 3:],
-        light=where.light,
+        scale=jnp.asarray(where.scale),
+        turn=jnp.asarray(turn.astype(np.float32)),
+        shift=jnp.asarray(where.view[:, 3:]),
+        light=jnp.asarray(where.light),
     )
     return jax.tree.map(lambda x: np.asarray(x)[:count], found)
 

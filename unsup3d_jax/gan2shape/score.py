@@ -17,7 +17,7 @@ from unsup3d_jax.engine.scored import Scored
 from unsup3d_jax.evaluation import baselines, report, summary
 from unsup3d_jax.evaluation import scores as scoring
 from unsup3d_jax.evaluation.scores import ImageScores, Limits
-from unsup3d_jax.formation.types import Truth
+from unsup3d_jax.formation.types import AnyArray, Truth
 from unsup3d_jax.gan2shape.options import options_from_config
 from unsup3d_jax.gan2shape.subjects import Subjects
 
@@ -55,7 +55,7 @@ def score(
         return jax.device_get(scores)
 
     last = images_of(record["depth"][-1], record["valid"][-1])
-    usable: Bool[np.ndarray, "n h w"] | None = last.usable
+    usable: Bool[AnyArray, "n h w"] | None = last.usable
     rows = []
     if last.depth is not None:
         limits = Limits(count, count)

@@ -19,13 +19,13 @@ crop. GAN2Shape's prior is fitted to the true mask (`prior.mask=true`); the row
 
 import argparse
 import json
-import subprocess
+import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.stn_rows import run, scores_of
 
 OURS, UNSUP3D = "configs/gan2shape/faces.py", "configs/quickstart.py"
 _FACES = ("data.pose=natural", "data.background=plain")  # as `faces` has them
@@ -99,22 +99,21 @@ def row_of(
         return json.loads(record.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     arguments = arguments_of(name, seed, images, workdir, common)
-    log, start = folder / f"{name}-{seed}.log", time.monotonic()
-    with log.open("a") as told:
-        command = [sys.executable, "main.py", *arguments]
-        status = subprocess.run(command, stdout=told, stderr=told).returncode
-    scores = workdir / "eval" / "test.json"
-    if status != 0 or not scores.exists():
-        sys.exit(f"main.py ended with status {status}; see {log}")
-    found = json.loads(scores.read_text())
-    found.pop("rules", None)
-    row = {
+    log = folder / f"{name}-{seed}.log"
+    seconds, cpu = run(arguments, log)
+    if not (workdir / "eval" / "test.json").exists():
+        sys.exit(
+            f"{name}, seed {seed} was stopped; the same command goes on. See {log}"
+        )
+    row: dict[str, Any] = {
         "row": name,
         "seed": seed,
         "images": images,
         "arguments": arguments,
-        "seconds": round(time.monotonic() - start, 1),
-        "scores": found,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "load_average": os.getloadavg()[0],
+        "scores": scores_of(workdir),
     }
     if name in ROWS and name not in ("oracle", "no_gan"):
         row["view_control"] = view_control(arguments)

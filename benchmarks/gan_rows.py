@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.stn_rows import run, scores_of
+from benchmarks.stn3dmm_rows import run, scores_of
 
 OURS, UNSUP3D = "configs/gan2shape/faces.py", "configs/quickstart.py"
 _FACES = ("data.pose=natural", "data.background=plain")  # as `faces` has them

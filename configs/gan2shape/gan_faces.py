@@ -1,12 +1,14 @@
 """A small generator of the open faces, 32 px, for two CPU cores.
 
 Run: python main.py --config=configs/gan2shape/gan_faces.py
-No download. The generator that ships with the package was trained by this file.
+No download. The generator that ships with the package was trained by this file; its
+figures stand in `unsup3d_jax/stylegan2/weights/open_faces.md`. A run that is stopped
+goes on where it was, and --mode=eval holds what there is against the gate.
 
 What was found on the way:
-- noise inputs and textured backgrounds eat a generator of this width;
-- R1 at 0.3 and no path length, whose penalty costs a quarter of the time and keeps
-  poses from spreading.
+- with noise inputs and textured backgrounds a generator of this width learns to draw
+  textures instead of faces;
+- path lengths cost a quarter of the images a second, and are not needed here.
 """
 
 from ml_collections import ConfigDict

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -37,12 +38,12 @@ def gan_of(parts: Mapping[str, Any], config: ConfigDict) -> StyleGan:
         parts: "ema" and "discriminator" of a run of this config.
     """
     options = gan_options(config)
-    ema = jax.tree.map(np.asarray, parts["ema"])
+    ema = jax.tree.map(jnp.asarray, parts["ema"])
     noise_key, mean_key = jax.random.split(jax.random.key(config.seed))
     return StyleGan(
         mapping=ema["mapping"],
         synthesis=ema["synthesis"],
-        discriminator=jax.tree.map(np.asarray, parts["discriminator"]),
+        discriminator=jax.tree.map(jnp.asarray, parts["discriminator"]),
         noise=fixed_noise(noise_key, options),
         mean_w=mean_latent(ema["mapping"], mean_key, options, _FOR_MEAN),
         options=options,

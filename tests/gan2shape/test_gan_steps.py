@@ -72,6 +72,58 @@ def test_a_step_moves_its_networks_and_no_others(begun, kind):
     np.testing.assert_array_equal(moved.store_image, group.store_image)
 
 
+@pytest.mark.parametrize("kind", ["albedo", "shape"])
+def test_a_group_of_twins_moves_as_one_of_them_does(begun, kind):
+    plan, group, given, common = begun
+
+    def twice(tree):
+        return jax.tree.map(lambda x: jnp.concatenate([x, x]), tree)
+
+    twins = dataclasses.replace(
+        group,
+        store_image=twice(group.store_image),
+        store_mask=twice(group.store_mask),
+    )
+
+    @jax.jit
+    def move(group, given):
+        return steps.iterate(
+            group,
+            given,
+            common,
+            Moment(jnp.asarray(0), jnp.asarray(0)),
+            kind=kind,
+            flip=False,
+            options=plan.options,
+            projection=plan.projection,
+            optimizer=plan.optimizer,
+        )
+
+    one, loss = move(group, given)
+    both, other = move(twins, twice(given))
+    assert float(other) == pytest.approx(float(loss), rel=1e-5)
+    # Of Adam's first moment, as its update is but the sign of a gradient.
+    for name in steps.TRAINED[kind]:
+        for a, b in zip(
+            jax.tree.leaves(one.moments[name]),
+            jax.tree.leaves(both.moments[name]),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_in_joint_mode_every_image_has_its_turn():
+    options = dataclasses.replace(check_config(samples.config()), active=2)
+    given = samples.work(samples.config(), [0, 1, 2, 3], group=4).given
+    given = jax.tree.map(lambda x: x[0], given)
+    draw = jax.jit(
+        lambda step: steps._active(given, Moment(step, jnp.asarray(0)), options)
+    )
+    turns = np.stack([np.asarray(draw(jnp.asarray(i))) for i in range(60)])
+    assert (turns[:, 0] != turns[:, 1]).all()
+    assert (np.bincount(turns.ravel(), minlength=4) > 15).all()
+
+
 @pytest.mark.slow
 def test_step_0_comes_near_to_what_the_depth_head_can_say():
     """The head subtracts a mean, so that the prior itself is out of reach."""

@@ -121,12 +121,13 @@ def test_the_average_follows_by_its_decay(walked):
         )
 
 
+@pytest.mark.timeout(1000)
 @pytest.mark.once  # a process of its own, which compiles anew
 def test_two_devices_do_what_one_does(walked, tmp_path):
     """To rounding; Adam's first steps are signs of gradients, some of which are 0."""
     place = tmp_path / "two"
     process = lives.start(gan_toy.walk_elsewhere, place, 2)
-    process.join(240)
+    process.join(900)
     assert place.exists(), Path(f"{place}.err").read_text()
     players, two = pickle.loads(place.read_bytes())
     (_, first, *_), (one, *_) = walked
@@ -153,6 +154,7 @@ def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)
 
 
+@pytest.mark.timeout(2000)
 @pytest.mark.once  # processes of their own, which compile anew
 def test_killed_it_comes_to_the_same_end(tmp_path):
     ends = []
@@ -164,7 +166,7 @@ def test_killed_it_comes_to_the_same_end(tmp_path):
             assert lives.wait_until(folder.exists, process)
             lives.kill(process)
         process = lives.start(gan_toy.live, workdir, 1)
-        process.join(240)
+        process.join(900)
         assert (workdir / "finished").exists(), (tmp_path / f"{name}.err").read_text()
         made = task.gan_task(gan_toy.config(), gan_toy.splits)
         ends.append(lives.outcome(workdir, step=6, the_task=made))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.stn_rows import run, scores_of
+from benchmarks.stn3dmm_rows import run, scores_of
 
 ROWS = {"oracle": (), "control": ("projection.kind=none",)}
 _KEPT = ("side", "mad_deg", "mad_authors_deg", "depth_pearson", "coverage")

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from unsup3d_jax.formation import reprojection
 from unsup3d_jax.gan2shape import scenes
@@ -79,6 +80,8 @@ def test_a_light_of_the_canonical_frame_turns_with_the_view(drawn):
 
 def test_the_backdrop_is_plain(drawn):
     _, taken, _, _ = drawn
-    outside = ~np.asarray(taken.mask[0])
-    corner = np.asarray(taken.image[0])[outside][:20]
-    np.testing.assert_allclose(corner, scenes.BACKDROP, atol=1e-5)
+    # A pixel of the outline shows a part of the head.
+    near = scipy.ndimage.binary_dilation(np.asarray(taken.mask[0]), iterations=2)
+    backdrop = np.asarray(taken.image[0])[~near]
+    assert len(backdrop) > 20
+    np.testing.assert_allclose(backdrop, scenes.BACKDROP, atol=1e-5)

@@ -73,6 +73,7 @@ def whole(tmp_path_factory):
 
 
 # Returns to the host: 2, 3 prior; 4, 6 albedo; 8, 9 encoder; 10, 11 collect; 12, 14.
+@pytest.mark.slow  # `whole` compiles every step
 @pytest.mark.parametrize("after", [1, 3, 5, 7, 9])
 def test_each_step_resumes_bit_for_bit(whole, tmp_path, after):
     _, work, plan, expected = whole
@@ -83,6 +84,7 @@ def test_each_step_resumes_bit_for_bit(whole, tmp_path, after):
     assert_equal(state, expected)
 
 
+@pytest.mark.slow
 def test_other_images_are_refused(whole, tmp_path):
     _, work, plan, _ = whole
     stages.run(work, plan, tmp_path, StopAt(1))
@@ -91,6 +93,7 @@ def test_other_images_are_refused(whole, tmp_path):
         stages.run(other, plan, tmp_path, StopAt(1))
 
 
+@pytest.mark.slow
 def test_each_image_is_the_same_in_company(whole, tmp_path):
     config, _, _, alone = whole
     work = samples.work(config, [0, 1])
@@ -102,11 +105,17 @@ def test_each_image_is_the_same_in_company(whole, tmp_path):
         axis = 1 if "record" in name else 0
         mine = np.take(np.asarray(several), [0], axis=axis)
         if "moments" not in name:
+            # The store is rounded to half precision.
+            half = one.dtype == np.float16
             np.testing.assert_allclose(
-                mine.astype(np.float32), one, atol=1e-4, err_msg=name
+                mine.astype(np.float32),
+                one.astype(np.float32),
+                atol=1e-3 if half else 1e-4,
+                err_msg=name,
             )
 
 
+@pytest.mark.slow
 def test_the_record_holds_the_prior_and_every_stage(whole):
     _, _, plan, state = whole
     record = {k: np.asarray(v) for k, v in state.parts["record"].items()}

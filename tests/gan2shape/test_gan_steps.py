@@ -40,7 +40,10 @@ def test_the_store_is_walked_from_end_to_end_and_then_in_another_order():
     assert [list(r) for r in rows[:4]] != [list(r) for r in rows[4:]]
 
 
-@pytest.mark.parametrize("kind", ["prior", "albedo", "encoder", "shape"])
+@pytest.mark.parametrize(
+    "kind",
+    ["prior", "albedo", "encoder", pytest.param("shape", marks=pytest.mark.once)],
+)
 def test_a_step_moves_its_networks_and_no_others(begun, kind):
     plan, group, given, common = begun
     move = jax.jit(
@@ -72,6 +75,7 @@ def test_a_step_moves_its_networks_and_no_others(begun, kind):
     np.testing.assert_array_equal(moved.store_image, group.store_image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["albedo", "shape"])
 def test_a_group_of_twins_moves_as_one_of_them_does(begun, kind):
     plan, group, given, common = begun

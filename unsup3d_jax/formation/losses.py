@@ -115,7 +115,8 @@ def perceptual(
     Returns:
         Mean over channels, of positions (b, hp, wp).
     """
-    weight = _pooled(mask, features.shape[1])
+    hp = features.shape[1]
+    weight = _pooled(mask, hp)
     error = jnp.mean(jnp.square(features - target), axis=-1)
     if conf_sigma is not None:
         repeat = hp // conf_sigma.shape[1]

@@ -99,7 +99,8 @@ def convert_network(
         UserError: naming the key that is missing, unknown or of another shape.
     """
     params, used = {}, set()
-    for path, wanted in traverse_util.flatten_dict(dict(shapes), sep="/").items():
+    flat: dict[str, Any] = traverse_util.flatten_dict(dict(shapes), sep="/")
+    for path, wanted in flat.items():
         module, _, leaf = str(path).rpartition("/")
         if module not in layers:
             raise UserError(

@@ -227,8 +227,11 @@ def _options(text: str, path: Path) -> GanOptions:
         values = json.loads(text)
     except (ValueError, RecursionError):
         values = None
-    good = isinstance(values, dict) and values.keys() == kinds.keys()
-    if not good or not all(type(values[k]) is kind for k, kind in kinds.items()):
+    if (
+        not isinstance(values, dict)
+        or values.keys() != kinds.keys()
+        or not all(type(values[k]) is kind for k, kind in kinds.items())
+    ):
         raise UserError(f"{path}: metadata {OPTIONS_KEY!r} is not what we write.")
     numbers = [values[key] for key in ("image_size", "style", "mapping_layers")]
     numbers += values["channels"]
@@ -236,7 +239,7 @@ def _options(text: str, path: Path) -> GanOptions:
     if not all(type(n) is int and 0 < n <= 2**14 for n in numbers):
         raise UserError(f"{path}: metadata {OPTIONS_KEY!r} has impossible numbers.")
     with refusing(f"{path}: "):
-        return GanOptions(**values | {"channels": tuple(values["channels"])})
+        return GanOptions(**{**values, "channels": tuple(values["channels"])})
 
 
 # --- rosinality's layout -------------------------------------------------------------

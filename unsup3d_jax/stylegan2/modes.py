@@ -24,7 +24,8 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
     from unsup3d_jax.stylegan2 import score
 
     session = _session(args, interrupts)
-    scored.evaluate(args, session, load_parts(args), score.SCORING)
+    found, origin = load_parts(args), scored.origin(args)
+    scored.evaluate(args, session, found, score.SCORING, origin=origin)
 
 
 def run_sample(args: Arguments, interrupts: Any) -> None:

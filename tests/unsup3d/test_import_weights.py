@@ -19,6 +19,7 @@ from defaults import options
 from configs import celeba
 from unsup3d_jax.engine import checkpoint, packing
 from unsup3d_jax.errors import UserError
+from unsup3d_jax.nets import authors_files
 from unsup3d_jax.unsup3d import import_weights, model, task
 
 OPTIONS = options(
@@ -230,7 +231,7 @@ def test_unknown_key_and_other_sizes_are_errors():
     shapes = {"Conv_0": {"kernel": jax.ShapeDtypeStruct((1, 1, 2, 3), jnp.float32)}}
     state = {"network.0.weight": np.zeros((3, 2, 1, 1), np.float32), "extra": 1}
     with pytest.raises(UserError, match="unknown key 'extra'"):
-        import_weights._network(state, shapes, {"Conv_0": "network.0"}, "file")
+        authors_files.convert_network(state, shapes, {"Conv_0": "network.0"}, "file")
 
 
 def made(networks):
@@ -316,7 +317,7 @@ def test_encoders_of_8_channels_are_read():
         ours[f"Conv_{number}"] = {
             "kernel": jax.ShapeDtypeStruct((k, k, i, o), jnp.float32)
         }
-    found = import_weights._network(theirs, ours, layers, "file")
+    found = authors_files.convert_network(theirs, ours, layers, "file")
     np.testing.assert_array_equal(
         found["Conv_0"]["kernel"], theirs["network.0.weight"].transpose(2, 3, 1, 0)
     )

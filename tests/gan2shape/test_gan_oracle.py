@@ -12,6 +12,9 @@ from unsup3d_jax.gan2shape import scenes
 from unsup3d_jax.gan2shape.options import check_config
 from unsup3d_jax.gan2shape.projection import OracleProjection, Pseudo
 
+# Compiled programs of seconds each.
+pytestmark = pytest.mark.once
+
 SIZE = 32
 OWN = jnp.asarray([0.05, 0.3, -0.04, 0.01, -0.005, 0.0])  # V's view of the image
 SAMPLE = jnp.asarray(

@@ -15,6 +15,9 @@ from unsup3d_jax.gan2shape.options import options_from_config
 from unsup3d_jax.gan2shape.steps import Looks
 from unsup3d_jax.show import surface_files, video
 
+# Compiled programs of seconds each.
+pytestmark = pytest.mark.once
+
 SIZE = 32
 
 

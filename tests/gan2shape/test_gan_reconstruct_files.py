@@ -16,6 +16,9 @@ from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import export, reconstruct_files, sampling, stages
 
+# Compiled programs of seconds each.
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture()
 def args(tmp_path):

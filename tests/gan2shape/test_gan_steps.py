@@ -14,6 +14,9 @@ from unsup3d_jax.gan2shape import stages, steps
 from unsup3d_jax.gan2shape.options import check_config
 from unsup3d_jax.gan2shape.steps import Moment
 
+# Compiled programs of seconds each.
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def begun():

@@ -7,6 +7,9 @@ import pytest
 
 from unsup3d_jax.nets import stylegan2
 
+# Compiled programs of seconds each.
+pytestmark = pytest.mark.once
+
 OPTIONS = stylegan2.GanOptions(8, (3, 2), style=3, mapping_layers=1)
 
 

@@ -162,7 +162,7 @@ def test_a_config_json_above_a_workdir_is_somebody_elses(tmp_path):
 
 def test_a_key_that_would_make_it_another_model_is_refused(tmp_path, monkeypatch):
     run = _write(tmp_path / "run", model__width=32)
-    monkeypatch.setattr(checkpoint, "load_parts", lambda place: ({"params": {}}, 5))
+    monkeypatch.setattr(checkpoint, "load_parts", lambda *_: ({"params": {}}, 5))
     args = _parse("--mode=eval", f"--workdir={run}", "--config.model.width=16")
     with pytest.raises(UserError, match=r"model.width \(32 there, 16 now\)"):
         modes.load_params(args)

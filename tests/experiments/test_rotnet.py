@@ -76,6 +76,7 @@ def test_every_image_is_turned_four_ways_and_labelled():
             assert labels[3 * k + i] == k
 
 
+@pytest.mark.once
 def test_it_learns_which_way_is_up(trained):
     record, output = trained
     assert record["val_accuracy"] > 0.9 and record["steps"] == 30

@@ -59,7 +59,7 @@ def drawn_by_int32(dtype):
 
 
 TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int64]
-RARE = (np.int8, np.uint16, np.uint32)
+RARE = (np.uint8, np.int8, np.uint16, np.int16, np.uint32)
 
 
 @pytest.mark.parametrize(

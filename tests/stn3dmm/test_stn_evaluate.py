@@ -42,6 +42,7 @@ def scored(theta, images, judge):
     return evaluate.row_of("it", scores)
 
 
+@pytest.mark.once
 def test_the_truth_has_no_errors(judge, images):
     row = scored(images["truth"], images, judge)
     for name in (*NAMES, "yaw_deg", "pitch_deg", "roll_deg", "shape_mm"):

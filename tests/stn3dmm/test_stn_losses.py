@@ -344,6 +344,7 @@ def _total(vectors, images, target, model, camera):
     return mean_share(terms)
 
 
+@pytest.mark.once
 def test_the_gradient_of_everything_matches_finite_differences():
     """With respect to all of theta, for a turned face and for one not turned at all."""
     rng = np.random.default_rng(0)

@@ -161,6 +161,7 @@ def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path, the_task):
     assert all(moved)
 
 
+@pytest.mark.once
 def test_the_step_is_compiled_once_and_image_terms_begin_when_they_should(the_task):
     _, made = the_task
     made = dataclasses.replace(

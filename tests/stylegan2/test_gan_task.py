@@ -124,7 +124,7 @@ def test_the_average_follows_by_its_decay(walked):
 
 
 @pytest.mark.timeout(1000)
-@pytest.mark.once  # a process of its own, which compiles anew
+@pytest.mark.slow  # a process of its own, which compiles anew
 def test_two_devices_do_what_one_does(walked, tmp_path):
     """To rounding; Adam's first steps are signs of gradients, some of which are 0."""
     place = tmp_path / "two"
@@ -157,7 +157,7 @@ def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path):
 
 
 @pytest.mark.timeout(2000)
-@pytest.mark.once  # processes of their own, which compile anew
+@pytest.mark.slow  # processes of their own, which compile anew
 def test_killed_it_comes_to_the_same_end(tmp_path):
     ends = []
     for name, kill in (("straight", False), ("killed", True)):

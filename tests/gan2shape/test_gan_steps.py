@@ -14,9 +14,6 @@ from unsup3d_jax.gan2shape import stages, steps
 from unsup3d_jax.gan2shape.options import check_config
 from unsup3d_jax.gan2shape.steps import Moment
 
-# Compiled programs of seconds each.
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture(scope="module")
 def begun():
@@ -45,7 +42,13 @@ def test_the_store_is_walked_from_end_to_end_and_then_in_another_order():
 
 @pytest.mark.parametrize(
     "kind",
-    ["prior", "albedo", "encoder", pytest.param("shape", marks=pytest.mark.once)],
+    [
+        pytest.param("prior", marks=pytest.mark.once),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("albedo", "encoder", "shape")
+        ),
+    ],
 )
 def test_a_step_moves_its_networks_and_no_others(begun, kind):
     plan, group, given, common = begun
@@ -119,6 +122,7 @@ def test_a_group_of_twins_moves_as_one_of_them_does(begun, kind):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.once
 def test_in_joint_mode_every_image_has_its_turn():
     options = dataclasses.replace(check_config(samples.config()), active=2)
     given = samples.work(samples.config(), [0, 1, 2, 3], group=4).given

@@ -86,7 +86,7 @@ def _moves(states, part):
     ]
 
 
-@pytest.mark.once  # four programs
+@pytest.mark.slow  # four programs
 def test_everything_takes_part_when_it_should(walked):
     states, metrics = walked
     for part in ("generator", "discriminator", "ema", "opt_g", "opt_d", "mean_w"):
@@ -108,7 +108,7 @@ def test_everything_takes_part_when_it_should(walked):
     assert count == 6 + 2
 
 
-@pytest.mark.once  # four programs
+@pytest.mark.slow  # four programs
 def test_the_average_follows_by_its_decay(walked):
     states, _ = walked
     decay = 0.5 ** (8 / 32)

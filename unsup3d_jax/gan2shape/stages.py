@@ -1,10 +1,10 @@
 """Stage after stage, for some groups of images at a time; resumes, bit for bit.
 
 What a run is follows from its config: a list of phases (`options.phases`), each some
-iterations of one kind. Iterations of a phase are one compiled program, which returns to
-the host every `log.every` of them. The engine's loop has one kind of step and one batch
-for each; here there are five kinds, and nothing is fed: so this is a driver of its own,
-on the engine's checkpoints, logs and interrupts.
+iterations of one kind. An iteration of a kind is one compiled program; every
+`log.every` of them the host waits for their losses. The engine's loop has one kind of
+step and one batch for each; here there are five kinds, and nothing is fed: so this is a
+driver of its own, on the engine's checkpoints, logs and interrupts.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Key
 
 from unsup3d_jax.engine.checkpoint import Checkpoints
 from unsup3d_jax.engine.interrupts import Interrupts
@@ -116,7 +116,7 @@ def run(
 
     Args:
         folder: of these groups alone.
-        interrupts: a request is heard between two returns to the host.
+        interrupts: a request is heard where the host waits.
 
     Returns:
         The last state, saved, and whether it is the end.
@@ -228,20 +228,14 @@ def _compiled_look(plan: Plan) -> Callable[..., Looks]:
 def _advance(
     state: RunState, work: Work, plan: Plan, phase: Phase
 ) -> tuple[RunState, dict[str, Any]]:
-    """Iterations up to the next return to the host; the log's line of them."""
+    """Iterations up to where the host waits next; the log's line of them."""
     start = int(state.step)
     every = plan.log_every
     stop = min(phase.last, (start // every + 1) * every, _next_save(start, plan))
     groups = _groups(state)
     if start == phase.first:
         groups = _compiled_renewal(plan, phase.kind)(groups)
-    groups, losses = _compiled_iterations(plan, phase.kind, phase.flip)(
-        groups,
-        work.given,
-        work.common,
-        *(jnp.asarray(n, jnp.int32) for n in (phase.first, start, stop)),
-    )
-    losses = np.asarray(losses)
+    groups, losses = _iterated(groups, work, plan, phase, range(start, stop))
     if not np.isfinite(losses).all():
         raise Diverged(f"step {stop}: the loss of stage {phase.stage} is not finite.")
     record = state.parts["record"]
@@ -271,56 +265,76 @@ def _compiled_renewal(plan: Plan, kind: str) -> Callable[[Group], Group]:
     return jax.jit(renewed)
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled_iterations(
-    plan: Plan, kind: str, flip: bool
-) -> Callable[..., tuple[Group, Array]]:
-    """(groups, given, common, first, start, stop) -> groups after the iterations start
-    <= i < stop, and the mean loss of each group."""
+def _iterated(
+    groups: Group, work: Work, plan: Plan, phase: Phase, steps_of_run: range
+) -> tuple[Group, Float[np.ndarray, " n"]]:
+    """The groups after some iterations, and the mean loss of each.
 
-    def iterations(
+    The host calls one program an iteration, and does not wait for it. A loop within the
+    program would be slower by far on a CPU: XLA runs the derivatives of convolutions in
+    loops by its slowest code.
+    """
+    iterate = _compiled_iteration(plan, phase.kind, phase.flip)
+    count = len(work.key)
+    size = plan.side_by_side or count
+    found: list[tuple[Group, Array]] = []
+    for first in range(0, count, size):
+        part, given = (
+            jax.tree.map(lambda x, first=first: x[first : first + size], tree)
+            for tree in (groups, work.given)
+        )
+        total = jnp.zeros(len(given.key))
+        for step in steps_of_run:
+            at = steps.Moment(step=np.int32(step), first=np.int32(phase.first))
+            part, total = iterate(part, total, given, work.common, at)
+        found.append((part, total / len(steps_of_run)))
+    done, losses = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return done, np.asarray(losses)
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_iteration(
+    plan: Plan, kind: str, flip: bool
+) -> Callable[[Group, Array, Given, Common, steps.Moment], tuple[Group, Array]]:
+    """(groups, sums of losses, given, common, when) -> the first two afterwards."""
+
+    def iteration(
         groups: Group,
+        total: Float[Array, " n"],
         given: Given,
         common: Common,
-        first: Int[Array, ""],
-        start: Int[Array, ""],
-        stop: Int[Array, ""],
-    ) -> tuple[Group, Array]:
+        at: steps.Moment,
+    ) -> tuple[Group, Float[Array, " n"]]:
         def one(group: Group, given: Given) -> tuple[Group, Array]:
-            def body(step: Array, carry: tuple[Group, Array]) -> tuple[Group, Array]:
-                group, total = carry
-                group, loss = steps.iterate(
-                    group,
-                    given,
-                    common,
-                    steps.Moment(step=step, first=first),
-                    kind=kind,
-                    flip=flip,
-                    options=plan.options,
-                    projection=plan.projection,
-                    optimizer=plan.optimizer,
-                )
-                return group, total + loss
+            return steps.iterate(
+                group,
+                given,
+                common,
+                at,
+                kind=kind,
+                flip=flip,
+                options=plan.options,
+                projection=plan.projection,
+                optimizer=plan.optimizer,
+            )
 
-            carry = (group, jnp.zeros(()))
-            group, total = jax.lax.fori_loop(start, stop, body, carry)
-            return group, total / jnp.maximum(stop - start, 1)
+        if len(total) > 1:
+            groups, loss = jax.vmap(one)(groups, given)
+        else:  # kernels without an axis of groups
+            alone = jax.tree.map(lambda x: x[0], (groups, given))
+            groups, loss = jax.tree.map(lambda x: x[None], one(*alone))
+        return groups, total + loss
 
-        return _mapped(one, plan.side_by_side)(groups, given)
-
-    return jax.jit(iterations, donate_argnums=0)
+    return jax.jit(iteration, donate_argnums=(0, 1))
 
 
 def _mapped(function: Callable, side_by_side: int) -> Callable:
-    """The function of one group for all: some side by side, one such lot after the
-    other."""
+    """The function of one group for all, some side by side."""
 
     def mapped(*trees: Any) -> Any:
-        count = len(jax.tree.leaves(trees)[0])
-        if side_by_side in (0, count) and count > 1:
-            return jax.vmap(function)(*trees)
-        if side_by_side == 1 or count == 1:
-            return jax.lax.map(lambda args: function(*args), trees)
-        return jax.lax.map(lambda args: function(*args), trees, batch_size=side_by_side)
+        size = side_by_side or len(jax.tree.leaves(trees)[0])
+        return jax.lax.map(
+            lambda args: function(*args), trees, batch_size=None if size == 1 else size
+        )
 
     return mapped

@@ -59,6 +59,61 @@ def _backward(stride: int, padding: int, residuals, cotangent: Array):
 convolve.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def same_convolve(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "k k i o"]
+) -> Float[Array, "b h w o"]:
+    """`convolve` with stride 1 to the same size; differentiable again and again.
+
+    Its derivatives are the same two functions, so that of any order they have the one
+    layout that XLA:CPU has a fast program for. Elsewhere than in a loop or a branch
+    XLA brings them into it itself; in there a derivative takes 20 times as long.
+
+    The kernel's size is odd; reverse mode only, of any order.
+    """
+    return plain_convolve(x, kernel, 1, kernel.shape[0] // 2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _correlate(
+    x: Float[Array, "b h w i"], y: Float[Array, "b h w o"], size: int
+) -> Float[Array, "k k i o"]:
+    """The derivative of <y, same_convolve(x, kernel)> by a kernel of `size` taps."""
+
+    def canonical(x: Array, y: Array) -> Array:
+        # Images as channels: what XLA makes of the other form, where it may.
+        taps = plain_convolve(
+            x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), 1, size // 2
+        )
+        return taps.transpose(1, 2, 0, 3)
+
+    def direct(x: Array, y: Array) -> Array:
+        kernel = jnp.zeros((size, size, x.shape[-1], y.shape[-1]), x.dtype)
+        return _weight_gradient_xla(kernel, 1, size // 2, x, y)
+
+    return jax.lax.platform_dependent(x, y, cpu=canonical, default=direct)
+
+
+def _turned(kernel: Array) -> Array:
+    """The kernel of the adjoint convolution."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _same_backward(residuals: tuple[Array, Array], cotangent: Array):
+    x, kernel = residuals
+    size = kernel.shape[0]
+    return same_convolve(cotangent, _turned(kernel)), _correlate(x, cotangent, size)
+
+
+def _correlate_backward(size: int, residuals: tuple[Array, Array], cotangent: Array):
+    x, y = residuals
+    return same_convolve(y, _turned(cotangent)), same_convolve(x, cotangent)
+
+
+same_convolve.defvjp(lambda x, k: (same_convolve(x, k), (x, k)), _same_backward)
+_correlate.defvjp(lambda x, y, n: (_correlate(x, y, n), (x, y)), _correlate_backward)
+
+
 def _weight_gradient_xla(
     kernel: Array, stride: int, padding: int, x: Array, cotangent: Array
 ) -> Array:

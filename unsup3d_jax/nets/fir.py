@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unsup3d_jax.nets.convolution import plain_convolve
+from unsup3d_jax.nets.convolution import same_convolve
 
 FILTER = (1.0, 3.0, 3.0, 1.0)  # along each axis; here it sums to 8
 
@@ -52,7 +52,7 @@ def up_convolve(
     taps = _UP.astype(kernel.dtype)
     rows = jnp.einsum("ajk,knio->ajnio", taps, kernel)
     both = jnp.einsum("cln,ajnio->jliaco", taps, rows)
-    y = plain_convolve(x, both.reshape(3, 3, i, 4 * o), 1, 1)
+    y = same_convolve(x, both.reshape(3, 3, i, 4 * o))
     y = y.reshape(b, h, w, 2, 2, o).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(b, 2 * h, 2 * w, o)
 
@@ -68,7 +68,7 @@ def down_convolve(
     both = jnp.einsum("cln,ajnio->jlacio", taps, rows)
     x = x.reshape(b, h // 2, 2, w // 2, 2, i).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(b, h // 2, w // 2, 4 * i)
-    return plain_convolve(x, both.reshape(3, 3, 4 * i, o), 1, 1)
+    return same_convolve(x, both.reshape(3, 3, 4 * i, o))
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:

@@ -10,7 +10,6 @@ Nothing here is reverse mode only: R1 and path length differentiate twice.
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from unsup3d_jax.nets import fir
-from unsup3d_jax.nets.convolution import plain_convolve
+from unsup3d_jax.nets.convolution import same_convolve
 from unsup3d_jax.nets.stylegan2_parameters import (
     GanOptions,
     StyleGan,
@@ -74,7 +73,7 @@ def _style(params: Params, w: Array) -> Array:
 def _styled(params: Params, x: Array, w: Array, noise: Array | None, up: bool) -> Array:
     """One layer of the synthesis: modulated convolution, noise, activation."""
     kernel, style = _scaled(params["kernel"]), _style(params, w)
-    convolve = fir.up_convolve if up else partial(plain_convolve, stride=1, padding=1)
+    convolve = fir.up_convolve if up else same_convolve
     # The length of each output's kernel after modulation: the sum over the taps does
     # not depend on the image.
     squares = jnp.square(kernel).sum((0, 1))
@@ -208,7 +207,7 @@ def generate(
 
 
 def _conv(params: Params, x: Array) -> Array:
-    x = plain_convolve(x, _scaled(params["kernel"]), 1, 1)
+    x = same_convolve(x, _scaled(params["kernel"]))
     return _activate(x, params["bias"])
 
 

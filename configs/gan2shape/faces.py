@@ -20,6 +20,10 @@ def get_config() -> ConfigDict:
     config.prior.mask = "true"
     config.stages.flip_all = (False,)
     config.stages.groups_at_a_time = 16
+    config.stages.prior_steps = 300
+    config.stages.first_steps = (150, 400, 300)
+    config.stages.later_steps = (50, 200, 200)
+    config.stages.collect = 16
     config.model.width = 16
     config.model.encoder_width = 16
     config.model.bottleneck = 128

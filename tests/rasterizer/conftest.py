@@ -45,8 +45,10 @@ def backend(request, monkeypatch):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """`once_by_list`: once for the work list, whose programs take long to compile."""
+    """`once_by_list`, `slow_by_list`: so marked for the work list, whose programs take
+    long to compile."""
     for item in items:
-        if item.get_closest_marker("once_by_list"):
-            if item.callspec.params.get("backend") == "xla":
-                item.add_marker(pytest.mark.once)
+        for mark in ("once", "slow"):
+            if item.get_closest_marker(f"{mark}_by_list"):
+                if item.callspec.params.get("backend") == "xla":
+                    item.add_marker(mark)

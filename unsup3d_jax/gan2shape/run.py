@@ -32,6 +32,7 @@ from unsup3d_jax.gan2shape import (
     options,
     sampling,
     score,
+    sheet,
     stages,
     subjects,
 )
@@ -107,8 +108,7 @@ def train(
             minutes = duration(time.monotonic() - began)
             say(f"{number + 1} of {len(lots)} lots done, {minutes}.")
     if found.dataset is not None:
-        record = read_record(config, workdir, len(found))
-        print(score.score(config, workdir, found, record, plan.last), flush=True)
+        _report(config, workdir, found, plan.last)
 
 
 def evaluate(args: Arguments) -> None:
@@ -120,9 +120,16 @@ def evaluate(args: Arguments) -> None:
     config, workdir = args.config, args.workdir
     options.check_config(config)
     found = subjects.of_config(config, None)
+    _report(config, workdir, found, options.phases(config)[-1].last)
+
+
+def _report(config: ConfigDict, workdir: Path, found: Subjects, last: int) -> None:
+    """Writes and prints what a run has come to, as a table and as a picture."""
     record = read_record(config, workdir, len(found))
-    last = options.phases(config)[-1].last
     print(score.score(config, workdir, found, record, last), flush=True)
+    path = workdir / "eval" / f"{config.eval.split}_stages.png"
+    sheet.write(path, sheet.of_stages(found, record, fov_deg=config.view.fov_deg))
+    say(f"image, normals by stage, albedo, rendering: {path}")
 
 
 def lots_of(config: ConfigDict, workdir: Path, count: int) -> list[Lot]:

@@ -237,9 +237,11 @@ def test_soft_images_follow_the_formulas(backend, case):
     depth, cover = formulas(vertices)
     assert 0.02 < np.mean(cover) < 0.999
     with jax.enable_x64(True):
-        images = draw(
-            *(vertices, faces, weight, size),
-            *(sigma, gamma, backend, tuple(options.items())),
+        images = jax.device_get(
+            draw(
+                *(vertices, faces, weight, size),
+                *(sigma, gamma, backend, tuple(options.items())),
+            )
         )
     np.testing.assert_allclose(images[0], depth, rtol=1e-9)
     np.testing.assert_allclose(images[1], cover, rtol=1e-9, atol=1e-12)

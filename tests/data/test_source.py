@@ -209,6 +209,7 @@ def test_a_resident_set_compiles_once(photos, tmp_path):
     assert max(before, 1) <= source._gather._cache_size() <= before + 1
 
 
+@pytest.mark.once
 def test_two_devices_share_the_batch_of_one():
     script = """
         import jax, numpy as np

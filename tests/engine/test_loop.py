@@ -60,6 +60,7 @@ def _assert_same_state(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.once
 def test_one_seed_gives_one_run_bit_for_bit(tmp_path, straight):
     a, lines = straight
     _assert_same_state(a, _fit(tmp_path / "b"))

@@ -536,6 +536,7 @@ def _collapsing(config):
     )
 
 
+@pytest.mark.once
 def test_a_collapsed_run_goes_back_and_takes_another_order(
     tmp_path, capfd, monkeypatch
 ):

@@ -16,6 +16,8 @@ from unsup3d_jax.gan2shape.generator_projection import GeneratorProjection, Own
 from unsup3d_jax.gan2shape.projection import Pseudo
 from unsup3d_jax.nets import stylegan2
 
+pytestmark = pytest.mark.once
+
 SIZE, STYLE = 32, 8
 OPTIONS = stylegan2.GanOptions(
     image_size=SIZE, channels=(8, 4, 4, 4), style=STYLE, mapping_layers=3, noise=False

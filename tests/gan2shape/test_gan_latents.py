@@ -13,6 +13,8 @@ from unsup3d_jax.gan2shape import latents, offset
 from unsup3d_jax.nets.stylegan2 import GanOptions, StyleGan
 from unsup3d_jax.nets.stylegan2_inversion import Inverted
 
+pytestmark = pytest.mark.once
+
 IMAGES = np.linspace(0.0, 1.0, 3 * 32 * 32 * 3).reshape(3, 32, 32, 3).astype(np.float32)
 MASKS = np.ones((3, 32, 32), np.float32)
 GAN = StyleGan(

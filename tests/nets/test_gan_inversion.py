@@ -10,6 +10,8 @@ from unsup3d_jax.nets import stylegan2
 from unsup3d_jax.nets import stylegan2_inversion as inversion
 from unsup3d_jax.nets.stylegan2_inversion import InversionOptions, Model
 
+pytestmark = pytest.mark.once
+
 STYLE, SIZE = 6, 8
 OPTIONS = InversionOptions(samples=64, chunk=16, steps=300, mean=0.0)
 

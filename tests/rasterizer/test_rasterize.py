@@ -34,6 +34,7 @@ def assert_matches_reference(vertices, faces, size, **options):
     return fast
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_identity_view_covers_every_pixel_with_its_own_vertex():
     vertices = scenes.grid(9, 12)
@@ -91,6 +92,7 @@ def test_warped_grid_matches_the_reference_and_the_general_path(seed):
         np.testing.assert_allclose(general.depth, slow.depth, rtol=2e-5)
 
 
+@pytest.mark.once_by_list
 @BACKENDS
 def test_shared_edges_leave_no_crack():
     # A fan whose edges run everywhere, behind which there is nothing.

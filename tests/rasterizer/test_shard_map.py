@@ -40,11 +40,7 @@ def run(backend: str, cases: tuple[str, ...]) -> dict[str, str]:
 @pytest.mark.parametrize(
     "backend",
     # By the loops the whole training step is tried, in tests/engine.
-    [
-        "xla",
-        "pallas",
-        pytest.param("numba", marks=pytest.mark.slow),
-    ],
+    ["xla", *(pytest.param(b, marks=pytest.mark.slow) for b in ("pallas", "numba"))],
 )
 def test_shard_map_takes_all_functions(backend, case):
     if backend == "numba":

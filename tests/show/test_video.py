@@ -31,6 +31,7 @@ def head():
     return {name: np.asarray(array[0]) for name, array in maps.items()}
 
 
+@pytest.mark.once
 def test_turntable_turns_the_nose_left_for_positive_yaw(head, monkeypatch):
     monkeypatch.setattr(video, "TURNTABLE_FRAMES", 4)  # yaw 0, 50, 0, -50 degrees
     maps = (head["image"], head["normal"], head["depth"])

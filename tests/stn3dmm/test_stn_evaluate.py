@@ -22,6 +22,8 @@ from unsup3d_jax.stn3dmm import (
     several_views,
 )
 
+pytestmark = pytest.mark.once
+
 CONFIG = stn_people.config()
 NAMES = {"nme", "nme_visible", "nme_eyes", "vertex_nme", "rotation_deg", "texture_l1"}
 

@@ -12,6 +12,8 @@ import stn_reference
 from unsup3d_jax.evaluation import angles
 from unsup3d_jax.stn3dmm import fit, layers, losses
 
+pytestmark = pytest.mark.once
+
 SIZE, COLUMNS = 112, 4
 CAMERA = stn_faces.camera(0.09)
 

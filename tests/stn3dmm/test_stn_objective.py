@@ -14,6 +14,8 @@ from unsup3d_jax.stn3dmm import localiser, watch
 from unsup3d_jax.stn3dmm import objective as objectives
 from unsup3d_jax.stn3dmm.options import load_face, options_from_config
 
+pytestmark = pytest.mark.once
+
 EVERY = {
     "loss__symmetry": 0.1,
     "loss__multi_view": 0.2,

@@ -47,6 +47,7 @@ def two_views():
     return _masks(model, jnp.asarray(vectors), camera)
 
 
+@pytest.mark.once
 def test_from_the_front_normals_and_z_buffer_agree_and_at_60_degrees_they_do_not(
     two_views,
 ):

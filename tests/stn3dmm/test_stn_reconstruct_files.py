@@ -15,6 +15,8 @@ from PIL import Image
 from unsup3d_jax.stn3dmm import export, layers, reconstruct_files, textures
 from unsup3d_jax.stn3dmm.export import ExportOptions
 
+pytestmark = pytest.mark.once
+
 GRID, SEEN, SIZE = 12, 32, 64
 OPTIONS = ExportOptions(photo_size=SIZE, visibility="zbuffer", texture_scale=2)
 CAMERA = stn_faces.camera()

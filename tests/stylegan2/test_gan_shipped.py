@@ -14,6 +14,8 @@ from unsup3d_jax.nets.stylegan2_files import read_stylegan2, write_stylegan2
 from unsup3d_jax.stylegan2 import held_out, sample, shipped
 from unsup3d_jax.stylegan2.options import gan_options
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def parts():

@@ -277,6 +277,7 @@ def _iterated(
     iterate = _compiled_iteration(plan, phase.kind, phase.flip)
     count = len(work.key)
     size = plan.side_by_side or count
+    first_step = jnp.asarray(phase.first, jnp.int32)
     found: list[tuple[Group, Array]] = []
     for first in range(0, count, size):
         part, given = (
@@ -285,7 +286,7 @@ def _iterated(
         )
         total = jnp.zeros(len(given.key))
         for step in steps_of_run:
-            at = steps.Moment(step=np.int32(step), first=np.int32(phase.first))
+            at = steps.Moment(step=jnp.asarray(step, jnp.int32), first=first_step)
             part, total = iterate(part, total, given, work.common, at)
         found.append((part, total / len(steps_of_run)))
     done, losses = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)

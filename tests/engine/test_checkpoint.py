@@ -294,3 +294,21 @@ def test_only_arrays_that_come_late_are_not_printed():
     assert len(seen) == 2
     hook(named(exc_type=RuntimeError, exc_traceback=trace.tb_next))
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("module, said", [("orbax.writing", 0), ("another", 1)])
+def test_only_failures_of_arrays_that_nobody_waits_for_are_not_logged(
+    module, said, caplog
+):
+    checkpoint._quiet()
+    scope = {"__name__": module}
+    exec("async def write():\n    raise ValueError('No space left')", scope)
+
+    async def leave():
+        asyncio.get_running_loop().create_task(scope["write"]())
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    gc.collect()
+    lines = [r for r in caplog.records if "never retrieved" in r.getMessage()]
+    assert len(lines) == said

@@ -11,6 +11,8 @@ from random_vgg import random_vgg
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.nets import lpips, vgg16, vgg16_files
 
+pytestmark = pytest.mark.once
+
 CHANNELS = (64, 128, 256, 512, 512)
 # One program each, and few shapes: op by op they would compile for long.
 _distance = jax.jit(lpips.distance)

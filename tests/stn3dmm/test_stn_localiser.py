@@ -11,6 +11,8 @@ import scipy.io
 from unsup3d_jax.nets import vgg_face
 from unsup3d_jax.stn3dmm import compat, layers, localiser
 
+pytestmark = pytest.mark.once
+
 SMALL = localiser.LocaliserOptions(
     kind="small",
     coefficients=5,

@@ -12,6 +12,8 @@ from jax.test_util import check_grads
 from unsup3d_jax.formation.losses import mean_share
 from unsup3d_jax.stn3dmm import compat, layers, losses, visibility
 
+pytestmark = pytest.mark.once
+
 SIZE, GRID, COLUMNS = 24, 5, 2
 
 

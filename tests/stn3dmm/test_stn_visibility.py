@@ -11,6 +11,8 @@ import stn_reference
 
 from unsup3d_jax.stn3dmm import compat, layers, visibility
 
+pytestmark = pytest.mark.once
+
 SIZE, GRID = 56, 33
 
 

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from unsup3d_jax.stylegan2 import augment
 from unsup3d_jax.stylegan2.options import AdaOptions
+
+pytestmark = pytest.mark.once
 
 OPTIONS = AdaOptions(target=0.6, every=4, images=400, most=0.8)
 STATE = {name: jnp.float32(0.0) for name in ("probability", "signs", "images")}

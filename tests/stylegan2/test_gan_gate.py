@@ -8,6 +8,8 @@ from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.nets import stylegan2 as nets
 from unsup3d_jax.stylegan2 import frechet, gate, neighbours, panel, ruler, score
 
+pytestmark = pytest.mark.once
+
 
 def _normals(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)

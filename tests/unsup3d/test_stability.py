@@ -26,6 +26,8 @@ from unsup3d_jax.unsup3d import model, score
 from unsup3d_jax.unsup3d.options import LossWeights, loss_weights, options_from_config
 from unsup3d_jax.unsup3d.task import IDENTITY, check_config
 
+pytestmark = pytest.mark.once
+
 SIZE = 32
 
 

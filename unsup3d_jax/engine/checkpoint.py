@@ -52,11 +52,21 @@ def _quiet() -> None:
 
     Orbax logs each phase of each save, and errors that it raises as well. It reads and
     writes the arrays of a checkpoint side by side; once one has failed it leaves, and
-    of each of the others tensorstore prints that nobody waits for it any more.
+    of each of the others tensorstore prints that nobody waits for it any more, and
+    asyncio that it has failed, too.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_is_no_late_failure)  # once: it is one
     if not isinstance(sys.unraisablehook, _WithoutLateArrays):
         sys.unraisablehook = _WithoutLateArrays(sys.unraisablehook)
+
+
+def _is_no_late_failure(record: logging.LogRecord) -> bool:
+    """Of asyncio's records, all but failures of arrays whose writer has gone."""
+    trace = record.exc_info[2] if record.exc_info else None
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    is_late = record.getMessage().startswith("Task exception was never retrieved")
+    return not (is_late and module.startswith("orbax."))
 
 
 class _WithoutLateArrays:

@@ -23,6 +23,8 @@ from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.nets import vgg16, vgg16_files
 from unsup3d_jax.unsup3d.task import lazy_splits
 
+pytestmark = pytest.mark.once
+
 SIZE = 8
 
 

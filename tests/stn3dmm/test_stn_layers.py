@@ -13,6 +13,8 @@ from jax.test_util import check_grads
 from unsup3d_jax.data.open_face import scene
 from unsup3d_jax.stn3dmm import layers
 
+pytestmark = pytest.mark.once
+
 SIZE = 48
 GRID = 5
 NEAR_PI = np.pi - 1e-3

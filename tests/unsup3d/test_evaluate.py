@@ -18,6 +18,8 @@ from unsup3d_jax.formation.types import Batch
 from unsup3d_jax.unsup3d import evaluate, model
 from unsup3d_jax.unsup3d.options import options_from_config
 
+pytestmark = pytest.mark.once
+
 SIZE = 32
 COUNT = 5
 BATCH = 3  # one for all tests, to compile once; the last batch is padded

@@ -553,7 +553,7 @@ def test_the_truth_of_pictures_is_known_without_them(head, several, tmp_path):
 # Several processes.
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_faces_are_the_same_by_however_many_processes_they_are_rendered():
     seeds = of_one_number(open_faces.split_seeds("train", count=5))
     options = {"image_size": 16, "pose": "mixed", "asymmetry": 1.0, "perturb": True}

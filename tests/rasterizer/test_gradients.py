@@ -45,7 +45,7 @@ def safe_scene(seed):
 
 @pytest.mark.once  # float64: loops of their own to compile
 @BACKENDS
-@pytest.mark.parametrize("supersample", [1, 2])
+@pytest.mark.parametrize("supersample", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
     vertices, weight = safe_scene(supersample)
     flat, faces = scenes.flatten(vertices)
@@ -163,7 +163,7 @@ def batch_of_grids():
     return vertices, weight, loss
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
 def test_gradients_are_bit_equal_from_run_to_run():
@@ -175,7 +175,7 @@ def test_gradients_are_bit_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices, weight))
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_gradients_are_the_same_whatever_the_batch():
     vertices, weight, loss = batch_of_grids()
@@ -245,7 +245,7 @@ def test_sums_by_list_and_by_sort_equal_those_by_scatter():
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
 def test_mesh_gradients_are_bit_equal_from_run_to_run():

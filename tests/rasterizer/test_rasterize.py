@@ -70,7 +70,7 @@ def test_random_triangles_match_the_reference(seed):
     assert_matches_reference(vertices, faces, (13, 17), pixel_offset=(0.5, -0.3))
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @AS_COMPILED
 @BACKENDS
 @pytest.mark.parametrize("seed", range(3))
@@ -283,7 +283,7 @@ def test_empty_meshes_batches_and_grids():
     assert values.shape == (3, 5, 2) and (values == 0).all()
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_leading_axes_vmap_and_jit_agree():
     soups = [scenes.soup(s, count=12, size=(9, 8)) for s in range(6)]
@@ -308,7 +308,7 @@ def test_leading_axes_vmap_and_jit_agree():
     np.testing.assert_array_equal(mapped.face_index[1], single.face_index)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_samples_lie_where_documented():
     # A step in depth: two quads that meet at x = 1.3.

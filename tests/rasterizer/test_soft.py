@@ -287,6 +287,7 @@ def test_nasty_soft_meshes_follow_the_formulas(backend, points, faces):
     np.testing.assert_array_equal(np.asarray(gradient)[unused], 0.0)
 
 
+@pytest.mark.slow_by_list
 @pytest.mark.once
 @BACKENDS
 @pytest.mark.usefixtures("as_compiled")
@@ -307,7 +308,7 @@ def test_soft_gradients_are_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices))
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 @pytest.mark.parametrize(
     ("away", "gamma"),
@@ -355,7 +356,7 @@ def test_soft_boxes_hold_what_snapping_moves():
     np.testing.assert_allclose(image.depth, 1.0, rtol=1e-6)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_soft_maps_over_faces_too():
     vertices, faces = scenes.soup(2, count=6, size=SIZE)

@@ -63,7 +63,7 @@ def _run(count):
     return json.loads(done.stdout)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_eight_devices_take_the_steps_of_one():
     one, eight = _run(1), _run(8)
     for a, b in zip(one["lines"], eight["lines"], strict=True):

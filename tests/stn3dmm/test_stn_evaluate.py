@@ -142,7 +142,7 @@ def test_the_mean_of_views_leaves_out_what_is_hidden():
     np.testing.assert_array_equal(known, [[1, 0]])
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_a_fit_of_true_landmarks_is_near_them(judge, images):
     theta = score.fitted(judge, images["keypoints"][..., :2])
     row = scored(theta, images, judge)

@@ -141,7 +141,7 @@ def fit(config, the_task, workdir):
     return jax.device_get(parallel.one_copy(state.parts)), int(state.step)
 
 
-@pytest.mark.once  # the engine's own tests of resumption are by default
+@pytest.mark.slow  # the engine's own tests of resumption are by default
 def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path, the_task):
     config, made = the_task
     straight, step = fit(config, made, tmp_path / "a")

@@ -142,7 +142,7 @@ def test_two_devices_do_what_one_does(walked, tmp_path):
         assert np.mean(jax.tree.leaves(far)) < 0.05, part
 
 
-@pytest.mark.once  # the engine's own tests of resumption are by default
+@pytest.mark.slow  # the engine's own tests of resumption are by default
 def test_a_run_that_is_resumed_ends_as_one_that_is_not(tmp_path):
     config = gan_toy.config()
     made = task.gan_task(config, gan_toy.splits)

@@ -7,7 +7,7 @@ of some, and is resumed at the lot that it was in.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import duration, say
-from unsup3d_jax.engine.task import Identity, RunState, run_keys
+from unsup3d_jax.engine.task import Identity, run_keys
 from unsup3d_jax.engine.workdir import check_workdir, claim_workdir, lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import Arguments, command
@@ -44,8 +44,6 @@ IDENTITY = Identity(
     harmless=("stages.side_by_side", "prior.mask_path"),
     meaning=("model.", "view.", "depth.", "data.image_size"),
 )
-# (what was worked on, its last state); of every lot that is finished.
-OnFinished = Callable[[Subjects, RunState], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +59,8 @@ class Lot:
     folder: Path
 
 
-def train(
-    args: Arguments, interrupts: Interrupts, finished: OnFinished | None = None
-) -> None:
+def train(args: Arguments, interrupts: Interrupts) -> None:
     """Mode train: all stages for all images, then the table of the scores.
-
-    Args:
-        finished: is given every lot that is finished, in this run or one before.
 
     Raises:
         UserError: for anything the user can fix.
@@ -103,8 +96,6 @@ def train(
                     f"checkpoint is saved. To resume: {command()}"
                 )
                 return
-            if finished is not None:
-                finished(found, state)
             minutes = duration(time.monotonic() - began)
             say(f"{number + 1} of {len(lots)} lots done, {minutes}.")
     if found.dataset is not None:

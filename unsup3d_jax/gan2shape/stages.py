@@ -31,7 +31,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import steps
 from unsup3d_jax.gan2shape.options import Phase, ShapeOptions
 from unsup3d_jax.gan2shape.projection import Projection
-from unsup3d_jax.gan2shape.steps import Common, Given, Group, Looks
+from unsup3d_jax.gan2shape.steps import Common, Given, Group, Looks, Moment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,17 +277,19 @@ def _iterated(
     iterate = _compiled_iteration(plan, phase.kind, phase.flip)
     count = len(work.key)
     size = plan.side_by_side or count
-    first_step = jnp.asarray(phase.first, jnp.int32)
+    began = Moment(
+        step=jnp.asarray(steps_of_run.start, jnp.int32),
+        first=jnp.asarray(phase.first, jnp.int32),
+    )
     found: list[tuple[Group, Array]] = []
     for first in range(0, count, size):
         part, given = (
             jax.tree.map(lambda x, first=first: x[first : first + size], tree)
             for tree in (groups, work.given)
         )
-        total = jnp.zeros(len(given.key))
-        for step in steps_of_run:
-            at = steps.Moment(step=jnp.asarray(step, jnp.int32), first=first_step)
-            part, total = iterate(part, total, given, work.common, at)
+        total, at = jnp.zeros(len(given.key)), began
+        for _ in steps_of_run:
+            part, total, at = iterate(part, total, at, given, work.common)
         found.append((part, total / len(steps_of_run)))
     done, losses = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     return done, np.asarray(losses)
@@ -296,16 +298,16 @@ def _iterated(
 @functools.lru_cache(maxsize=32)
 def _compiled_iteration(
     plan: Plan, kind: str, flip: bool
-) -> Callable[[Group, Array, Given, Common, steps.Moment], tuple[Group, Array]]:
-    """(groups, sums of losses, given, common, when) -> the first two afterwards."""
+) -> Callable[..., tuple[Group, Array, Moment]]:
+    """(groups, sums of losses, when, given, common) -> the first three afterwards."""
 
     def iteration(
         groups: Group,
         total: Float[Array, " n"],
+        at: Moment,
         given: Given,
         common: Common,
-        at: steps.Moment,
-    ) -> tuple[Group, Float[Array, " n"]]:
+    ) -> tuple[Group, Float[Array, " n"], Moment]:
         def one(group: Group, given: Given) -> tuple[Group, Array]:
             return steps.iterate(
                 group,
@@ -324,7 +326,8 @@ def _compiled_iteration(
         else:  # kernels without an axis of groups
             alone = jax.tree.map(lambda x: x[0], (groups, given))
             groups, loss = jax.tree.map(lambda x: x[None], one(*alone))
-        return groups, total + loss
+        after = dataclasses.replace(at, step=at.step + 1)
+        return groups, total + loss, after
 
     return jax.jit(iteration, donate_argnums=(0, 1))
 

@@ -159,6 +159,12 @@ def get_config() -> ConfigDict:
     loss.smoothness = 0.01  # second differences of depth and of diffuse shading
     loss.features = 1.0  # step 2: the discriminator's
     loss.offset = 0.01  # step 2: mean square of the offset
+    # Steps 2 and 3: V and L must read off a pseudo sample the rotation (radians) and
+    # the light that it was drawn with, L1. 0: as the release, which has no such term.
+    loss.view = 0.0
+    # Step 3 of joint mode: pitch and yaw that V reads off all images must spread as
+    # the statistics of sampling say. 0: as the release.
+    loss.spread = 0.0
 
     # --- what is broken on purpose, to see that a number notices --------------------
     c.broken = broken = ConfigDict()
@@ -239,5 +245,7 @@ RANGES = {
     "loss.smoothness": shared.WEIGHT,
     "loss.features": shared.WEIGHT,
     "loss.offset": shared.WEIGHT,
+    "loss.view": shared.WEIGHT,
+    "loss.spread": shared.WEIGHT,
 }
-YOUNGER: dict = {}
+YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0}

@@ -77,8 +77,67 @@ def test_a_step_moves_its_networks_and_no_others(begun, kind):
             )
         )
     }
-    assert changed == set(steps.TRAINED[kind])
+    assert changed == set(steps.trained(kind, plan.options))
     np.testing.assert_array_equal(moved.store_image, group.store_image)
+
+
+def test_what_views_are_read_moves_view_and_light_alone(begun):
+    plan, group, given, common = begun
+    weight = 0.7
+    options = dataclasses.replace(
+        plan.options, loss=dataclasses.replace(plan.options.loss, view=weight)
+    )
+    assert steps.trained("encoder", plan.options) == ("encoder",)
+    assert steps.trained("encoder", options) == ("encoder", "view", "light")
+
+    @jax.jit
+    def misread(params):
+        seen = steps._seen(params, given.image[:1], common, options)
+        pseudo = steps.pseudo_samples(jax.random.key(2), seen, common, options)
+        return steps._misread(params, pseudo, common, options), pseudo
+
+    (loss, pseudo), grads = jax.value_and_grad(misread, has_aux=True)(group.params)
+    read = steps.networks.read_conditions(
+        group.params, pseudo.image, common.statistics, options
+    )
+    turned = np.abs(np.asarray(read.view - pseudo.view))[:, :3].mean()
+    lit = np.abs(np.asarray(read.light - pseudo.light)).mean()
+    assert turned > 0.01 and lit > 0.01
+    np.testing.assert_allclose(loss, weight * (turned + lit), rtol=1e-5)
+    moved = {
+        name
+        for name, tree in grads.items()
+        if any(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(tree))
+    }
+    assert moved == {"view", "light"}
+
+
+def test_views_that_spread_too_little_cost_the_square_of_the_logarithm(begun):
+    plan, group, _, common = begun
+    options = dataclasses.replace(
+        plan.options, loss=dataclasses.replace(plan.options.loss, spread=0.5)
+    )
+    rng = np.random.default_rng(4)
+    images = jnp.asarray(
+        rng.uniform(size=(6, samples.SIZE, samples.SIZE, 3)), jnp.float32
+    )
+    loss, grads = jax.value_and_grad(steps._spread)(
+        group.params, images, common, options
+    )
+    statistics, reach = common.statistics, np.radians(options.reach.rotation_max_deg)
+    read = steps.networks.read_conditions(group.params, images, statistics, options)
+    apart = np.asarray(read.view)[:, :2] - reach * np.asarray(statistics.view_mean)[:2]
+    found = np.sqrt(np.mean(apart**2, axis=0))
+    covariance = np.asarray(statistics.view_root) @ np.asarray(statistics.view_root).T
+    wanted = reach * np.sqrt(np.diag(covariance)[:2])
+    # Six noisy pictures to an untrained network spread so little that the guard
+    # against log 0 counts.
+    ratio = 0.5 * np.log((found**2 + 1e-6) / (wanted**2 + 1e-6))
+    assert (ratio < -1).all()
+    np.testing.assert_allclose(loss, 0.5 * np.mean(ratio**2), rtol=1e-4)
+    for name, tree in grads.items():
+        largest = max(np.abs(np.asarray(x)).max() for x in jax.tree.leaves(tree))
+        assert (largest > 0) == (name == "view"), name
 
 
 @pytest.mark.slow

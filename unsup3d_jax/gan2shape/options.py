@@ -58,6 +58,8 @@ class LossOptions:
     smoothness: float
     features: float
     offset: float
+    view: float
+    spread: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,8 @@ def options_from_config(config: ConfigDict) -> ShapeOptions:
             smoothness=loss.smoothness,
             features=loss.features,
             offset=loss.offset,
+            view=loss.view,
+            spread=loss.spread,
         ),
         light=LightRange(
             x=(sampling.light_x_min, sampling.light_x_max),

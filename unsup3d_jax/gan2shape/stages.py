@@ -260,7 +260,9 @@ def _next_save(step: int, plan: Plan) -> int:
 @functools.lru_cache(maxsize=32)
 def _compiled_renewal(plan: Plan, kind: str) -> Callable[[Group], Group]:
     def renewed(groups: Group) -> Group:
-        return jax.vmap(lambda g: steps.renew(g, kind, plan.optimizer))(groups)
+        return jax.vmap(lambda g: steps.renew(g, kind, plan.options, plan.optimizer))(
+            groups
+        )
 
     return jax.jit(renewed)
 

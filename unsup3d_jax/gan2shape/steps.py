@@ -15,7 +15,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from unsup3d_jax.formation import reprojection, sampling
+from unsup3d_jax.formation import heads, reprojection, sampling
 from unsup3d_jax.formation.types import Conditions, Leaf, Surface
 from unsup3d_jax.gan2shape import losses, networks
 from unsup3d_jax.gan2shape.options import ShapeOptions
@@ -147,9 +147,20 @@ def begin(
     )
 
 
-def renew(group: Group, kind: str, optimizer: optax.GradientTransformation) -> Group:
+def trained(kind: str, options: ShapeOptions) -> tuple[str, ...]:
+    """Names of the networks that an iteration of a kind moves."""
+    anchored = kind == "encoder" and options.loss.view > 0
+    return TRAINED.get(kind, ()) + (("view", "light") if anchored else ())
+
+
+def renew(
+    group: Group,
+    kind: str,
+    options: ShapeOptions,
+    optimizer: optax.GradientTransformation,
+) -> Group:
     """The group as a step begins: with a new optimizer for what it trains (code)."""
-    fresh = {n: optimizer.init(group.params[n]) for n in TRAINED.get(kind, ())}
+    fresh = {n: optimizer.init(group.params[n]) for n in trained(kind, options)}
     return dataclasses.replace(group, moments={**group.moments, **fresh})
 
 
@@ -244,9 +255,10 @@ def iterate(
                 key = _key(given.key[place], at.step, _PSEUDO)
                 pseudo = pseudo_samples(key, seen, common, options)
                 own = jax.tree.map(lambda x: x[place], given.own)
-                return projection.loss(
+                found = projection.loss(
                     params["encoder"], pseudo, common.projection, own
                 )
+                return found + _misread(params, pseudo, common, options)
             if kind == "albedo":
                 return _albedo_loss(params, image, common, flip, options)
             rows = _rows(given.key[place], at, options)
@@ -254,13 +266,22 @@ def iterate(
                 image=group.store_image[place][rows].astype(jnp.float32),
                 mask=group.store_mask[place][rows],
             )
-            return shape_loss(params, image, stored, common, flip, options)
+            total = shape_loss(params, image, stored, common, flip, options)
+            if options.loss.view > 0:
+                seen = _seen(params, image, common, options)
+                key = _key(given.key[place], at.step, _PSEUDO)
+                pseudo = pseudo_samples(key, seen, common, options)
+                total += _misread(params, pseudo, common, options)
+            return total
 
         if len(active) == 1:  # one image needs no axis of images
             return of_image(active[0])
-        return jnp.mean(jax.vmap(of_image)(active))
+        total = jnp.mean(jax.vmap(of_image)(active))
+        if kind == "shape" and options.loss.spread > 0:
+            total += _spread(params, given.image, common, options)
+        return total
 
-    names = TRAINED[kind]
+    names = trained(kind, options)
     loss, grads = jax.value_and_grad(loss_of)({n: group.params[n] for n in names})
     rates = dict(options.rates)
     params, moments = dict(group.params), dict(group.moments)
@@ -273,6 +294,47 @@ def iterate(
             lambda p, u, rate=rates[name]: p - rate * u, params[name], updates
         )
     return dataclasses.replace(group, params=params, moments=moments), loss
+
+
+def _misread(
+    params: dict[str, Any], pseudo: Pseudo, common: Common, options: ShapeOptions
+) -> Float[Array, ""]:
+    """How far V and L are from the view and light that samples were drawn with.
+
+    Those of projected samples are not known; of pseudo samples they are. Without it
+    nothing says how far a head has turned: twice the relief turned half as far looks
+    nearly the same (the bas-relief ambiguity), and a V that begins at no rotation at
+    all takes that way out.
+    """
+    if not options.loss.view:
+        return jnp.zeros(())
+    found = networks.read_conditions(params, pseudo.image, common.statistics, options)
+    turned = jnp.abs(found.view - pseudo.view)[:, :3]
+    light = jnp.abs(found.light - pseudo.light)
+    return options.loss.view * (jnp.mean(turned) + jnp.mean(light))
+
+
+def _spread(
+    params: dict[str, Any],
+    images: Float[Leaf, "g h w 3"],
+    common: Common,
+    options: ShapeOptions,
+) -> Float[Array, ""]:
+    """How far views of all images spread otherwise than those of their category.
+
+    Squared logarithm of the ratio, root mean squares of pitch and yaw about the mean of
+    the statistics; that of roll no relief can change.
+    """
+    statistics = common.statistics
+    read = networks.read_conditions(params, images, statistics, options).view[:, :2]
+    mean, root = (
+        heads.view_from_raw(x, options.reach)[:, :2]
+        for x in (statistics.view_mean[None], statistics.view_root)
+    )
+    wanted = jnp.sum(jnp.square(root), axis=0)
+    found = jnp.mean(jnp.square(read - mean), axis=0)
+    ratio = 0.5 * jnp.log((found + 1e-6) / (wanted + 1e-6))
+    return options.loss.spread * jnp.mean(jnp.square(ratio))
 
 
 def _key(key: Key[Array, ""], step: Int[Array, ""], what: int) -> Key[Array, ""]:

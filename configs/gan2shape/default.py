@@ -162,8 +162,8 @@ def get_config() -> ConfigDict:
     # Steps 2 and 3: V and L must read off a pseudo sample the rotation (radians) and
     # the light that it was drawn with, L1. 0: as the release, which has no such term.
     loss.view = 0.0
-    # Step 3 of joint mode: pitch and yaw that V reads off all images must spread as
-    # the statistics of sampling say. 0: as the release.
+    # Step 3 of joint mode: the angles that V reads off all images must have the mean
+    # and the spread that the statistics of sampling say. 0: as the release.
     loss.spread = 0.0
 
     # --- what is broken on purpose, to see that a number notices --------------------

@@ -94,25 +94,32 @@ def test_other_images_are_refused(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_each_image_is_the_same_in_company(whole, tmp_path):
-    config, _, _, alone = whole
-    work = samples.work(config, [0, 1])
-    plan = samples.plan(config, side_by_side=0)
-    state, _ = stages.run(work, plan, tmp_path, StopAt(1000))
-    pairs = zip(leaves(alone), leaves(state), strict=True)
-    for (path, one), (_, several) in pairs:
+def test_each_image_is_the_same_in_company(tmp_path):
+    # By SGD, whose step is as long as the gradient: a first step of Adam is as long for
+    # a gradient of rounding errors as for any other, and its sign is anybody's guess.
+    config = samples.config(train__optimizer="sgd", train__learning_rate=0.1)
+    plan, work = samples.plan(config), samples.work(config, [0])
+    before = stages.begin(work, plan)
+    alone, _ = stages.run(work, plan, tmp_path / "alone", StopAt(1000))
+    state, _ = stages.run(
+        samples.work(config, [0, 1]),
+        samples.plan(config, side_by_side=0),
+        tmp_path / "company",
+        StopAt(1000),
+    )
+    several = dict(leaves(state))
+    moved = 0
+    for (path, one), (_, first) in zip(leaves(alone), leaves(before), strict=True):
         name = jax.tree_util.keystr(path)
         axis = 1 if "record" in name else 0
-        mine = np.take(np.asarray(several), [0], axis=axis)
-        if "moments" not in name:
-            # The store is rounded to half precision.
-            half = one.dtype == np.float16
-            np.testing.assert_allclose(
-                mine.astype(np.float32),
-                one.astype(np.float32),
-                atol=1e-3 if half else 1e-4,
-                err_msg=name,
-            )
+        mine = np.take(np.asarray(several[path], np.float32), [0], axis=axis)
+        one, first = np.asarray(one, np.float32), np.asarray(first, np.float32)
+        change = np.abs(one - first).max(initial=0.0)
+        moved += "params" in name and change > 0
+        # The store is rounded to half precision.
+        error = 1e-3 if "store" in name else max(1e-3 * change, 1e-6)
+        np.testing.assert_allclose(mine, one, rtol=0, atol=error, err_msg=name)
+    assert moved > 50
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import numpy as np
 
+from unsup3d_jax.gan2shape import view_control
 from unsup3d_jax.gan2shape.view_control import YAWS_DEG, summarise
 
 
@@ -15,3 +16,12 @@ def test_a_generator_that_obeys_and_one_that_does_not():
     noise = np.array([3.0, -1.0, 2.0, 0.0, -2.0, 1.0, -3.0])
     bad = summarise(np.stack([noise, -noise]), person[:2], asked)
     np.testing.assert_allclose([bad.spearman, bad.slope], 0.0, atol=1e-12)
+
+
+def test_every_image_has_the_networks_of_its_group():
+    two = {"encoder": {"kernel": np.array([[1.0], [2.0]])}}
+    found = view_control._of_each(two, 4)["encoder"]["kernel"]
+    np.testing.assert_array_equal(found, [[1.0], [1.0], [2.0], [2.0]])
+    joint = {"encoder": {"kernel": np.array([[3.0, 4.0]])}}
+    found = view_control._of_each(joint, 3)["encoder"]["kernel"]
+    np.testing.assert_array_equal(found, [[3.0, 4.0]] * 3)

@@ -94,6 +94,7 @@ def test_hard_depth_matches_finite_differences_of_the_reference(supersample):
         np.testing.assert_allclose(gradient, expected, atol=1e-4 * scale)
 
 
+@pytest.mark.once
 def test_interpolation_matches_finite_differences():
     vertices, weight = safe_scene(5)
     flat, faces = scenes.flatten(vertices)
@@ -265,7 +266,7 @@ def test_mesh_gradients_are_bit_equal_from_run_to_run():
         np.testing.assert_array_equal(first, gradient(vertices))
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_uncovered_pixels_pull_on_nothing():
     vertices = scenes.grid(4, 4)
@@ -302,7 +303,7 @@ def pulls_on_a_grid(vertices, backend):
     return [jax.grad(by)(flat) for by in (grid, general, fragments)]
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30, -1.0, 0.0])
 def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad, backend):
     vertices = scenes.warped_grid(1, 6, 6)
@@ -317,7 +318,7 @@ def test_a_bad_vertex_gets_zero_gradient_and_spoils_no_other(bad, backend):
     np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_background_is_differentiable():
     vertices, faces = scenes.soup(0, count=3, size=(6, 6))

@@ -44,7 +44,7 @@ def test_identity_view_covers_every_pixel_with_its_own_vertex():
     np.testing.assert_allclose(image.depth, vertices[..., 2], rtol=3e-7)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @AS_COMPILED
 @BACKENDS
 def test_ties_go_to_the_smallest_face_index():
@@ -139,7 +139,7 @@ def test_faces_larger_than_fine_arithmetic_match_the_reference():
     np.testing.assert_array_equal(fast, slow)
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_a_far_corner_of_a_grid_is_drawn_like_a_mesh():
     vertices = scenes.warped_grid(3, 6, 6)
@@ -194,7 +194,7 @@ def test_both_windings_are_drawn():
     )
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -213,7 +213,7 @@ def test_a_bad_vertex_removes_its_faces_only(bad, axis):
     assert not np.isnan(fragments.barycentrics).any()
 
 
-@pytest.mark.once_by_list
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_near_plane_and_negative_depth_reject_the_face():
     vertices = np.array([[0, 0, 1], [8, 0, 1], [0, 8, 1], [9, 9, -1]], np.float32)

@@ -35,6 +35,7 @@ def soft_scene():
     return vertices, np.array([[0, 1, 2], [3, 5, 4]], np.int32)
 
 
+@pytest.mark.slow_by_list
 @pytest.mark.once  # float64: loops of their own to compile
 @BACKENDS
 @pytest.mark.parametrize(
@@ -62,7 +63,8 @@ def test_soft_depth_matches_finite_differences(sigma):
         )
 
 
-@pytest.mark.once_by_list
+@pytest.mark.once
+@pytest.mark.slow_by_list
 @BACKENDS
 def test_soft_silhouette_matches_finite_differences():
     vertices, faces = soft_scene()

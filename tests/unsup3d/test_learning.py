@@ -110,7 +110,7 @@ def _scores(grids, batch):
     return {name: jnp.mean(value) for name, value in vars(found).items()}
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_the_face_is_found_and_a_mirrored_truth_explains_it_worse(batch):
     grids, start, end = _fit(batch)
     plane = _scores(jax.tree.map(jnp.zeros_like, grids), batch)

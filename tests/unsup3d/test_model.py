@@ -200,6 +200,7 @@ def test_the_flip_weight_follows_its_schedule():
     assert float(loss_weights(config, 10).flip) == 0.5
 
 
+@pytest.mark.once
 def test_every_network_receives_a_finite_gradient(far):
     _, out, grads = far(0.01)
     assert out.reconstruction.plain.valid.any()

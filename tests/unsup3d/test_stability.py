@@ -270,7 +270,7 @@ def test_a_run_that_began_before_these_options_goes_on(tmp_path):
         claim_workdir(tmp_path, _scheduled(), devices, IDENTITY)
 
 
-@pytest.mark.once
+@pytest.mark.slow
 def test_seeds_together_share_the_schedules():
     config = config_of(SIZE)
     config.view.warmup_steps, config.loss.light_prior = 5, 0.1

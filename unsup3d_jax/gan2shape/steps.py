@@ -30,6 +30,8 @@ TRAINED = {
     "encoder": ("encoder",),
     "shape": ("depth", "albedo", "view", "light"),
 }
+# Radians squared: of no spread at all the logarithm is finite.
+_LEAST = 1e-6
 # What the draws of an iteration are for: a number of their own each.
 _ACTIVE, _PSEUDO, _ORDER = range(3)
 
@@ -320,21 +322,24 @@ def _spread(
     common: Common,
     options: ShapeOptions,
 ) -> Float[Array, ""]:
-    """How far views of all images spread otherwise than those of their category.
+    """How far the views of all images are distributed otherwise than their category's.
 
-    Squared logarithm of the ratio, root mean squares of pitch and yaw about the mean of
-    the statistics; that of roll no relief can change.
+    Of each angle the squared distance of the means, in standard deviations, and the
+    squared logarithm of the standard deviations' ratio. The second settles how deep the
+    relief is, the first which way the canonical head looks: both are free otherwise.
     """
     statistics = common.statistics
-    read = networks.read_conditions(params, images, statistics, options).view[:, :2]
-    mean, root = (
-        heads.view_from_raw(x, options.reach)[:, :2]
+    read = networks.read_conditions(params, images, statistics, options).view[:, :3]
+    wanted_mean, root = (
+        heads.view_from_raw(x, options.reach)[:, :3]
         for x in (statistics.view_mean[None], statistics.view_root)
     )
     wanted = jnp.sum(jnp.square(root), axis=0)
+    mean = jnp.mean(read, axis=0)
     found = jnp.mean(jnp.square(read - mean), axis=0)
-    ratio = 0.5 * jnp.log((found + 1e-6) / (wanted + 1e-6))
-    return options.loss.spread * jnp.mean(jnp.square(ratio))
+    ratio = 0.5 * jnp.log((found + _LEAST) / (wanted + _LEAST))
+    apart = jnp.square(mean - wanted_mean[0]) / (wanted + _LEAST)
+    return options.loss.spread * jnp.mean(jnp.square(ratio) + apart)
 
 
 def _key(key: Key[Array, ""], step: Int[Array, ""], what: int) -> Key[Array, ""]:

@@ -74,10 +74,7 @@ def of_run(args: Arguments) -> ViewControl:
     parts = []
     for lot in run.lots_of(config, workdir, len(found)):
         groups = checkpoint.load_parts(lot.folder, ("params",))[0]["params"]
-        # Every image has the networks of its group.
-        parts.append(
-            jax.tree.map(lambda x: np.repeat(x, config.stages.group, axis=0), groups)
-        )
+        parts.append(_of_each(groups, lot.rows.stop - lot.rows.start))
     params = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     names = ("canon_depth", "canon_albedo", "light")
     return measure(
@@ -90,6 +87,19 @@ def of_run(args: Arguments) -> ViewControl:
         gan,
         found.own,
     )
+
+
+def _of_each(groups: dict[str, Any], images: int) -> dict[str, Any]:
+    """Parameters of each image: those of its group, leading axis of groups -> images.
+
+    In joint mode all images are one group, whatever `stages.group` says.
+    """
+
+    def each(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return np.repeat(x, images // len(x), axis=0)
+
+    return jax.tree.map(each, groups)
 
 
 def measure(

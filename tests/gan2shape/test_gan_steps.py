@@ -9,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 
+from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation import heads
 from unsup3d_jax.gan2shape import stages, steps
 from unsup3d_jax.gan2shape.options import check_config
+from unsup3d_jax.gan2shape.reconstruct_files import _for_photos
 from unsup3d_jax.gan2shape.steps import Moment
 
 
@@ -140,6 +142,14 @@ def test_views_cost_what_their_distribution_has_other_than_the_statistics(begun)
     for name, tree in grads.items():
         largest = max(np.abs(np.asarray(x)).max() for x in jax.tree.leaves(tree))
         assert (largest > 0) == (name == "view"), name
+
+
+def test_a_spread_of_views_is_asked_of_joint_runs_alone():
+    check_config(samples.config(stages__mode="joint", loss__spread=0.1))
+    alone = samples.config(loss__spread=0.1)
+    with pytest.raises(UserError, match="loss.spread must be 0 where stages.mode"):
+        check_config(alone)
+    check_config(_for_photos(alone))
 
 
 @pytest.mark.slow

@@ -233,6 +233,8 @@ def _check_together(config: ConfigDict) -> None:
         check(f"stages.{key}", len(stages[key]) > 0, "at least one of true and false")
     alone = stages.mode == "instance" or stages.group == 1
     check("stages.group", alone, "1 where stages.mode is joint")
+    among = stages.mode == "joint" or config.loss.spread == 0
+    check("loss.spread", among, "0 where stages.mode is instance")
     is_open = config.projection.kind != "oracle" or config.data.name == "open_faces"
     check("data.name", is_open, "open_faces where projection.kind is oracle")
     check("depth.max", depth.max > depth.min, "greater than depth.min")

@@ -168,6 +168,7 @@ def _for_photos(config: Any) -> Any:
             "or take --mode=train --input=PHOTOS."
         )
     changes: dict[str, Any] = {"stages.group": 1, "stages.mode": "instance"}
+    changes["loss.spread"] = 0.0  # a photo alone has none
     if config.prior.mask == "true":
         say("photos have no true mask: the prior is a fixed ellipse in the middle.")
         changes["prior.mask"] = _MASK

@@ -277,8 +277,9 @@ def iterate(
             return total
 
         if len(active) == 1:  # one image needs no axis of images
-            return of_image(active[0])
-        total = jnp.mean(jax.vmap(of_image)(active))
+            total = of_image(active[0])
+        else:
+            total = jnp.mean(jax.vmap(of_image)(active))
         if kind == "shape" and options.loss.spread > 0:
             total += _spread(params, given.image, common, options)
         return total
@@ -307,6 +308,10 @@ def _misread(
     nothing says how far a head has turned: twice the relief turned half as far looks
     nearly the same (the bas-relief ambiguity), and a V that begins at no rotation at
     all takes that way out.
+
+    Returns:
+        loss.view times (L1 of the three angles, radians, plus L1 of the five numbers of
+        the light, which have no unit), means over samples.
     """
     if not options.loss.view:
         return jnp.zeros(())
@@ -327,6 +332,9 @@ def _spread(
     Of each angle the squared distance of the means, in standard deviations, and the
     squared logarithm of the standard deviations' ratio. The second settles how deep the
     relief is, the first which way the canonical head looks: both are free otherwise.
+
+    Args:
+        images: of the whole group, in [0, 1].
     """
     statistics = common.statistics
     read = networks.read_conditions(params, images, statistics, options).view[:, :3]

@@ -280,6 +280,8 @@ def measure(
     images = np.random.default_rng(0).uniform(size=(b, size, size, 3))
     images = images.astype(np.float32)
     ours = Ours(config, images)
+    # At once: whoever ends the program before its time knows that much.
+    print(f"compiled in {ours.compile_s:.1f} s", flush=True)
     with contextlib.ExitStack() as stack:
         calls: dict[str, Step] = {"ours": ours}
         theirs: dict[str, authors.Step] = {}
@@ -295,6 +297,7 @@ def measure(
             )
             name = f"authors, {precision}" if k else "authors"
             theirs[name] = stack.enter_context(step)
+            print(f"{name} are there", flush=True)
             calls[name] = theirs[name].run
         times: dict[str, list[float]] = {name: [] for name in calls}
         for warm in (True, *[False] * rounds):

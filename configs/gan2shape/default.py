@@ -82,13 +82,17 @@ def get_config() -> ConfigDict:
     # Images of a group share networks, whose gradients are averaged (code: 1 for
     # CelebA, 4 for cats and rendered faces). Instance mode only.
     stages.group = 1
-    # Joint mode: images in each iteration (code: one a process, 8 processes).
+    # Joint mode or stage: images in each iteration (code: one a process, 8 processes).
     stages.joint_images = 8
     # Groups that are worked on at a time, on one device: fills a GPU.
     stages.groups_at_a_time = 8
     # Of these so many side by side, as one program; 1: one after the other, which is
     # what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
     stages.side_by_side = 0
+    # Steps 1, 2, 3 of a stage before all others, in which one set of networks serves
+    # all images; each group begins with what it has found. Instead of a
+    # train.init_from, instance mode only; (0, 0, 0): none.
+    stages.joint_steps = (0, 0, 0)
     stages.prior_steps = 1000  # step 0
     stages.first_steps = (600, 600, 400)  # steps 1, 2, 3 of the first stage
     stages.later_steps = (200, 500, 300)  # of the others
@@ -162,8 +166,9 @@ def get_config() -> ConfigDict:
     # Steps 2 and 3: V and L must read off a pseudo sample the rotation (radians) and
     # the light that it was drawn with, L1. 0: as the release, which has no such term.
     loss.view = 0.0
-    # Step 3 of joint mode: the angles that V reads off all images must have the mean
-    # and the spread that the statistics of sampling say. 0: as the release.
+    # Step 3 of joint mode, or of the joint stage: the angles that V reads off all
+    # images must have the mean and the spread that the statistics of sampling say. 0:
+    # as the release.
     loss.spread = 0.0
 
     # --- what is broken on purpose, to see that a number notices --------------------
@@ -211,6 +216,7 @@ RANGES = {
     "stages.joint_images": (1, 4096),
     "stages.groups_at_a_time": (1, 4096),
     "stages.side_by_side": (0, 4096),
+    "stages.joint_steps": shared.COUNT,
     "stages.prior_steps": shared.COUNT,
     "stages.first_steps": shared.COUNT,
     "stages.later_steps": shared.COUNT,
@@ -248,4 +254,4 @@ RANGES = {
     "loss.view": shared.WEIGHT,
     "loss.spread": shared.WEIGHT,
 }
-YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0}
+YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0, "stages.joint_steps": (0, 0, 0)}

@@ -61,6 +61,38 @@ def test_phases_follow_the_config():
     assert all(a.last == b.first for a, b in zip(found, found[1:], strict=False))
 
 
+def test_a_joint_stage_is_a_config_of_its_own_and_takes_the_place_of_the_prior():
+    config = samples.config(stages__joint_steps=(5, 0, 4), loss__spread=0.1)
+    before = options.joint_stage(config)
+    assert before is not None and options.joint_stage(before) is None
+    assert [(p.kind, p.stage, p.last - p.first) for p in options.phases(before)] == [
+        ("prior", 0, 3),
+        ("albedo", 1, 5),
+        ("collect", 1, 2),
+        ("shape", 1, 4),
+    ]
+    assert options.phases(config)[0].kind == "albedo"
+    static = [options.options_from_config(c) for c in (before, config)]
+    # One image has no spread.
+    assert [found.loss.spread for found in static] == [0.1, 0.0]
+    assert [found.active for found in static] == [config.stages.joint_images, None]
+    options.check_config(config)
+    options.check_config(before)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"stages__mode": "joint"},
+        {"train__init_from": "runs/joint"},
+    ],
+)
+def test_a_joint_stage_is_refused_where_something_else_comes_first(keys):
+    config = samples.config(stages__joint_steps=(1, 1, 1), **keys)
+    with pytest.raises(UserError, match="stages.joint_steps"):
+        options.check_config(config)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run, and how often it came back to the host."""

@@ -10,7 +10,7 @@ import lives
 import numpy as np
 import pytest
 
-from configs.gan2shape import gan_default, gan_faces, gan_faces_64
+from configs.gan2shape import gan_default, gan_faces, gan_faces_64, gan_faces_wide
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.stylegan2 import options, steps, task
 
@@ -46,7 +46,9 @@ def test_a_plain_background_is_of_open_faces_alone():
         options.check_config(config)
 
 
-@pytest.mark.parametrize("recipe", [gan_default, gan_faces, gan_faces_64])
+@pytest.mark.parametrize(
+    "recipe", [gan_default, gan_faces, gan_faces_wide, gan_faces_64]
+)
 def test_the_recipes_are_in_order(recipe):
     options.check_config(recipe.get_config())
 

@@ -9,7 +9,7 @@ import functools
 from ml_collections import ConfigDict
 
 from configs.gan2shape import default
-from unsup3d_jax.configuration import check_numbers, need
+from unsup3d_jax.configuration import changed, check_numbers, need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.errors import refusing
 from unsup3d_jax.formation import heads, reprojection
@@ -144,7 +144,7 @@ def options_from_config(config: ConfigDict) -> ShapeOptions:
             features=loss.features,
             offset=loss.offset,
             view=loss.view,
-            spread=loss.spread,
+            spread=loss.spread if joint else 0.0,
         ),
         light=LightRange(
             x=(sampling.light_x_min, sampling.light_x_max),
@@ -163,15 +163,27 @@ def options_from_config(config: ConfigDict) -> ShapeOptions:
     )
 
 
+def joint_stage(config: ConfigDict) -> ConfigDict | None:
+    """The config of the stage that all images share before their own; None: none."""
+    stages = config.stages
+    if not any(stages.joint_steps):
+        return None
+    changes = {"mode": "joint", "group": 1, "count": 1}
+    steps = {"first_steps": stages.joint_steps, "joint_steps": (0, 0, 0)}
+    return changed(config, {f"stages.{k}": v for k, v in (changes | steps).items()})
+
+
 def phases(config: ConfigDict) -> tuple[Phase, ...]:
     """All that is done to an image, in order; phases of no iterations are left out.
+
+    Without the stage that all images share, of which `joint_stage` has the config.
 
     A projection that learns nothing has no use for step 2.
     """
     stages = config.stages
     learns = config.projection.kind == "generator" and not config.broken.encoder
     plan: list[tuple[str, int, int, bool]] = []
-    if not config.train.init_from:
+    if not config.train.init_from and joint_stage(config) is None:
         plan.append(("prior", 0, stages.prior_steps, False))
     for stage in range(1, stages.count + 1):
         one, two, three = stages.first_steps if stage == 1 else stages.later_steps
@@ -227,14 +239,18 @@ def _check_together(config: ConfigDict) -> None:
     check("data.image_size", size in (32, 64, 128, 256), "32, 64, 128 or 256")
     for key in ("width", "encoder_width"):
         check(f"model.{key}", config.model[key] % 4 == 0, "a multiple of 4")
-    for key in ("first_steps", "later_steps"):
+    for key in ("first_steps", "later_steps", "joint_steps"):
         check(f"stages.{key}", len(stages[key]) == 3, "three numbers, of steps 1 to 3")
     for key in ("flip_albedo", "flip_all"):
         check(f"stages.{key}", len(stages[key]) > 0, "at least one of true and false")
     alone = stages.mode == "instance" or stages.group == 1
     check("stages.group", alone, "1 where stages.mode is joint")
-    among = stages.mode == "joint" or config.loss.spread == 0
-    check("loss.spread", among, "0 where stages.mode is instance")
+    before = any(stages.joint_steps)
+    alone = not before or (stages.mode == "instance" and not config.train.init_from)
+    rule = "(0, 0, 0) where stages.mode is joint, and where there is a train.init_from"
+    check("stages.joint_steps", alone, rule)
+    among = stages.mode == "joint" or before or config.loss.spread == 0
+    check("loss.spread", among, "0 where no stage is joint")
     is_open = config.projection.kind != "oracle" or config.data.name == "open_faces"
     check("data.name", is_open, "open_faces where projection.kind is oracle")
     check("depth.max", depth.max > depth.min, "greater than depth.min")

@@ -168,7 +168,8 @@ def _for_photos(config: Any) -> Any:
             "or take --mode=train --input=PHOTOS."
         )
     changes: dict[str, Any] = {"stages.group": 1, "stages.mode": "instance"}
-    changes["loss.spread"] = 0.0  # a photo alone has none
+    # A photo alone has no spread, and gets the same shape in whatever company it comes.
+    changes |= {"loss.spread": 0.0, "stages.joint_steps": (0, 0, 0)}
     if config.prior.mask == "true":
         say("photos have no true mask: the prior is a fixed ellipse in the middle.")
         changes["prior.mask"] = _MASK

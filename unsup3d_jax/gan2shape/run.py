@@ -2,7 +2,8 @@
 
 Groups are worked on some at a time, each lot in a folder of its own,
 `<workdir>/groups/<number>`: a run of thousands of images needs no more memory than one
-of some, and is resumed at the lot that it was in.
+of some, and is resumed at the lot that it was in. The stage that all images share
+before that, if there is one, lies in `<workdir>/joint`.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import duration, say
-from unsup3d_jax.engine.task import Identity, run_keys
+from unsup3d_jax.engine.task import Identity, RunState, run_keys
 from unsup3d_jax.engine.workdir import check_workdir, claim_workdir, lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import Arguments, command
@@ -74,6 +75,7 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
     lots = lots_of(config, workdir, len(found))
     for lot in lots:
         check_workdir(lot.folder, config, IDENTITY)
+    shared_stage = options.joint_stage(config)
     with lock_workdir(workdir):
         devices = jax.local_devices()[:1]
         claim_workdir(workdir, config, devices, IDENTITY)
@@ -82,7 +84,10 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
         common = common_of(config, found)
         start = first_params(config)
         began = time.monotonic()
-        for number, lot in enumerate(lots):
+
+        def finished(
+            lot: Lot, config: ConfigDict, plan: stages.Plan, start: Any
+        ) -> RunState | None:
             claim_workdir(lot.folder, config, devices, IDENTITY)
             work = work_of(config, found, lot, common, start)
             say(
@@ -95,6 +100,18 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
                     f"stopped at iteration {int(state.step)} of {plan.last}; the "
                     f"checkpoint is saved. To resume: {command()}"
                 )
+            return state if done else None
+
+        if shared_stage is not None:
+            lot = Lot(slice(0, len(found)), workdir / "joint")
+            shared_static = options.options_from_config(shared_stage)
+            first_plan = plan_of(shared_stage, shared_static, projection)
+            state = finished(lot, shared_stage, first_plan, None)
+            if state is None:
+                return
+            start = jax.device_get(jax.tree.map(lambda x: x[0], state.parts["params"]))
+        for number, lot in enumerate(lots):
+            if finished(lot, config, plan, start) is None:
                 return
             minutes = duration(time.monotonic() - began)
             say(f"{number + 1} of {len(lots)} lots done, {minutes}.")

@@ -55,7 +55,7 @@ def load(config: ConfigDict, path: Path = PATH) -> dict[str, Any]:
 
     Raises:
         UserError: if the file is missing, or the config is of another generator:
-            `configs/gan2shape/gan_faces.py` is of this one.
+            `configs/gan2shape/gan_faces_wide.py` is of this one.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; train first (--mode=train).")

@@ -30,9 +30,10 @@ def get_config() -> ConfigDict:
     config.stages.first_steps = (50, 50, 300)
     config.stages.later_steps = (25, 50, 300)
     config.stages.collect = 16
-    # Depth maps have a mean of 1, so that a head that fills half of one, all of it
-    # before its backdrop, lies at 0.97; what it turns about is 0.06 behind its nose.
-    config.view.rotation_centre_depth = 1.035
+    # A depth map's mean is the middle of the range, by its construction: at 1 a head
+    # that fills half of one would lie at 0.97, nearly on the axis at 1 that it turns
+    # about, and tilt like a shield. True heads lie at 0.93 to 0.98.
+    config.depth.min = 0.83
     config.model.width = 16
     config.model.encoder_width = 16
     config.model.bottleneck = 128

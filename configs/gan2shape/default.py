@@ -180,7 +180,7 @@ def get_config() -> ConfigDict:
     known = shared.train(NETWORKS)
     c.train = train = ConfigDict({key: known[key] for key in _TRAIN})
     train.batch_size = 16  # samples of an image in each iteration of steps 2 and 3
-    train.init_from = ""  # workdir of a joint run
+    train.init_from = ""  # workdir of a joint run; open_faces: the networks that ship
 
     # --- mode reconstruct ---------------------------------------------------------
     c.export = export = ConfigDict()

@@ -6,9 +6,10 @@ import pytest
 import stn_people
 
 from configs.stn3dmm import default, open_faces
+from unsup3d_jax.engine import half_precision
 from unsup3d_jax.engine.task import run_keys
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.stn3dmm import localiser, options, shipped
+from unsup3d_jax.stn3dmm import localiser, options, shipped, task
 
 
 def test_what_is_saved_is_loaded_to_half_precision(tmp_path, monkeypatch):
@@ -16,7 +17,8 @@ def test_what_is_saved_is_loaded_to_half_precision(tmp_path, monkeypatch):
     static = options.options_from_config(config, options.load_face(config))
     params = localiser.init_params(run_keys(0)[0], static.localiser, 32)
     path = tmp_path / "weights.npz"
-    shipped.save(path, params, config, 9)
+    meaning = half_precision.meaning_of(config, task.IDENTITY)
+    half_precision.save(path, params, meaning, step=9, seed=0)
     found, step = shipped.load(config, path)
     assert step == 9
     jax.tree.map(
@@ -31,7 +33,9 @@ def test_what_is_saved_is_loaded_to_half_precision(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=key.replace("__", ".")):
             shipped.load(other, path)
     # A key that the file knows nothing of could mean anything.
-    monkeypatch.setattr(shipped, "_meaning", lambda config: {"face.new": 1})
+    monkeypatch.setattr(
+        half_precision, "meaning_of", lambda config, identity: {"face.new": 1}
+    )
     with pytest.raises(UserError, match=r"face\.new, camera\.fill"):
         shipped.load(config, path)
     monkeypatch.setitem(default.YOUNGER, "face.new", 1)

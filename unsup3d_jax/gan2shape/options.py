@@ -11,10 +11,15 @@ from ml_collections import ConfigDict
 from configs.gan2shape import default
 from unsup3d_jax.configuration import changed, check_numbers, need
 from unsup3d_jax.data import dataset as ds
+from unsup3d_jax.engine.task import Identity
 from unsup3d_jax.errors import refusing
 from unsup3d_jax.formation import heads, reprojection
 from unsup3d_jax.gan2shape import prior
 
+IDENTITY = Identity(
+    harmless=("stages.side_by_side", "prior.mask_path"),
+    meaning=("model.", "view.", "depth.", "data.image_size"),
+)
 PROJECTIONS = ("generator", "oracle", "none")
 PERCEPTUAL = ("auto", "lpips", "none")
 INVERT = ("auto", "lpips", "discriminator")

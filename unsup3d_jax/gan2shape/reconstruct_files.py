@@ -27,6 +27,7 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import Arguments, command
 from unsup3d_jax.gan2shape import export, generated, options, run, stages, subjects
 from unsup3d_jax.gan2shape.export import ExportOptions
+from unsup3d_jax.gan2shape.start import NAME, first_params
 from unsup3d_jax.gan2shape.steps import Looks
 from unsup3d_jax.gan2shape.through_generator import answer_of
 
@@ -63,7 +64,7 @@ def reconstruct(args: Arguments, interrupts: Interrupts) -> Result:
     static = options.check_config(config)
     projection, shared = generated.make(config)
     plan = run.plan_of(config, static, projection)
-    start = run.first_params(config)
+    start = first_params(config)
     how = ExportOptions(config.export.whole_surface, config.export.most_yaw_deg)
 
     def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Any]:
@@ -168,8 +169,10 @@ def _for_photos(config: Any) -> Any:
             "or take --mode=train --input=PHOTOS."
         )
     changes: dict[str, Any] = {"stages.group": 1, "stages.mode": "instance"}
-    # A photo alone has no spread, and gets the same shape in whatever company it comes.
-    changes |= {"loss.spread": 0.0, "stages.joint_steps": (0, 0, 0)}
+    changes["loss.spread"] = 0.0  # a photo alone has none
+    if options.joint_stage(config) is not None:
+        # A photo gets the same shape in whatever company it comes.
+        changes |= {"stages.joint_steps": (0, 0, 0), "train.init_from": NAME}
     if config.prior.mask == "true":
         say("photos have no true mask: the prior is a fixed ellipse in the middle.")
         changes["prior.mask"] = _MASK

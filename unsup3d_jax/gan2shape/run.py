@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.data import folder
 from unsup3d_jax.engine import checkpoint
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import duration, say
-from unsup3d_jax.engine.task import Identity, RunState, run_keys
+from unsup3d_jax.engine.task import RunState, run_keys
 from unsup3d_jax.engine.workdir import check_workdir, claim_workdir, lock_workdir
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import Arguments, command
@@ -37,14 +36,11 @@ from unsup3d_jax.gan2shape import (
     stages,
     subjects,
 )
+from unsup3d_jax.gan2shape import start as first
+from unsup3d_jax.gan2shape.options import IDENTITY
 from unsup3d_jax.gan2shape.projection import Projection
 from unsup3d_jax.gan2shape.steps import Common, Given
 from unsup3d_jax.gan2shape.subjects import Subjects
-
-IDENTITY = Identity(
-    harmless=("stages.side_by_side", "prior.mask_path"),
-    meaning=("model.", "view.", "depth.", "data.image_size"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +78,7 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
         found = generated.known(config, found, shared, workdir)
         plan = plan_of(config, static, projection)
         common = common_of(config, found)
-        start = first_params(config)
+        start = first.first_params(config)
         began = time.monotonic()
 
         def finished(
@@ -232,28 +228,6 @@ def work_of(
         params=start,
         images=found.identity(lot.rows),
     )
-
-
-def first_params(config: ConfigDict) -> dict[str, Any] | None:
-    """The networks of the joint run that `train.init_from` names; None: noise.
-
-    Raises:
-        UserError: if it is no joint run of the same networks.
-    """
-    if not config.train.init_from:
-        return None
-    place = Path(config.train.init_from).expanduser()
-    record = record_beside(place)
-    if record is None:
-        raise UserError(f"train.init_from: {place} holds no config.json of a run.")
-    from configs.gan2shape import default
-
-    keys = {"gan2shape": Keys(default.get_config, default.RANGES, default.YOUNGER)}
-    theirs = of_run(record, keys)
-    if theirs.stages.mode != "joint":
-        raise UserError(f"train.init_from: {place} is no joint run.")
-    parts, _ = checkpoint.load_parts(place / "groups" / f"{0:05d}")
-    return jax.tree.map(lambda x: x[0], parts["params"])
 
 
 def read_record(config: ConfigDict, workdir: Path, count: int) -> dict[str, np.ndarray]:

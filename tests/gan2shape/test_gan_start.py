@@ -1,0 +1,55 @@
+"""What networks begin with: a joint run, what ships, and what is neither."""
+
+import gan_shape_samples as samples
+import jax
+import numpy as np
+import pytest
+
+from configs.gan2shape import faces, faces_start
+from unsup3d_jax.engine import half_precision
+from unsup3d_jax.errors import UserError
+from unsup3d_jax.gan2shape import networks, options, start
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    config = samples.config()
+    params = networks.init_params(
+        jax.random.key(0), options.options_from_config(config).networks
+    )
+    path = tmp_path_factory.mktemp("start") / "start.npz"
+    half_precision.save(path, params, start._meaning(config), step=7, seed=0)
+    return config, params, path
+
+
+def test_what_is_saved_is_loaded_to_half_precision(saved):
+    config, params, path = saved
+    found = start.load(config, path)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+        found,
+        jax.device_get(params),
+    )
+
+
+@pytest.mark.parametrize(
+    "key, value", [("model.width", 8), ("depth.min", 0.8), ("projection.layers", 3)]
+)
+def test_networks_of_another_config_are_refused(saved, key, value):
+    _, _, path = saved
+    other = samples.config(**{key.replace(".", "__"): value})
+    with pytest.raises(UserError, match=f"differ: {key}"):
+        start.load(other, path)
+
+
+def test_a_place_that_is_no_joint_run_is_refused(tmp_path):
+    config = samples.config(train__init_from=str(tmp_path))
+    with pytest.raises(UserError, match="holds no config.json"):
+        start.first_params(config)
+    assert start.first_params(samples.config()) is None
+
+
+def test_the_run_that_ships_means_what_faces_needs():
+    ours, theirs = faces.get_config(), faces_start.get_config()
+    assert start._meaning(ours) == start._meaning(theirs)
+    options.check_config(theirs)

@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
     config.stages.mode = "joint"
     config.stages.group = 1
     config.stages.joint_steps = (0, 0, 0)
-    config.stages.first_steps = (400, 400, 1000)
-    config.stages.later_steps = (100, 300, 1000)
-    config.stages.count = 2
+    config.stages.first_steps = (400, 400, 1200)
+    config.stages.count = 1
     return config

@@ -29,7 +29,7 @@ def subjects():
 
 
 def test_a_column_a_stage_and_flat_is_light_blue():
-    picture = sheet.of_stages(subjects(), record(3), fov_deg=10.0)
+    picture = sheet.of_stages(subjects(), record(3), first="prior", fov_deg=10.0)
     height, width, _ = picture.shape
     columns, cell = 6, width / 6  # image, prior, two stages, albedo, rendered
     row = int(height - 0.5 * cell)

@@ -178,6 +178,12 @@ def joint_stage(config: ConfigDict) -> ConfigDict | None:
     return changed(config, {f"stages.{k}": v for k, v in (changes | steps).items()})
 
 
+def start_name(config: ConfigDict) -> str:
+    """What a run's record is of before its first stage."""
+    given = config.train.init_from or joint_stage(config) is not None
+    return "joint start" if given else "prior"
+
+
 def phases(config: ConfigDict) -> tuple[Phase, ...]:
     """All that is done to an image, in order; phases of no iterations are left out.
 

@@ -132,7 +132,9 @@ def _report(config: ConfigDict, workdir: Path, found: Subjects, last: int) -> No
     record = read_record(config, workdir, len(found))
     print(score.score(config, workdir, found, record, last), flush=True)
     path = workdir / "eval" / f"{config.eval.split}_stages.png"
-    sheet.write(path, sheet.of_stages(found, record, fov_deg=config.view.fov_deg))
+    first_name, fov = options.start_name(config), config.view.fov_deg
+    picture = sheet.of_stages(found, record, first=first_name, fov_deg=fov)
+    sheet.write(path, picture)
     say(f"image, normals by stage, albedo, rendering: {path}")
 
 

@@ -18,7 +18,7 @@ from unsup3d_jax.evaluation import baselines, report, summary
 from unsup3d_jax.evaluation import scores as scoring
 from unsup3d_jax.evaluation.scores import ImageScores, Limits
 from unsup3d_jax.formation.types import AnyArray, Truth
-from unsup3d_jax.gan2shape.options import joint_stage, options_from_config
+from unsup3d_jax.gan2shape.options import options_from_config, start_name
 from unsup3d_jax.gan2shape.subjects import Subjects
 
 
@@ -68,8 +68,7 @@ def score(
         everywhere = np.ones(found.prior.shape, bool)
         rows.append(_row("prior as drawn", images_of(found.prior, everywhere, usable)))
         rows[-1]["description"] = "the convex depth that step 0 fits, in image space"
-    given = config.train.init_from or joint_stage(config)
-    first = "joint start" if given else "prior"
+    first = start_name(config)
     for number, (depth, valid) in enumerate(
         zip(record["depth"][:-1], record["valid"][:-1], strict=True)
     ):

@@ -24,6 +24,7 @@ def of_stages(
     found: Subjects,
     record: Mapping[str, Float[np.ndarray, "r n ..."]],
     *,
+    first: str,
     fov_deg: float,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """One row an image: itself, normals after each stage, truth, albedo, rendering.
@@ -32,6 +33,7 @@ def of_stages(
 
     Args:
         record: of `run.read_record`: before the first stage, and after each.
+        first: what it is before the first stage.
     """
     count = min(len(found), _MOST)
 
@@ -43,7 +45,7 @@ def of_stages(
 
     columns: dict[str, Any] = {"image": found.image[:count]}
     for number, depth in enumerate(record["depth"][:, :count]):
-        columns[f"stage {number}" if number else "prior"] = normals(depth)
+        columns[f"stage {number}" if number else first] = normals(depth)
     if found.dataset is not None:
         taken = found.dataset.take(range(count))
         if "depth" in taken and "mask" in taken:

@@ -10,13 +10,13 @@ from unsup3d_jax.engine import half_precision
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import networks, options, start
 
+KEY = jax.random.key(0)
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     config = samples.config()
-    params = networks.init_params(
-        jax.random.key(0), options.options_from_config(config).networks
-    )
+    params = networks.init_params(KEY, options.options_from_config(config).networks)
     path = tmp_path_factory.mktemp("start") / "start.npz"
     half_precision.save(path, params, start._meaning(config), step=7, seed=0)
     return config, params, path
@@ -53,3 +53,17 @@ def test_the_run_that_ships_means_what_faces_needs():
     ours, theirs = faces.get_config(), faces_start.get_config()
     assert start._meaning(ours) == start._meaning(theirs)
     options.check_config(theirs)
+
+
+def test_what_ships_is_of_the_networks_of_faces():
+    config = faces.get_config()
+    params = start.load(config)
+    sizes = options.options_from_config(config).networks
+    wanted = jax.eval_shape(lambda key: networks.init_params(key, sizes), KEY)
+    for name, tree in wanted.items():
+        shapes = jax.tree.map(lambda x: x.shape, params[name])
+        assert shapes == jax.tree.map(lambda x: x.shape, tree)
+    assert set(params) == {*wanted, "encoder"}
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    assert start.PATH.stat().st_size < 4 * 2**20
+    assert start.PATH.with_suffix(".md").is_file()

@@ -147,7 +147,9 @@ def test_views_cost_what_their_distribution_has_other_than_the_statistics(begun)
 def test_a_spread_of_views_is_asked_of_joint_runs_alone():
     check_config(samples.config(stages__mode="joint", loss__spread=0.1))
     alone = samples.config(loss__spread=0.1)
-    with pytest.raises(UserError, match="loss.spread must be 0 where no stage is joint"):
+    with pytest.raises(
+        UserError, match="loss.spread must be 0 where no stage is joint"
+    ):
         check_config(alone)
     check_config(_for_photos(alone))
 

@@ -67,10 +67,12 @@ def test_a_photo_goes_through_every_step_and_the_generator(generator, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compiles every step twice
 def test_groups_begin_where_the_joint_stage_has_ended(generator, tmp_path):
     keys = SHORT | {
         "stages.joint_steps": "2,2,2",
         "stages.joint_images": 2,
+        "stages.group": 1,
         "stages.groups_at_a_time": 1,
         "eval.max_images": 2,
         "data.count_test": 2,

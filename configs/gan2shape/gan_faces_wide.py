@@ -1,4 +1,4 @@
-"""The open faces at 32 px, twice as wide as `gan_faces`, for minutes of a GPU.
+"""The open faces at 32 px, up to twice as wide as `gan_faces`, for minutes of a GPU.
 
 Run: python main.py --config=configs/gan2shape/gan_faces_wide.py
 40,000 faces are rendered once and cached. The rate stays what it is to the end; the
@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.data.count_train = 40000
     config.gan.channels = (96, 96, 64, 32)
     config.gan.style = 128
+    config.train.steps = 100000
     config.train.batch_size = 64
     config.log.every = 250
     config.log.picture_every = 4000

@@ -1,5 +1,7 @@
 """What networks begin with: a joint run, what ships, and what is neither."""
 
+import json
+
 import gan_shape_samples as samples
 import jax
 import numpy as np
@@ -47,6 +49,24 @@ def test_a_place_that_is_no_joint_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no config.json"):
         start.first_params(config)
     assert start.first_params(samples.config()) is None
+
+
+def test_a_joint_run_of_other_networks_is_refused(tmp_path, monkeypatch):
+    # Its parameters are not looked at before: no run is needed.
+    monkeypatch.setattr(
+        start.checkpoint, "load_parts", lambda place: ({"params": {}}, 1)
+    )
+    for changes in ({}, {"model__width": 8}, {"projection__layers": 3}):
+        theirs = samples.config(stages__mode="joint", **changes)
+        record = {"config": theirs.to_dict()}
+        (tmp_path / "config.json").write_text(json.dumps(record))
+        config = samples.config(train__init_from=str(tmp_path))
+        if not changes:
+            assert start.first_params(config) == {}
+            continue
+        (key,) = changes
+        with pytest.raises(UserError, match=f"differ: {key.replace('__', '.')}"):
+            start.first_params(config)
 
 
 def test_the_run_that_ships_means_what_faces_needs():

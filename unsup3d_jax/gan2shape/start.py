@@ -19,25 +19,36 @@ from ml_collections import ConfigDict
 from configs.gan2shape import default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.engine import checkpoint, half_precision
+from unsup3d_jax.engine.workdir import check_meaning
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape.options import IDENTITY
 
 NAME = "open_faces"  # of what ships, as train.init_from says it
 PATH = Path(__file__).with_name("weights") / f"{NAME}.npz"
+# The encoder's parameters hang on the projection as well.
+_IDENTITY = dataclasses.replace(
+    IDENTITY,
+    meaning=(*IDENTITY.meaning, "projection."),
+    on_the_way=(*IDENTITY.on_the_way, "projection.latents"),
+)
 
 
 def first_params(config: ConfigDict) -> dict[str, Any] | None:
     """The networks that `train.init_from` names; None: noise.
 
     Raises:
-        UserError: if it is no joint run, or if what ships is of other networks.
+        UserError: if it is no joint run, or of other networks; names the keys that
+            differ.
     """
     place = config.train.init_from
     if not place:
         return None
     if place == NAME:
         return load(config)
-    return _of_joint_run(Path(place).expanduser())[0]
+    workdir = Path(place).expanduser()
+    params, _, _ = _of_joint_run(workdir)
+    check_meaning(config, workdir, _IDENTITY, but=_IDENTITY.on_the_way)
+    return params
 
 
 def load(config: ConfigDict, path: Path = PATH) -> dict[str, Any]:
@@ -57,17 +68,15 @@ def load(config: ConfigDict, path: Path = PATH) -> dict[str, Any]:
 
 
 def _meaning(config: ConfigDict) -> dict[str, Any]:
-    """The encoder's parameters hang on the projection as well."""
-    identity = dataclasses.replace(
-        IDENTITY,
-        meaning=(*IDENTITY.meaning, "projection."),
-        on_the_way=(*IDENTITY.on_the_way, "projection.latents"),
-    )
-    return half_precision.meaning_of(config, identity)
+    return half_precision.meaning_of(config, _IDENTITY)
 
 
 def _of_joint_run(place: Path) -> tuple[dict[str, Any], int, ConfigDict]:
-    """Its newest parameters, the iteration they are of, its config."""
+    """Its newest parameters, the iteration they are of, its config.
+
+    Raises:
+        UserError: if it is no joint run.
+    """
     record = record_beside(place)
     if record is None:
         raise UserError(f"train.init_from: {place} holds no config.json of a run.")

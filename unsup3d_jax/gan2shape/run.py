@@ -73,46 +73,54 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
         check_workdir(lot.folder, config, IDENTITY)
     shared_stage = options.joint_stage(config)
     with lock_workdir(workdir):
-        devices = jax.local_devices()[:1]
-        claim_workdir(workdir, config, devices, IDENTITY)
+        claim_workdir(workdir, config, jax.local_devices()[:1], IDENTITY)
         found = generated.known(config, found, shared, workdir)
         plan = plan_of(config, static, projection)
         common = common_of(config, found)
         start = first.first_params(config)
         began = time.monotonic()
 
-        def finished(
-            lot: Lot, config: ConfigDict, plan: stages.Plan, start: Any
-        ) -> RunState | None:
-            claim_workdir(lot.folder, config, devices, IDENTITY)
-            work = work_of(config, found, lot, common, start)
-            say(
-                f"{config.name} in {lot.folder}: images {lot.rows.start + 1} to "
-                f"{lot.rows.stop} of {len(found)}, {plan.last} iterations."
-            )
-            state, done = stages.run(work, plan, lot.folder, interrupts)
-            if not done:
-                say(
-                    f"stopped at iteration {int(state.step)} of {plan.last}; the "
-                    f"checkpoint is saved. To resume: {command()}"
-                )
-            return state if done else None
-
         if shared_stage is not None:
             lot = Lot(slice(0, len(found)), workdir / "joint")
-            shared_static = options.options_from_config(shared_stage)
-            first_plan = plan_of(shared_stage, shared_static, projection)
-            state = finished(lot, shared_stage, first_plan, None)
+            first_plan = plan_of(
+                shared_stage, options.options_from_config(shared_stage), projection
+            )
+            work = work_of(shared_stage, found, lot, common, None)
+            state = _worked_on(lot, shared_stage, first_plan, work, interrupts)
             if state is None:
                 return
             start = jax.device_get(jax.tree.map(lambda x: x[0], state.parts["params"]))
         for number, lot in enumerate(lots):
-            if finished(lot, config, plan, start) is None:
+            work = work_of(config, found, lot, common, start)
+            if _worked_on(lot, config, plan, work, interrupts) is None:
                 return
             minutes = duration(time.monotonic() - began)
             say(f"{number + 1} of {len(lots)} lots done, {minutes}.")
     if found.dataset is not None:
         _report(config, workdir, found, plan.last)
+
+
+def _worked_on(
+    lot: Lot,
+    config: ConfigDict,
+    plan: stages.Plan,
+    work: stages.Work,
+    interrupts: Interrupts,
+) -> RunState | None:
+    """A lot after its last phase; None: it was stopped before, and is saved."""
+    claim_workdir(lot.folder, config, jax.local_devices()[:1], IDENTITY)
+    say(
+        f"{config.name} in {lot.folder}: images {lot.rows.start + 1} to "
+        f"{lot.rows.stop}, {plan.last} iterations."
+    )
+    state, done = stages.run(work, plan, lot.folder, interrupts)
+    if done:
+        return state
+    say(
+        f"stopped at iteration {int(state.step)} of {plan.last}; the checkpoint is "
+        f"saved. To resume: {command()}"
+    )
+    return None
 
 
 def evaluate(args: Arguments) -> None:

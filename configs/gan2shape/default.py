@@ -254,4 +254,5 @@ RANGES = {
     "loss.view": shared.WEIGHT,
     "loss.spread": shared.WEIGHT,
 }
-YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0, "stages.joint_steps": (0, 0, 0)}
+# As a run's JSON has them.
+YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0, "stages.joint_steps": [0, 0, 0]}

@@ -1,12 +1,16 @@
 """Stages resume bit for bit, and an image does not care in whose company it is."""
 
+import copy
 import dataclasses
+import json
 
 import gan_shape_samples as samples
 import jax
 import numpy as np
 import pytest
 
+from configs.gan2shape import default
+from unsup3d_jax.engine import workdir
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.gan2shape import options, stages
@@ -91,6 +95,18 @@ def test_a_joint_stage_is_refused_where_something_else_comes_first(keys):
     config = samples.config(stages__joint_steps=(1, 1, 1), **keys)
     with pytest.raises(UserError, match="stages.joint_steps"):
         options.check_config(config)
+
+
+def test_a_workdir_older_than_a_key_is_gone_on_with():
+    now = json.loads(json.dumps(samples.config().to_dict()))
+    then = copy.deepcopy(now)
+    for key in default.YOUNGER:
+        section, name = key.split(".")
+        del then[section][name]
+    assert workdir.differing_keys(then, now, options.IDENTITY) == []
+    now["stages"]["joint_steps"] = [1, 1, 1]
+    (found,) = workdir.differing_keys(then, now, options.IDENTITY)
+    assert found.startswith("stages.joint_steps")
 
 
 @pytest.fixture(scope="module")

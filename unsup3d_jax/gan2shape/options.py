@@ -19,6 +19,7 @@ from unsup3d_jax.gan2shape import prior
 IDENTITY = Identity(
     harmless=("stages.side_by_side", "prior.mask_path"),
     meaning=("model.", "view.", "depth.", "data.image_size"),
+    younger=default.YOUNGER,
 )
 PROJECTIONS = ("generator", "oracle", "none")
 PERCEPTUAL = ("auto", "lpips", "none")

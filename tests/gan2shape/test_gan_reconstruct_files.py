@@ -34,6 +34,7 @@ def args(tmp_path):
         f"--input={photos}",
         f"--output={tmp_path / 'out'}",
         "--config.projection.kind=none",
+        "--config.stages.joint_steps=(0,0,0)",  # what ships has an encoder
         "--config.stages.groups_at_a_time=2",
     ]
     return flags.parse(["main.py", *command], cli.METHODS)
@@ -116,6 +117,36 @@ def test_an_interrupted_run_writes_nothing(args, runs):
     with pytest.raises(Interrupted):
         reconstruct_files.reconstruct(args, Interrupts())
     assert not any(p for p in args.output.iterdir() if not p.name.startswith("."))
+
+
+def test_photos_begin_with_what_ships_unless_the_config_says_otherwise(
+    args, monkeypatch
+):
+    class Seen(Exception):
+        pass
+
+    def seen(config):
+        raise Seen(config.train.init_from)
+
+    monkeypatch.setattr(reconstruct_files, "first_params", seen)
+    joint = {"stages.joint_steps": (1, 1, 1)}
+    for changes, place in (
+        (joint, "open_faces"),
+        (joint | {"train.init_from": "mine"}, "mine"),
+        ({"train.init_from": "mine"}, "mine"),
+        ({}, ""),
+    ):
+        with_them = dataclasses.replace(args, config=changed(args.config, changes))
+        with pytest.raises(Seen, match=f"^{place}$"):
+            reconstruct_files.reconstruct(with_them, Interrupts())
+
+
+def test_what_ships_does_not_fit_another_projection(args):
+    wrong = changed(args.config, {"stages.joint_steps": (1, 1, 1)})
+    with pytest.raises(UserError, match=r"differ: projection.kind.*joint_steps="):
+        reconstruct_files.reconstruct(
+            dataclasses.replace(args, config=wrong), Interrupts()
+        )
 
 
 def test_photos_have_no_true_scene_and_no_masks(args):

@@ -62,7 +62,8 @@ def load(config: ConfigDict, path: Path = PATH) -> dict[str, Any]:
         _meaning(config),
         default.YOUNGER,
         what=f"train.init_from={NAME}: what ships",
-        remedy="Use configs/gan2shape/faces.py, or name a joint run of yours.",
+        remedy="Use configs/gan2shape/faces.py, name a joint run of yours, or begin "
+        "with noise: train.init_from='' and stages.joint_steps=(0,0,0).",
     )
     return params
 

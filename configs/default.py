@@ -172,20 +172,11 @@ def get_config() -> ConfigDict:
     export.whole_surface = False
 
     # --- mode tables ----------------------------------------------------------
-    c.tables = tables = ConfigDict()
-    tables.name = ""  # table2 | table3 | table4 | table5 | synface | stability
-    tables.rows = ("all",)  # or names of rows in unsup3d_jax/paper_tables.py
-    # What every row starts from: tiny | small | paper, see
-    # configs/tables/recipes.py. What the table changes comes on top, then keys of
-    # the config that differ from their defaults or are set on the command line, and
-    # then what makes each row.
-    tables.scale = "small"
-    tables.seeds = 3  # of each trained row: seed, seed + 1, ...
+    c.tables = tables = shared.tables()
     # Train a row's seeds as one run of stacked parameters, where memory has room for
     # all of them. For a GPU that one small run leaves idle: on two CPU cores it
     # trained 35 images/s against 80 one after the other.
     tables.together = False
-    tables.figure_images = 4  # rows of the figure; 0: no figure
     # The self-supervised encoder of Table 3, a file of --mode=rotnet; "": trained
     # first, on the table's own images.
     tables.encoder = ""
@@ -245,8 +236,7 @@ RANGES = {
     "rotnet.weight_decay": (0.0, 1e3),
     "rotnet.convolutions": (2, 13),
     "eval.baseline_steps": shared.COUNT,
-    "tables.seeds": (1, 1000),
-    "tables.figure_images": (0, 1000),
+    **shared.TABLES_RANGES,
 }
 
 # Keys that some runs are older than, and the value that means what was done then.

@@ -132,6 +132,25 @@ def evaluation() -> ConfigDict:
     return ev
 
 
+def tables() -> ConfigDict:
+    """Section tables, of methods that have some."""
+    tables = ConfigDict()
+    tables.name = ""  # of the table, as its file in configs/tables/ sets it
+    tables.rows = ("all",)  # or names of rows, unsup3d_jax/experiments/*_tables.py
+    # What every row starts from: tiny | small | paper, see
+    # configs/tables/recipes.py. What the table changes comes on top, then keys of
+    # the config that differ from their defaults or are set on the command line, and
+    # then what makes each row.
+    tables.scale = "small"
+    tables.seeds = 3  # of each trained row: seed, seed + 1, ...
+    tables.figure_images = 4  # rows of the figure; 0: no figure
+    return tables
+
+
+# Of its keys that hold a number.
+TABLES_RANGES = {"tables.seeds": (1, 1000), "tables.figure_images": (0, 1000)}
+
+
 def ranges(networks: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Of every key above that holds a number, and of `seed`."""
     return {

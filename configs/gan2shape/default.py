@@ -5,7 +5,7 @@ from 2D Image GANs", ICLR 2021. "Paper" names the article, "code" the authors' r
 which is what made the numbers where the two differ. The defaults are the release's for
 CelebA, instance by instance, at 64 px.
 
-Sections data, log, checkpoint and eval have keys that all methods share:
+Sections data, log, checkpoint, eval and tables have keys that methods share:
 `configs/shared.py`.
 """
 
@@ -192,6 +192,7 @@ def get_config() -> ConfigDict:
     c.checkpoint = shared.checkpoint()
     c.checkpoint.every = 500  # iterations, and whenever a step ends
     c.eval = shared.evaluation()
+    c.tables = shared.tables()
     return c
 
 
@@ -253,6 +254,7 @@ RANGES = {
     "loss.offset": shared.WEIGHT,
     "loss.view": shared.WEIGHT,
     "loss.spread": shared.WEIGHT,
+    **shared.TABLES_RANGES,
 }
 # As a run's JSON has them.
 YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0, "stages.joint_steps": [0, 0, 0]}

@@ -17,7 +17,7 @@ from unsup3d_jax.formation import heads, reprojection
 from unsup3d_jax.gan2shape import prior
 
 IDENTITY = Identity(
-    harmless=("stages.side_by_side", "prior.mask_path"),
+    harmless=("stages.side_by_side", "prior.mask_path", "tables."),
     meaning=("model.", "view.", "depth.", "data.image_size"),
     younger=default.YOUNGER,
 )

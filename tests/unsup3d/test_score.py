@@ -125,12 +125,26 @@ def test_another_evaluation_is_not_taken_for_the_runs_table(recorded):
     for key, value in (("data", "xyz"), ("max_images", 20), ("checkpoint", "/other")):
         assert table(scored=scored | {key: value}) is None
     assert table(scored={}) is None  # of an older version
-    for section, name, value in (("eval", "max_images", 20), ("data", "crop", (9,))):
+    for section, name, value in (
+        ("eval", "max_images", 20),
+        ("eval", "baseline_steps", 6),
+        ("data", "crop", (9,)),
+    ):
         now = config.copy_and_resolve_references()
         with now.unlocked():
             now[section][name] = value
         assert table(now) is None
     assert table()
+
+
+def test_steps_of_a_baseline_that_is_not_asked_for_do_not_matter(recorded):
+    config, record, table = recorded
+    now = config.copy_and_resolve_references()
+    with now.unlocked():
+        now.eval.baselines, now.eval.baseline_steps = ("constant",), 6
+    assert table(now)
+    unknown = {k: v for k, v in record["scored"].items() if k != "baseline_steps"}
+    assert table(now, scored=unknown) and table(config, scored=unknown) is None
 
 
 def _values(workdir):

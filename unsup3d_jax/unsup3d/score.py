@@ -218,13 +218,15 @@ def provenance(
 
 def _conditions(config: ConfigDict) -> dict[str, Any]:
     """What else of a config may change the rows (`task.IDENTITY.meaning` cannot)."""
-    return {
+    found = {
         "max_images": config.eval.max_images,
         "crop": list(config.data.crop),
-        "baseline_steps": config.eval.baseline_steps,
         "raster": config.raster.to_dict(),
         "seed": config.seed,  # of the untrained row
     }
+    if "supervised" in config.eval.baselines:  # which alone has them
+        found["baseline_steps"] = config.eval.baseline_steps
+    return found
 
 
 SCORING = Scoring(check_data, score_run, recorded_table, log_scores)

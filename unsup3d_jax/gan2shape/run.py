@@ -18,12 +18,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import folder
-from unsup3d_jax.engine import checkpoint
+from unsup3d_jax.engine import checkpoint, scored
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import duration, say
-from unsup3d_jax.engine.task import RunState, run_keys
-from unsup3d_jax.engine.workdir import check_workdir, claim_workdir, lock_workdir
+from unsup3d_jax.engine.task import RunState, Session, run_keys
+from unsup3d_jax.engine.workdir import (
+    check_workdir,
+    claim_workdir,
+    lock_workdir,
+    newest_step,
+)
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import Arguments, command
 from unsup3d_jax.gan2shape import (
@@ -41,6 +46,9 @@ from unsup3d_jax.gan2shape.options import IDENTITY
 from unsup3d_jax.gan2shape.projection import Projection
 from unsup3d_jax.gan2shape.steps import Common, Given
 from unsup3d_jax.gan2shape.subjects import Subjects
+
+# Folders of a workdir.
+_JOINT, _GROUPS = "joint", "groups"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +77,7 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
     projection, shared = generated.make(config)
     found = subjects.of_config(config, args.input)
     lots = lots_of(config, workdir, len(found))
-    for lot in lots:
-        check_workdir(lot.folder, config, IDENTITY)
+    check_folders(config, workdir)
     shared_stage = options.joint_stage(config)
     with lock_workdir(workdir):
         claim_workdir(workdir, config, jax.local_devices()[:1], IDENTITY)
@@ -81,7 +88,7 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
         began = time.monotonic()
 
         if shared_stage is not None:
-            lot = Lot(slice(0, len(found)), workdir / "joint")
+            lot = Lot(slice(0, len(found)), workdir / _JOINT)
             first_plan = plan_of(
                 shared_stage, options.options_from_config(shared_stage), projection
             )
@@ -98,6 +105,35 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
             say(f"{number + 1} of {len(lots)} lots done, {minutes}.")
     if found.dataset is not None:
         _report(config, workdir, found, plan.last)
+
+
+def check_folders(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a workdir of another config.
+
+    Raises:
+        UserError: naming the keys that differ.
+    """
+    for folder_of_lot in sorted((workdir / _GROUPS).glob("*")):
+        check_workdir(folder_of_lot, config, IDENTITY)
+    if (shared_stage := options.joint_stage(config)) is not None:
+        check_workdir(workdir / _JOINT, shared_stage, IDENTITY)
+
+
+def recorded_row(session: Session, workdir: Path) -> dict[str, Any] | None:
+    """The scores that a finished run wrote, the last stage's; None: it has yet to.
+
+    They count if they are of the config's images. Whose the workdir is must have been
+    asked before (`check_folders`).
+    """
+    config = session.config
+    last = options.phases(config)[-1].last
+    count = subjects.count_of(config, session.splits(config.eval.split))
+    lots = lots_of(config, workdir, count)
+    if any(newest_step(lot.folder) != last for lot in lots):
+        return None
+    return scored.recorded_row(
+        session, workdir, last, config.eval.split, score.conditions(config)
+    )
 
 
 def _worked_on(
@@ -164,7 +200,7 @@ def lots_of(config: ConfigDict, workdir: Path, count: int) -> list[Lot]:
     return [
         Lot(
             slice(first, min(first + size, count)),
-            workdir / "groups" / f"{first:05d}",
+            workdir / _GROUPS / f"{first:05d}",
         )
         for first in firsts
     ]

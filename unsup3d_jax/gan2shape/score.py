@@ -84,12 +84,17 @@ def score(
             dataset,
             Scored(None, step),
             config.eval.split,
-            {"max_images": config.eval.max_images, "crop": list(config.data.crop)},
+            conditions(config),
         ),
         baseline_rows=rows,
     )
     say(f"scores of {count} images of split {config.eval.split}: {path}")
     return report.format_table([*rows, row])
+
+
+def conditions(config: ConfigDict) -> dict[str, Any]:
+    """What of a config may change the scores of a finished run; see `engine.scored`."""
+    return {"max_images": config.eval.max_images, "crop": list(config.data.crop)}
 
 
 def _row(name: str, scores: ImageScores) -> dict[str, Any]:

@@ -76,15 +76,16 @@ def of_config(config: ConfigDict, photos: Path | None) -> Subjects:
     if photos is not None:
         return _of_photos(config, photos)
     dataset = load.load_split(config, config.eval.split)
-    count = _count(config, len(dataset))
+    count = count_of(config, dataset)
     arrays = dataset.take(range(count))
     image = np.asarray(arrays["image"], np.float32) / 255.0
     names = tuple(f"{config.eval.split}-{i:05d}" for i in range(count))
     return _with_prior(config, names, image, arrays.get("mask"), dataset)
 
 
-def _count(config: ConfigDict, there: int) -> int:
-    limit = config.eval.max_images
+def count_of(config: ConfigDict, dataset: Dataset) -> int:
+    """How many images of a data set are wanted: the first `eval.max_images`."""
+    limit, there = config.eval.max_images, len(dataset)
     return min(limit, there) if limit else there
 
 
@@ -110,7 +111,7 @@ def _of_scenes(config: ConfigDict) -> Subjects:
 
     split = config.eval.split
     dataset = load.load_split(config, split)
-    count = _count(config, len(dataset))
+    count = count_of(config, dataset)
     mesh, own = scenes.load(config, split, count)
     taken = jax.device_get(scenes.as_taken(mesh, own, size=config.data.image_size))
     names = tuple(f"{split}-{i:05d}" for i in range(count))

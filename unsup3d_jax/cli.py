@@ -26,7 +26,9 @@ from unsup3d_jax.unsup3d import modes as unsup3d
 METHODS = {
     "unsup3d": flags.Method(unsup3d.KEYS, unsup3d.MODES | experiments.OF_UNSUP3D),
     "stn3dmm": flags.Method(stn3dmm.KEYS, stn3dmm.MODES),
-    "gan2shape": flags.Method(gan2shape.KEYS, gan2shape.MODES),
+    "gan2shape": flags.Method(
+        gan2shape.KEYS, gan2shape.MODES | experiments.OF_GAN2SHAPE
+    ),
     "stylegan2": flags.Method(stylegan2.KEYS, stylegan2.MODES),
 }
 

@@ -4,14 +4,17 @@ Every row of a table starts from the recipe of a scale:
 tiny: minutes on two CPU cores. Shows that the machinery works; its numbers mean
 nothing.
 small: the quickstart's faces and schedule, 32 px; about a quarter of an hour a
-row and seed on two CPU cores, more than twice that with the perceptual loss.
+row and seed on two CPU cores, more than twice that with the perceptual loss. Of
+GAN2Shape: its faces, 32 px, the first 16 of the test split; about 25 minutes.
 paper: 64 px, the paper's networks, images and schedule, the default's initial depth; a
-GPU.
+GPU. Of GAN2Shape: the numbers of its default.py, and a generator that the user names.
 """
 
 from ml_collections import ConfigDict
 
 from configs import default, quickstart, synfaces
+from configs.gan2shape import default as gan2shape_default
+from configs.gan2shape import faces
 
 SCALES = ("tiny", "small", "paper")
 
@@ -21,6 +24,42 @@ def table(name: str) -> ConfigDict:
     config = default.get_config()
     config.name = config.tables.name = name
     config.data.name = "open_faces"
+    return config
+
+
+def gan2shape_table(name: str) -> ConfigDict:
+    """Returns the config of a table of GAN2Shape: its defaults, and the name."""
+    config = gan2shape_default.get_config()
+    config.name = config.tables.name = name
+    return config
+
+
+def gan2shape_recipe(scale: str) -> ConfigDict:
+    """Returns the full configuration of GAN2Shape at a scale."""
+    if scale == "paper":
+        config = gan2shape_default.get_config()
+        config.data.pose, config.data.background = "natural", "plain"
+        # What the rows of the tables change.
+        config.prior.mask, config.stages.flip_all = "true", (False,)
+    elif scale == "small":
+        config = faces.get_config()
+        config.eval.max_images = 16
+    elif scale == "tiny":
+        config = _tiny_gan2shape()
+    else:
+        raise ValueError(f"tables.scale must be one of {SCALES}, got {scale!r}.")
+    return config
+
+
+def beside_gan2shape(scale: str) -> ConfigDict:
+    """Returns the full configuration of unsup3d's rows in a table of GAN2Shape.
+
+    The recipe of the scale, on faces like GAN2Shape's and scored on the same.
+    """
+    config, other = recipe(scale), gan2shape_recipe(scale)
+    for key in ("image_size", "pose", "background"):
+        config.data[key] = other.data[key]
+    config.eval.max_images = other.eval.max_images
     return config
 
 
@@ -58,4 +97,18 @@ def _tiny() -> ConfigDict:
     config.checkpoint.every = 6
     config.rotnet.steps, config.rotnet.batch_size = 3, 4
     config.rotnet.convolutions = 2
+    return config
+
+
+def _tiny_gan2shape() -> ConfigDict:
+    config = faces.get_config()
+    config.data.count_test = config.eval.max_images = 2
+    config.invert.samples, config.invert.steps = 16, 2
+    config.stages.count, config.stages.collect = 1, 1
+    config.stages.group, config.stages.groups_at_a_time = 2, 1
+    config.stages.joint_images, config.stages.prior_steps = 2, 2
+    config.stages.joint_steps = config.stages.first_steps = (1, 1, 1)
+    config.model.width = config.model.encoder_width = config.model.bottleneck = 4
+    config.model.offset_width = 4
+    config.train.batch_size = 2
     return config

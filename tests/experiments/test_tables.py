@@ -1,6 +1,5 @@
 """The tables: rows, seeds, resumption, and every number of the Markdown."""
 
-import dataclasses
 import json
 import types
 from pathlib import Path
@@ -30,7 +29,7 @@ from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import modes, paper_tables
-from unsup3d_jax.experiments.tables import figure, run, summary
+from unsup3d_jax.experiments.tables import figure, kinds, run, summary, unsup3d_rows
 from unsup3d_jax.experiments.tables.rows import base_config, row_config, table_of
 from unsup3d_jax.experiments.tables.text import markdown, write_table
 from unsup3d_jax.unsup3d import evaluate, model, task
@@ -49,6 +48,11 @@ def _config(name="table2", **changes):
         config.tables[key] = value
     config.lock()
     return config
+
+
+def _kinds(base):
+    sessions = kinds.Sessions(Session(base, range, Interrupts()))
+    return run._kinds({base.method: base}, {}, Path("/nowhere"), sessions)[0]
 
 
 def _row(side, mad, *, std=0.1, hollow=0.0, yaw=0.9, depth_std=0.02, depth=None):
@@ -137,9 +141,8 @@ def test_what_the_user_sets_wins_over_the_table_but_not_over_the_row():
     made = {name: row_config(base, row, seed=0) for name, row in rows.items()}
     weights = {name: row.loss.perceptual for name, row in made.items()}
     assert weights.pop("no_perceptual") == 0 and set(weights.values()) == {0.25}
-    assert run.made_with(base, Path("/nowhere"), {})["changes"] == {
-        "loss.perceptual": 0.25
-    }
+    made_with = run.made_with(base, Path("/nowhere"), {}, _kinds(base))
+    assert made_with["changes"] == {"loss.perceptual": 0.25}
 
 
 def test_a_row_does_not_change_with_the_number_of_seeds():
@@ -307,9 +310,8 @@ def _scores():
 def _record(scores=None, complete=True):
     config = _config()
     table, rows = table_of(config)
-    return summary.summarise(
-        base_config(config), table, rows, scores or _scores(), complete=complete
-    )
+    bases = {"unsup3d": base_config(config)}
+    return summary.summarise(bases, table, rows, scores or _scores(), complete=complete)
 
 
 def test_the_record_holds_orders_rates_and_recovery():
@@ -394,7 +396,7 @@ def machine(monkeypatch):
     machine_state = {"diverge": None, "stop": None}
     monkeypatch.setattr(task, "train", fake_train)
     data = types.SimpleNamespace(digest="of the data")
-    monkeypatch.setattr(task, "lazy_splits", lambda config: lambda split: data)
+    monkeypatch.setattr(kinds.load, "lazy_splits", lambda *_: lambda split: data)
     monkeypatch.setattr(model, "load_constants", lambda config: {})
     monkeypatch.setattr(
         evaluate,
@@ -465,7 +467,7 @@ def test_the_encoder_is_trained_once_for_the_row_that_needs_it(
         output.with_suffix(".json").write_text(json.dumps(record))
         return record
 
-    monkeypatch.setattr(run.rotnet, "pretrain", pretrain)
+    monkeypatch.setattr(unsup3d_rows.rotnet, "pretrain", pretrain)
     seen = []
     fake = task.train
     monkeypatch.setattr(
@@ -494,10 +496,10 @@ class FakeFit:
 
     def __init__(self, monkeypatch):
         self.calls, self.error, self.saved = [], None, {}
-        monkeypatch.setattr(run.engine_run, "train", self)
+        monkeypatch.setattr(unsup3d_rows.engine_run, "train", self)
         monkeypatch.setattr(task, "model_task", lambda config, splits: config.seed)
         monkeypatch.setattr(replicas, "stacked_task", self._stack)
-        for place in (run, workdir):
+        for place in (unsup3d_rows, workdir):
             monkeypatch.setattr(
                 place, "newest_step", lambda p: 6 if p in self.saved else None
             )
@@ -549,7 +551,8 @@ def test_a_table_names_what_its_rows_were_trained_with(tmp_path, monkeypatch):
             "versions": {"jax": "1"},
         }
         (folder / "config.json").write_text(json.dumps(made))
-    made = run.made_with(base, tmp_path, {"constant": seeds, "ours": seeds})
+    known = _kinds(base)
+    made = run.made_with(base, tmp_path, {"constant": seeds, "ours": seeds}, known)
     assert made == {
         "changes": {},
         "commits": ["a", "b"],
@@ -559,10 +562,12 @@ def test_a_table_names_what_its_rows_were_trained_with(tmp_path, monkeypatch):
     # Seeds trained as one have their run elsewhere; who scored them is no matter.
     stack = tmp_path / "rows" / "ours" / "together"
     stack.mkdir()
-    monkeypatch.setattr(run, "newest_step", lambda place: 6 if place == stack else None)
+    monkeypatch.setattr(
+        unsup3d_rows, "newest_step", lambda place: 6 if place == stack else None
+    )
     made = {"config": {"tables": {"seeds": 3}}, "git_commit": "c"}
     (stack / "config.json").write_text(json.dumps(made))
-    made = run.made_with(base, tmp_path, {"ours": seeds})
+    made = run.made_with(base, tmp_path, {"ours": seeds}, known)
     assert made["commits"] == ["c"]
 
 
@@ -718,25 +723,24 @@ def test_the_figure_has_a_column_for_each_row_shape_and_albedo():
 def test_rows_on_the_same_images_share_the_column_of_their_input(monkeypatch):
     size, drawn = (1, 32, 32), {}
     shape, albedo = np.full((*size, 3), 0.2), np.full((*size, 3), 0.4)
-    monkeypatch.setattr(figure, "shape_and_albedo", lambda *_: (shape, albedo))
     monkeypatch.setattr(figure, "sheet", lambda columns: drawn.update(columns))
-    _, options = make(32)
 
-    def exhibit(name, grey, **given):
+    def exhibit(name, grey, albedo=albedo, perturbed=False):
         images = np.full((*size, 3), grey, np.uint8)
-        return figure.Exhibit(name, {}, options, images, **given)
+        return figure.Exhibit(name, images, shape, albedo, perturbed)
 
     figure.draw(
         [
-            exhibit("supervised", 5, perturbed=False, with_albedo=False),
-            exhibit("full", 5, perturbed=False, with_albedo=True),
-            exhibit("patched_full", 9, perturbed=True, with_albedo=True),
+            exhibit("supervised", 5, None),
+            exhibit("full", 5),
+            exhibit("patched_full", 9, perturbed=True),
         ]
     )
     names = ["input", "supervised", "full", "full albedo"]
     assert list(drawn) == [*names, "perturbed", "patched full", "patched full albedo"]
     assert [drawn[k].max() for k in ("input", "perturbed")] == [5, 9]
-    assert drawn["full"] is shape and drawn["full albedo"] is albedo
+    np.testing.assert_array_equal(drawn["full"], shape)
+    np.testing.assert_array_equal(drawn["full albedo"], albedo)
     assert figure.draw([]) is None
 
 
@@ -747,20 +751,26 @@ def test_long_names_of_columns_do_not_run_into_each_other():
     assert len(between) > 18 and np.ptp(between) == 0 and np.ptp(sheet[:-98]) > 0
 
 
-@pytest.mark.once
 def test_constant_depth_shows_as_even_clay(monkeypatch):
-    factors, options = make(32)
-    factors = dataclasses.replace(factors, canon_depth=jnp.ones((2, 32, 32)))
-    monkeypatch.setattr(model, "decompose", lambda *a: factors)
+    _, options = make(32)
 
     def turned_views(clay, depth, scene, *, yaws_deg):
         assert yaws_deg == (25.0,)
         return clay[None], jnp.ones((1, *depth.shape), bool).at[..., 0].set(False)
 
     monkeypatch.setattr(figure.pictures, "turned_views", turned_views)
-    images = jnp.zeros((2, 32, 32, 3))
-    shape, albedo = figure.shape_and_albedo.__wrapped__({}, images, options)
-    np.testing.assert_array_equal(albedo, factors.canon_albedo)
+    shape = figure.clay.__wrapped__(jnp.ones((2, 32, 32)), options.scene)
     # Lit 30 degrees off its normal: the light is (0.4, 0.4, 1).
     np.testing.assert_allclose(shape[:, :, 1:], 0.15 + 0.75 / np.sqrt(1.32), rtol=1e-5)
     assert not np.any(shape[:, :, 0])  # beside the surface: black
+
+
+@pytest.mark.once
+def test_a_row_is_shown_by_its_canonical_depth_and_albedo(monkeypatch):
+    factors, options = make(32)
+    monkeypatch.setattr(model, "decompose", lambda *a: factors)
+    monkeypatch.setattr(figure, "clay", lambda depth, scene: depth[..., None])
+    images = jnp.zeros((2, 32, 32, 3))
+    shape, albedo = unsup3d_rows.shape_and_albedo.__wrapped__({}, images, options)
+    np.testing.assert_array_equal(albedo, factors.canon_albedo)
+    np.testing.assert_array_equal(shape[..., 0], factors.canon_depth)

@@ -9,12 +9,12 @@ from unsup3d_jax.flags import Arguments, Mode
 
 def run_tables(args: Arguments, interrupts: Any) -> None:
     """Runs what is missing of a paper's table, and prints it."""
+    from unsup3d_jax.data.load import lazy_splits
     from unsup3d_jax.engine.log import say
     from unsup3d_jax.engine.task import Session
     from unsup3d_jax.experiments.tables import run
-    from unsup3d_jax.unsup3d.task import lazy_splits
 
-    session = Session(args.config, lazy_splits(args.config), interrupts)
+    session = Session(args.config, lazy_splits(args.config, say), interrupts)
     with writing(args.workdir):
         table = run.run_table(session, args.workdir, given=args.given)
     print(table, flush=True)
@@ -55,10 +55,12 @@ def run_keypoints(args: Arguments, interrupts: Any) -> None:
     print(json.dumps(result, indent=2))
 
 
+_TABLES = Mode(
+    "run the rows of a paper's table: --config=configs/tables/NAME.py", run_tables
+)
+OF_GAN2SHAPE = {"tables": _TABLES}
 OF_UNSUP3D = {
-    "tables": Mode(
-        "run the rows of a paper's table: --config=configs/tables/NAME.py", run_tables
-    ),
+    "tables": _TABLES,
     "rotnet": Mode(
         "train an encoder for the perceptual loss without labels: "
         "--output=.safetensors or .npz",

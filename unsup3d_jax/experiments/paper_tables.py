@@ -1,4 +1,4 @@
-"""The rows of each table: what each changes, and what the paper published.
+"""The rows of unsup3d's tables: what each changes, and what the paper published.
 
 Numbers of Wu et al., CVPR 2020, Tables 2-5, on their Basel Face Model images
 (Table 5: 3DFAW), and of GAN2Shape (Pan et al., ICLR 2021), Table 1. Ours are on
@@ -29,6 +29,7 @@ class Row:
         label: for people.
         kind: trained | supervised (trained on true depth), or the name of a
             baseline that needs no training (`evaluate.DESCRIPTIONS`).
+        method: that is trained.
         changes: config keys that make the row, over the table's recipe.
         shares: more of them, counted in steps, as shares of train.steps; so that a
             schedule fits every scale.
@@ -38,6 +39,7 @@ class Row:
 
     label: str
     kind: str = "trained"
+    method: str = "unsup3d"
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Published | None = None
@@ -53,26 +55,48 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Near:
+    """That a row should have about the errors of another: at most a share away."""
+
+    row: str
+    to: str
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """A table of the paper, or one like it.
 
     Attributes:
         title: for people.
         rows: in the paper's order.
+        method: whose keys its config has; there may be rows of others.
         changes: config keys that hold for all rows, over the scale's recipe; what the
             user sets wins over them.
         claims: see `Claim`.
+        near: see `Near`.
+        drops: pairs of rows, the second without a part of the first.
         keypoints: whether the measure is Table 5's, not SIDE and MAD.
         notes: shown under the table.
     """
 
     title: str
     rows: Mapping[str, Row]
+    method: str = "unsup3d"
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+    near: tuple[Near, ...] = ()
+    drops: tuple[tuple[str, str], ...] = ()
     keypoints: bool = False
     notes: tuple[str, ...] = ()
 
+
+NO_SYMMETRY = {
+    "model.albedo_flip": False,
+    "model.depth_flip": False,
+    "loss.flip": 0.0,
+    "loss.flip_start": 0,
+}
 
 _FULL = Published(0.793, 0.140, 16.51, 1.56)
 _NO_CONFIDENCE = Published(0.829, 0.213, 16.39, 2.12)
@@ -126,12 +150,7 @@ _ABLATIONS = {
     ),
     "no_symmetry": Row(
         "w/o symmetry (GAN2Shape, Table 1)",
-        changes={
-            "model.albedo_flip": False,
-            "model.depth_flip": False,
-            "loss.flip": 0.0,
-            "loss.flip_start": 0,
-        },
+        changes=NO_SYMMETRY,
         published=Published(1.334, None, 33.79, None),
     ),
 }

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from unsup3d_jax.formation import geometry
+from unsup3d_jax.formation.reprojection import Scene
+from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.show import pictures
-from unsup3d_jax.unsup3d import model
-from unsup3d_jax.unsup3d.options import ModelOptions
 
 _CLAY_YAW_DEG = 25.0  # the figure turns shapes, so that flat ones show
 
@@ -23,19 +23,17 @@ class Exhibit:
 
     Attributes:
         name: of the row.
-        params: of its first seed.
-        options: of its model.
-        images: what it is shown on.
-        perturbed: whether these wear patches.
-        with_albedo: False for a model that predicts depth alone.
+        images: what its first seed is shown on.
+        shape: of `clay`.
+        albedo: canonical, in [0, 1]; None for a model that predicts depth alone.
+        perturbed: whether the images wear patches.
     """
 
     name: str
-    params: dict
-    options: ModelOptions
     images: UInt8[np.ndarray, "n h w 3"]
+    shape: Float[AnyArray, "n h w 3"]
+    albedo: Float[AnyArray, "n h w 3"] | None
     perturbed: bool
-    with_albedo: bool
 
 
 def draw(exhibits: Iterable[Exhibit]) -> UInt8[np.ndarray, "H W 3"] | None:
@@ -46,12 +44,10 @@ def draw(exhibits: Iterable[Exhibit]) -> UInt8[np.ndarray, "H W 3"] | None:
     columns: dict[str, np.ndarray] = {}
     for row in exhibits:
         columns.setdefault("perturbed" if row.perturbed else "input", row.images)
-        batch = jnp.asarray(row.images, jnp.float32) / 255.0
-        shape, albedo = jax.device_get(shape_and_albedo(row.params, batch, row.options))
         name = row.name.replace("_", " ")
-        columns[name] = shape
-        if row.with_albedo:
-            columns[f"{name} albedo"] = albedo
+        columns[name] = np.asarray(row.shape)
+        if row.albedo is not None:
+            columns[f"{name} albedo"] = np.asarray(row.albedo)
     return sheet(columns) if columns else None
 
 
@@ -64,21 +60,15 @@ def sheet(columns: Mapping[str, np.ndarray]) -> UInt8[np.ndarray, "H W 3"]:
     return pictures.labelled_rows(scaled)
 
 
-@functools.partial(jax.jit, static_argnames="options")
-def shape_and_albedo(
-    params: dict, images: Float[Array, "b h w 3"], options: ModelOptions
-) -> tuple[Array, Array]:
-    """Clay under a light from the upper left, turned aside; and the albedo."""
-    factors = model.decompose(params, images, options)
-    depth = factors.canon_depth
+@functools.partial(jax.jit, static_argnames="scene")
+def clay(depth: Float[Array, "b h w"], scene: Scene) -> Float[Array, "b h w 3"]:
+    """Canonical shapes of clay, under a light from the upper left, turned aside."""
     normal = jax.vmap(
-        functools.partial(geometry.depth_to_normals, fov_deg=options.scene.fov_deg)
+        functools.partial(geometry.depth_to_normals, fov_deg=scene.fov_deg)
     )(depth)
     light = jnp.array([0.4, 0.4, 1.0])
     light = light / jnp.linalg.norm(light)
-    clay = 0.15 + 0.75 * jnp.maximum(0.0, jnp.sum(normal * light, axis=-1))
-    clay = jnp.repeat(clay[..., None], 3, axis=-1)
-    turned, valid = pictures.turned_views(
-        clay, depth, options.scene, yaws_deg=(_CLAY_YAW_DEG,)
-    )
-    return jnp.where(valid[0][..., None], turned[0], 0.0), factors.canon_albedo
+    lit = 0.15 + 0.75 * jnp.maximum(0.0, jnp.sum(normal * light, axis=-1))
+    lit = jnp.repeat(lit[..., None], 3, axis=-1)
+    turned, valid = pictures.turned_views(lit, depth, scene, yaws_deg=(_CLAY_YAW_DEG,))
+    return jnp.where(valid[0][..., None], turned[0], 0.0)

@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from unsup3d_jax.evaluation import report
-from unsup3d_jax.experiments.paper_tables import Row, Table
+from unsup3d_jax.evaluation import baselines, report
+from unsup3d_jax.experiments.paper_tables import Near, Row, Table
+from unsup3d_jax.experiments.tables.rows import schedule
 from unsup3d_jax.unsup3d import watch
 
 # (key in a row, its name, factor, digits): the measures of Tables 2 to 4. MAD by
@@ -19,6 +20,17 @@ MEASURES = (
     ("mad_authors_deg", "MAD (deg.), authors' formula", 1.0, 2),
     ("mad_deg", "MAD (deg.), unit normals", 1.0, 2),
 )
+VERDICTS = ("side", "mad_authors_deg")  # what orders are seen in
+# Of the generator that a row of GAN2Shape asks (`gan2shape.view_control`).
+VIEW_CONTROL = {
+    "spearman": "rank correlation of yaws read off its answers with those asked for",
+    "slope": "of the yaw read over the yaw asked for, -30 to 30 degrees",
+    "same": (
+        "distance of its answers to the frontal one of the same image, by the "
+        "discriminator's features"
+    ),
+    "other": "the same to the frontal one of another image",
+}
 MORE_MEASURES = ("mae", "depth_pearson", "coverage", "albedo")  # table.json only
 # Below this correlation of predicted with true yaw, viewpoints are not learnt.
 VIEW_LOST_PEARSON = 0.5
@@ -129,7 +141,7 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def summarise(
-    base: ConfigDict,
+    bases: Mapping[str, ConfigDict],
     table: Table,
     rows: Mapping[str, Row],
     scores: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -139,17 +151,22 @@ def summarise(
     """Everything `table.json` holds.
 
     Args:
-        base: of `base_config`.
+        bases: of `base_config`, by method; the table's own among them.
         table, rows: of `table_of`.
         scores: for each row, what each seed scored; may lack the last ones.
         complete: whether all rows and seeds are in.
     """
-    depth_range = base.depth.max - base.depth.min
+    base = bases[table.method]
+
+    def depth_range(row: Row) -> float:
+        return bases[row.method].depth.max - bases[row.method].depth.min
+
     lines = {
-        name: _line(row, list(scores[name]), depth_range=depth_range)
+        name: _line(row, list(scores[name]), depth_range=depth_range(row))
         for name, row in rows.items()
     }
-    first = next((r for found in scores.values() for r in found if "side" in r), {})
+    scored = [r for found in scores.values() for r in found if "side" in r]
+    images = sorted({r["images"] for r in scored})
     record = {
         "table": base.tables.name,
         "title": table.title,
@@ -157,18 +174,22 @@ def summarise(
         "complete": complete,
         "data": base.data.name,
         "split": base.eval.split,
-        "images": first.get("images"),
-        "steps": base.train.steps,
+        "images": scored[0]["images"] if scored else None,
+        "first_images": base.eval.max_images,  # 0: no limit
+        "schedule": {method: schedule(x) for method, x in bases.items()},
         "image_size": base.data.image_size,
         "seeds": base.tables.seeds,
-        "seeds_trained": "together" if base.tables.together else "one by one",
+        "seeds_trained": (
+            "together" if base.tables.get("together", False) else "one by one"
+        ),
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
         "rules": report.RULES
-        | {"crop": report.crop_rule(base.data.crop), "collapses": COLLAPSES},
+        | {"crop": report.crop_rule(base.data.crop), "collapses": COLLAPSES}
+        | ({"view_control": VIEW_CONTROL} if table.method == "gan2shape" else {}),
         "rows": lines,
         "stability": _rates(
             [
-                collapses(r, depth_range=depth_range)
+                collapses(r, depth_range=depth_range(rows[name]))
                 for name, found in scores.items()
                 if rows[name].kind == "trained"
                 for r in found
@@ -181,6 +202,19 @@ def summarise(
         verdict
         for claim in table.claims
         if (verdict := _verdict(lines, claim.better, claim.worse)) is not None
+    ]
+    if len(images) > 1:
+        counts = ", ".join(map(str, images))
+        record["notes"].append(f"Rows are of different images: {counts}.")
+    record["near"] = [
+        verdict
+        for near in table.near
+        if (verdict := _nearness(lines, near)) is not None
+    ]
+    record["drops"] = [
+        _drop(lines, full, without)
+        for full, without in table.drops
+        if all("side" in lines.get(name, {}) for name in (full, without))
     ]
     if (recovered := _recovered(lines)) is not None:
         record["recovered"] = recovered
@@ -208,7 +242,11 @@ def _line(
     for key in ("pearson", "slope"):  # absent where the true view is not known
         if yaws := [r["view"]["yaw"].get(key) for r in found if "view" in r]:
             line[f"yaw_{key}"] = {"seeds": yaws}
-    line |= _keypoint_line(found)
+    line |= _keypoint_line(found) | _stages_line(found)
+    if controls := [r["view_control"] for r in found if "view_control" in r]:
+        line["view_control"] = {
+            key: _plain_over_seeds([c[key] for c in controls]) for key in VIEW_CONTROL
+        }
     # An untrained model has no viewpoint yet, and has not failed.
     line["collapses"] = None
     if row.kind == "trained":
@@ -217,6 +255,39 @@ def _line(
     if row.published is not None:
         line["published"] = vars(row.published).copy()
     return line
+
+
+def _stages_line(found: Sequence[Mapping[str, Any]]) -> dict:
+    """What a run that works in stages scored on its way, and at its end."""
+    names = [
+        name
+        for name in (found[0].get("baselines", {}) if found else {})
+        if name not in baselines.BASELINES
+    ]
+    if not names or "stage" not in found[0].get("name", ""):
+        return {}
+    stages = {name: [r["baselines"][name] for r in found] for name in names}
+    stages[found[0]["name"]] = list(found)
+    keys = [m[0] for m in MEASURES]
+    return {
+        "stages": {
+            name: {
+                key: summary
+                for key in keys
+                if (summary := over_seeds(parts, key)) is not None
+            }
+            for name, parts in stages.items()
+        }
+    }
+
+
+def _plain_over_seeds(values: Sequence[float | None]) -> dict | None:
+    """As `over_seeds`, of one number a seed."""
+    rows = [{"x": {"mean": value, "std": 0.0, "n": 1}} for value in values]
+    found = over_seeds(rows, "x")
+    if found is not None:
+        del found["std_images"]
+    return found
 
 
 def _keypoint_line(found: Sequence[Mapping[str, Any]]) -> dict:
@@ -275,12 +346,31 @@ def _verdict(
         x["kind"] in ("trained", "supervised") and len(x["side"]["seeds"]) < 2
         for x in (a, b)
     )
-    for key in ("side", "mad_authors_deg"):
+    for key in VERDICTS:
         verdict[key] = {
             "seen": a[key]["mean"] < b[key]["mean"],
             "separated": not alone and max(a[key]["seeds"]) < min(b[key]["seeds"]),
         }
     return verdict
+
+
+def _nearness(lines: Mapping[str, Mapping[str, Any]], near: Near) -> dict | None:
+    """Whether a row is as near to another as it should be; None if one is missing."""
+    if not all("side" in lines.get(name, {}) for name in (near.row, near.to)):
+        return None
+    verdict: dict[str, Any] = {"row": near.row, "to": near.to, "share": near.share}
+    for key in VERDICTS:
+        change = lines[near.row][key]["mean"] / lines[near.to][key]["mean"] - 1.0
+        verdict[key] = {"change": change, "seen": abs(change) <= near.share}
+    return verdict
+
+
+def _drop(
+    lines: Mapping[str, Mapping[str, Any]], full: str, without: str
+) -> dict[str, Any]:
+    """By how much the errors of a row grow without a part of it."""
+    grown = {k: lines[without][k]["mean"] - lines[full][k]["mean"] for k in VERDICTS}
+    return {"full": full, "without": without, **grown}
 
 
 def _recovered(lines: Mapping[str, Mapping[str, Any]]) -> dict | None:

@@ -21,13 +21,16 @@ def write_table(workdir: Path, record: Mapping[str, Any]) -> None:
 def markdown(record: Mapping[str, Any]) -> str:
     """The table for people, from the content of table.json alone."""
     state = "" if record["complete"] else " (not complete yet)"
+    rules = record["rules"]
+    first = "the first " if record.get("first_images") else ""
     lines = [
         f"# {record['title']}{state}",
         "",
-        f"Scale `{record['scale']}`: {record['image_size']} px, {record['steps']} "
-        f"steps, {record['seeds']} seed(s) a trained row; data `{record['data']}`, "
-        f"split `{record['split']}`, {record['images'] or 0} images. Crop: "
-        f"{record['rules']['crop']}. Mean ± spread over images ± spread over seeds.",
+        f"Scale `{record['scale']}`: {record['image_size']} px, {_schedule(record)}, "
+        f"{record['seeds']} seed(s) a trained row; data `{record['data']}`, "
+        f"split `{record['split']}`, {first}{record['images'] or 0} images. Crop: "
+        f"{rules['crop']}. Mask: {rules['mask']}. Mean ± spread over images ± spread "
+        "over seeds.",
         "",
     ]
     if changes := record.get("made_with", {}).get("changes"):
@@ -40,16 +43,27 @@ def markdown(record: Mapping[str, Any]) -> str:
     else:
         lines += _error_table(record)
         lines += ["", *_agreement_lines(record), *_patch_lines(record)]
+        lines += _stage_table(record)
     if record["stability"] is not None:
         s = record["stability"]
         parts = ", ".join(f"{_words(name)} {s[name]}" for name in COLLAPSES)
+        # Nobody knows yet how the other method's fail.
+        whose = " of unsup3d" if len(record.get("schedule", ())) > 1 else ""
         lines += [
             "",
-            f"Stability: {s['failed']} of {s['seeds']} unsupervised trainings failed "
-            f"({parts}).",
+            f"Stability: {s['failed']} of {s['seeds']} unsupervised trainings{whose} "
+            f"failed ({parts}).",
         ]
     lines += [f"\n{note}" for note in record["notes"]]
     return "\n".join(lines)
+
+
+def _schedule(record: Mapping[str, Any]) -> str:
+    """How long rows are trained; older records name one number of steps."""
+    known = record.get("schedule") or {"": f"{record['steps']} steps"}
+    if len(known) == 1:
+        return next(iter(known.values()))
+    return "; ".join(f"{method} {text}" for method, text in known.items())
 
 
 def _words(name: str) -> str:
@@ -81,6 +95,9 @@ def _error_table(record: Mapping[str, Any]) -> list[str]:
     header = ["row", "SIDE ours", "SIDE paper", "MAD ours", "MAD paper"]
     header += ["MAD, unit normals", "coverage", "viewpoint (deg.)", "yaw r, slope"]
     header += ["failed seeds"]
+    asks = any("view_control" in line for line in record["rows"].values())
+    if asks:
+        header += ["generator turns: rank, slope", "person: same, other"]
     lines = [_cells(header), _cells(["---"] * len(header))]
     (side, _, side_scale, side_digits), (mad, *_), (unit, *_) = MEASURES
     for line in record["rows"].values():
@@ -107,6 +124,12 @@ def _error_table(record: Mapping[str, Any]) -> list[str]:
             _yaw_cell(line),
             failed,
         ]
+        if asks:
+            control = line.get("view_control", {})
+            pairs = (("spearman", "slope", 2), ("same", "other", 3))
+            for one, two, digits in pairs:
+                means = [_mean(control.get(key), digits) for key in (one, two)]
+                cells.append(", ".join(means) if control else "–")
         lines.append(_cells(cells))
     lines += ["", "SIDE x10^-2; MAD in degrees by the authors' formula (see rules)."]
     return lines
@@ -123,6 +146,36 @@ def _yaw_cell(line: Mapping[str, Any]) -> str:
         count = f" ({len(known)} of {len(seeds)})" if len(known) < len(seeds) else ""
         means.append(f"{np.mean(known):.2f}{count}")
     return ", ".join(means)
+
+
+def _mean(summary: Mapping[str, Any] | None, digits: int) -> str:
+    return "–" if summary is None else f"{summary['mean']:.{digits}f}"
+
+
+def _stage_table(record: Mapping[str, Any]) -> list[str]:
+    """The way of rows that work in stages, if there are any."""
+    (side, _, scale, digits), _, (unit, *_) = MEASURES
+    header = ["row", "stage", "SIDE", "MAD, unit normals"]
+    lines = ["", "By stage, mean over the seeds (least, largest):", "", _cells(header)]
+    lines.append(_cells(["---"] * len(header)))
+    before = len(lines)
+    for line in record["rows"].values():
+        for name, stage in line.get("stages", {}).items():
+            cells = [line["label"], name]
+            cells.append(_limits(stage.get(side), scale, digits))
+            cells.append(_limits(stage.get(unit), 1.0, 2))
+            lines.append(_cells(cells))
+    return lines if len(lines) > before else []
+
+
+def _limits(summary: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+    if summary is None:
+        return "–"
+    text = f"{scale * summary['mean']:.{digits}f}"
+    seeds = [scale * x for x in summary["seeds"]]
+    if len(seeds) > 1:
+        text += f" ({min(seeds):.{digits}f}, {max(seeds):.{digits}f})"
+    return text
 
 
 def _keypoint_table(record: Mapping[str, Any]) -> list[str]:
@@ -160,6 +213,18 @@ def _agreement_lines(record: Mapping[str, Any]) -> list[str]:
             words.append(f"{name} {word}")
         pair = f"{labels[claim['better']]} below {labels[claim['worse']]}"
         lines.append(f"- {pair}: {', '.join(words)}.")
+    for near in record.get("near", ()):
+        words = []
+        for key, name in (("side", "SIDE"), ("mad_authors_deg", "MAD")):
+            word = "seen" if near[key]["seen"] else "**not seen**"
+            words.append(f"{name} {100 * near[key]['change']:+.1f} %, {word}")
+        pair = f"{labels[near['row']]} within {near['share']:.0%} of "
+        lines.append(f"- {pair}{labels[near['to']]}: {'; '.join(words)}.")
+    for drop in record.get("drops", ()):
+        lines.append(
+            f"- From {labels[drop['full']]} to {labels[drop['without']]}: SIDE "
+            f"{100 * drop['side']:+.3f}, MAD {drop['mad_authors_deg']:+.2f}."
+        )
     if "recovered" in record:
         found = record["recovered"]
         parts = [

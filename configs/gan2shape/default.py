@@ -131,6 +131,10 @@ def get_config() -> ConfigDict:
     # (code; rendered faces -0.1 to 0.7, -0.4).
     sampling.diffuse_min, sampling.diffuse_max = -0.1, 0.6
     sampling.ambient_share = -0.6
+    # Only the object counts in pseudo samples, and so in steps 2 and 3: the mask that
+    # the prior is made of, in the canonical view (code: use_mask; cars and churches
+    # True, faces and cats False).
+    sampling.object_only = False
 
     # --- scene: as unsup3d's ------------------------------------------------------
     c.view = view = ConfigDict()
@@ -255,4 +259,9 @@ RANGES = {
     "loss.spread": shared.WEIGHT,
 }
 # As a run's JSON has them.
-YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0, "stages.joint_steps": [0, 0, 0]}
+YOUNGER = {
+    "loss.view": 0.0,
+    "loss.spread": 0.0,
+    "stages.joint_steps": [0, 0, 0],
+    "sampling.object_only": False,
+}

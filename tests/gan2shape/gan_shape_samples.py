@@ -96,6 +96,7 @@ def work(config, rows, group=1):
     return stages.Work(
         given=Given(
             image=jnp.asarray(images[rows]).reshape(count, group, SIZE, SIZE, 3),
+            mask=jnp.asarray(masks[rows]).reshape(count, group, SIZE, SIZE),
             prior=jnp.asarray(depth).reshape(count, group, SIZE, SIZE),
             key=keys.reshape(count, group),
             own=(),

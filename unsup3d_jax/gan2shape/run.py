@@ -38,6 +38,7 @@ from unsup3d_jax.gan2shape import (
 )
 from unsup3d_jax.gan2shape import start as first
 from unsup3d_jax.gan2shape.options import IDENTITY
+from unsup3d_jax.gan2shape.prior import THRESHOLD
 from unsup3d_jax.gan2shape.projection import Projection
 from unsup3d_jax.gan2shape.steps import Common, Given
 from unsup3d_jax.gan2shape.subjects import Subjects
@@ -227,6 +228,7 @@ def work_of(
     images = jnp.arange(rows.start, rows.stop)
     given = Given(
         image=grouped(found.image),
+        mask=grouped(found.mask >= THRESHOLD),
         prior=grouped(found.prior),
         key=keys_of(run_key, images).reshape(count, group),
         own=jax.tree.map(grouped, found.own),

@@ -19,6 +19,7 @@ NETWORKS = ("depth", "albedo", "view", "light", "encoder")
 _TRAIN = (
     "init_from",
     "batch_size",
+    "devices",
     "optimizer",
     "learning_rate",
     "weight_decay",
@@ -84,10 +85,10 @@ def get_config() -> ConfigDict:
     stages.group = 1
     # Joint mode or stage: images in each iteration (code: one a process, 8 processes).
     stages.joint_images = 8
-    # Groups that are worked on at a time, on one device: fills a GPU.
+    # Groups that are worked on at a time, shared out among `train.devices`.
     stages.groups_at_a_time = 8
-    # Of these so many side by side, as one program; 1: one after the other, which is
-    # what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
+    # Of these so many side by side on each device, as one program; 1: one after the
+    # other, which is what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
     stages.side_by_side = 0
     # Steps 1, 2, 3 of a stage before all others, in which one set of networks serves
     # all images; each group begins with what it has found. Instead of a
@@ -264,4 +265,5 @@ YOUNGER = {
     "loss.spread": 0.0,
     "stages.joint_steps": [0, 0, 0],
     "sampling.object_only": False,
+    "train.devices": 0,
 }

@@ -19,6 +19,7 @@ NETWORKS = ("depth", "albedo", "view", "light", "encoder")
 _TRAIN = (
     "init_from",
     "batch_size",
+    "devices",
     "optimizer",
     "learning_rate",
     "weight_decay",
@@ -84,10 +85,10 @@ def get_config() -> ConfigDict:
     stages.group = 1
     # Joint mode or stage: images in each iteration (code: one a process, 8 processes).
     stages.joint_images = 8
-    # Groups that are worked on at a time, on one device: fills a GPU.
+    # Groups that are worked on at a time, shared out among `train.devices`.
     stages.groups_at_a_time = 8
-    # Of these so many side by side, as one program; 1: one after the other, which is
-    # what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
+    # Of these so many side by side on each device, as one program; 1: one after the
+    # other, which is what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
     stages.side_by_side = 0
     # Steps 1, 2, 3 of a stage before all others, in which one set of networks serves
     # all images; each group begins with what it has found. Instead of a
@@ -131,6 +132,10 @@ def get_config() -> ConfigDict:
     # (code; rendered faces -0.1 to 0.7, -0.4).
     sampling.diffuse_min, sampling.diffuse_max = -0.1, 0.6
     sampling.ambient_share = -0.6
+    # Only the object counts in pseudo samples, and so in steps 2 and 3: the mask that
+    # the prior is made of, in the canonical view (code: use_mask; cars and churches
+    # True, faces and cats False).
+    sampling.object_only = False
 
     # --- scene: as unsup3d's ------------------------------------------------------
     c.view = view = ConfigDict()
@@ -257,4 +262,10 @@ RANGES = {
     **shared.TABLES_RANGES,
 }
 # As a run's JSON has them.
-YOUNGER = {"loss.view": 0.0, "loss.spread": 0.0, "stages.joint_steps": [0, 0, 0]}
+YOUNGER = {
+    "loss.view": 0.0,
+    "loss.spread": 0.0,
+    "stages.joint_steps": [0, 0, 0],
+    "sampling.object_only": False,
+    "train.devices": 0,
+}

@@ -68,13 +68,14 @@ def balls(count):
     return np.stack(images).astype(np.float32).clip(0, 1), np.stack(masks)
 
 
-def plan(config, projection=None, side_by_side=1):
+def plan(config, projection=None, side_by_side=1, devices=1):
     return stages.Plan(
         phases=options.phases(config),
         options=options.check_config(config),
         projection=projection or Tinted(),
         optimizer=optimizers.make_optimizer(config),
         side_by_side=side_by_side,
+        devices=tuple(jax.local_devices()[:devices]),
         log_every=config.log.every,
         checkpoint_every=config.checkpoint.every,
         keep=2,
@@ -96,6 +97,7 @@ def work(config, rows, group=1):
     return stages.Work(
         given=Given(
             image=jnp.asarray(images[rows]).reshape(count, group, SIZE, SIZE, 3),
+            mask=jnp.asarray(masks[rows]).reshape(count, group, SIZE, SIZE),
             prior=jnp.asarray(depth).reshape(count, group, SIZE, SIZE),
             key=keys.reshape(count, group),
             own=(),

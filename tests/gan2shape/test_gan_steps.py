@@ -1,6 +1,7 @@
 """Single steps: what is drawn, what moves, and how near step 0 can come."""
 
 import dataclasses
+import functools
 
 import gan_shape_samples as samples
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.formation import heads
+from unsup3d_jax.formation.types import Conditions, Surface
 from unsup3d_jax.gan2shape import stages, steps
 from unsup3d_jax.gan2shape.options import check_config
 from unsup3d_jax.gan2shape.reconstruct_files import _for_photos
@@ -96,7 +98,9 @@ def test_what_views_are_read_moves_view_and_light_alone(begun):
     @jax.jit
     def misread(params):
         seen = steps._seen(params, given.image[:1], common, options)
-        pseudo = steps.pseudo_samples(jax.random.key(2), seen, common, options)
+        pseudo = steps.pseudo_samples(
+            jax.random.key(2), seen, given.mask[0], common, options
+        )
         return steps._misread(params, pseudo, common, options), pseudo
 
     (loss, pseudo), grads = jax.value_and_grad(misread, has_aux=True)(group.params)
@@ -113,6 +117,50 @@ def test_what_views_are_read_moves_view_and_light_alone(begun):
         if any(np.abs(np.asarray(x)).max() > 0 for x in jax.tree.leaves(tree))
     }
     assert moved == {"view", "light"}
+
+
+def test_pseudo_samples_count_on_the_object_alone_if_that_is_asked_for():
+    """The background, which is of the image and not of the object, counts nowhere."""
+    config = samples.config()
+    options, work = check_config(config), samples.work(config, [1])
+    only = dataclasses.replace(options, object_only=True)
+    mask = work.given.mask[0, 0]
+    flat = jnp.ones((1, samples.SIZE, samples.SIZE))
+    # A white object before black.
+    shown = jnp.broadcast_to(mask[None, ..., None], (*flat.shape, 3))
+    surface = Surface(
+        raw_depth=flat, canon_depth=flat, canon_albedo=shown.astype(jnp.float32)
+    )
+    light = jnp.array([[0.8, 0.2, 0.0, 0.0, 1.0]])
+    seen = surface, Conditions(light=light, view=jnp.zeros((1, 6)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def draw(options):
+        return steps.pseudo_samples(jax.random.key(2), seen, mask, work.common, options)
+
+    everywhere, alone = draw(options), draw(only)
+    np.testing.assert_array_equal(everywhere.image, alone.image)
+    covered, counts = np.asarray(everywhere.mask), np.asarray(alone.mask)
+    assert covered.mean() > 0.6 and 0.2 < counts.mean() < 0.6
+    # Beside the canonical image it is grey; and pixels of the outline are blended.
+    lit = covered & (np.asarray(alone.image).max(-1) > 0.2)
+    assert (counts == lit).mean() > 0.9
+
+
+def test_the_mask_of_an_image_is_turned_into_the_canonical_view():
+    config = samples.config()
+    options = check_config(config)
+    mask = np.zeros((samples.SIZE, samples.SIZE), bool)
+    mask[4:12, 10:26] = True
+    flat = jnp.ones((1, *mask.shape))
+    surface = Surface(
+        raw_depth=flat, canon_depth=flat, canon_albedo=jnp.ones((*flat.shape, 3))
+    )
+    for turns in (0, 1):  # about the optical axis, x to y, which is down
+        view = jnp.zeros((1, 6)).at[0, 2].set(turns * np.pi / 2)
+        conditions = Conditions(light=jnp.ones((1, 5)), view=view)
+        found = steps.canonical_mask(jnp.asarray(mask), surface, conditions, options)
+        np.testing.assert_array_equal(found[0], np.rot90(mask, turns))
 
 
 def test_views_cost_what_their_distribution_has_other_than_the_statistics(begun):

@@ -22,17 +22,28 @@ def local_devices(config: ConfigDict) -> list[jax.Device]:
     Raises:
         UserError: if there are fewer, or the batch does not divide among them.
     """
+    devices = wanted_devices(config)
+    count = len(devices)
+    if config.train.batch_size < 1 or config.train.batch_size % count:
+        raise UserError(
+            f"train.batch_size={config.train.batch_size} does not divide among "
+            f"{count} devices; choose a multiple of {count}, or fewer train.devices."
+        )
+    return devices
+
+
+def wanted_devices(config: ConfigDict) -> list[jax.Device]:
+    """`train.devices` of the local ones, 0 for all, whatever is shared out among them.
+
+    Raises:
+        UserError: if there are fewer.
+    """
     available = jax.local_devices()
     count = config.train.devices or len(available)
     if not 0 < count <= len(available):
         raise UserError(
             f"train.devices={config.train.devices}: {len(available)} device(s) are "
             "available; 0 takes all."
-        )
-    if config.train.batch_size < 1 or config.train.batch_size % count:
-        raise UserError(
-            f"train.batch_size={config.train.batch_size} does not divide among "
-            f"{count} devices; choose a multiple of {count}, or fewer train.devices."
         )
     return available[:count]
 
@@ -65,8 +76,44 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     This is the placement `parallel_step` returns, so that the first step
     compiles for, and donates, what all later steps get.
     """
-    mesh = Mesh(np.array(devices), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def share_out(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Puts rows of a tree's leading axis on the devices, as many on each."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+
+
+def mapped_step(
+    step: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    *,
+    shared: Sequence[bool],
+    results: Sequence[bool],
+) -> Callable[..., Any]:
+    """A step whose rows have nothing to do with each other, each device with its own.
+
+    Args:
+        step: of the rows of one device.
+        shared, results: of each argument and result, whether its rows are shared out,
+            see `share_out`; the others are the same everywhere.
+    """
+
+    def specs(split: Sequence[bool]) -> tuple[PartitionSpec, ...]:
+        return tuple(PartitionSpec(AXIS) if s else PartitionSpec() for s in split)
+
+    # Nothing is summed over devices, which is all that the checks would watch.
+    return jax.shard_map(
+        step,
+        mesh=_mesh(devices),
+        in_specs=specs(shared),
+        out_specs=specs(results),
+        check_vma=False,
+    )
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,))
 
 
 def one_copy(tree: Any) -> Any:

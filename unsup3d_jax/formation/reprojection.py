@@ -96,14 +96,7 @@ def warp_depth(
     """
     size = depth.shape[1], depth.shape[2]
     near, far = scene.clamp
-
-    def to_screen(depth: Array, view: Array) -> Array:
-        points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
-        points = geometry.transform(points, view, centre_depth=scene.centre_depth)
-        pixels = geometry.project(points, size, fov_deg=scene.fov_deg)
-        return jnp.concatenate([pixels, points[..., 2:]], axis=-1)
-
-    vertices = jax.vmap(to_screen)(depth, view)
+    vertices = _on_screen(depth, view, scene)
     offset = 0.5 if scene.half_pixel_depth else 0.0
     samples = {
         "background": far,
@@ -168,6 +161,36 @@ def sample_canonical(
 
     grid = canonical_grid(warped, view, scene)
     return sampling.sample_bilinear(image - 0.5, grid) + 0.5
+
+
+def picture_grid(
+    depth: Float[Array, "b h w"], view: Float[Array, "b 6"], scene: Scene
+) -> Float[Array, "b h w 2"]:
+    """Where in the input's view each pixel of the canonical image lies, hidden or not.
+
+    Args:
+        depth: canonical, scene units.
+        view: rotation (radians), translation (scene units).
+
+    Returns:
+        (u, v) in pixels.
+    """
+    return _on_screen(depth, view, scene)[..., :2]
+
+
+def _on_screen(
+    depth: Float[Array, "b h w"], view: Float[Array, "b 6"], scene: Scene
+) -> Float[Array, "b h w 3"]:
+    """Canonical pixels in the input's view: u, v in pixels, z in scene units."""
+    size = depth.shape[1], depth.shape[2]
+
+    def to_screen(depth: Array, view: Array) -> Array:
+        points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+        points = geometry.transform(points, view, centre_depth=scene.centre_depth)
+        pixels = geometry.project(points, size, fov_deg=scene.fov_deg)
+        return jnp.concatenate([pixels, points[..., 2:]], axis=-1)
+
+    return jax.vmap(to_screen)(depth, view)
 
 
 def canonical_grid(

@@ -95,6 +95,7 @@ class ShapeOptions:
         collect: batches of so many samples that are stored of each image.
         active: images of a group in each iteration; None: all of them.
         view_scale: of the yaw of pseudo samples.
+        object_only: whether pseudo samples count on the object alone.
         rates: learning rate of each network.
     """
 
@@ -107,6 +108,7 @@ class ShapeOptions:
     loss: LossOptions
     light: LightRange
     view_scale: float
+    object_only: bool
     samples: int
     collect: int
     active: int | None
@@ -159,6 +161,7 @@ def options_from_config(config: ConfigDict) -> ShapeOptions:
             ambient_share=sampling.ambient_share,
         ),
         view_scale=sampling.view_scale,
+        object_only=sampling.object_only,
         samples=train.batch_size,
         collect=config.stages.collect,
         active=config.stages.joint_images if joint else None,

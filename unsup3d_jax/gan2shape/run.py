@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import folder
-from unsup3d_jax.engine import checkpoint, scored
+from unsup3d_jax.engine import checkpoint, parallel, scored
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import duration, say
@@ -43,6 +43,7 @@ from unsup3d_jax.gan2shape import (
 )
 from unsup3d_jax.gan2shape import start as first
 from unsup3d_jax.gan2shape.options import IDENTITY
+from unsup3d_jax.gan2shape.prior import THRESHOLD
 from unsup3d_jax.gan2shape.projection import Projection
 from unsup3d_jax.gan2shape.steps import Common, Given
 from unsup3d_jax.gan2shape.subjects import Subjects
@@ -80,9 +81,9 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
     check_folders(config, workdir)
     shared_stage = options.joint_stage(config)
     with lock_workdir(workdir):
-        claim_workdir(workdir, config, jax.local_devices()[:1], IDENTITY)
-        found = generated.known(config, found, shared, workdir)
         plan = plan_of(config, static, projection)
+        claim_workdir(workdir, config, list(plan.devices), IDENTITY)
+        found = generated.known(config, found, shared, workdir)
         common = common_of(config, found)
         start = first.first_params(config)
         began = time.monotonic()
@@ -144,10 +145,13 @@ def _worked_on(
     interrupts: Interrupts,
 ) -> RunState | None:
     """A lot after its last phase; None: it was stopped before, and is saved."""
-    claim_workdir(lot.folder, config, jax.local_devices()[:1], IDENTITY)
+    groups = len(work.key)
+    used = plan.devices[:groups]
+    claim_workdir(lot.folder, config, list(used), IDENTITY)
     say(
         f"{config.name} in {lot.folder}: images {lot.rows.start + 1} to "
-        f"{lot.rows.stop}, {plan.last} iterations."
+        f"{lot.rows.stop}, {plan.last} iterations; {groups} group(s) on "
+        f"{len(used)} of {len(plan.devices)} device(s)."
     )
     state, done = stages.run(work, plan, lot.folder, interrupts)
     if done:
@@ -219,6 +223,7 @@ def plan_of(
         projection=projection,
         optimizer=optimizers.make_optimizer(config),
         side_by_side=beside,
+        devices=tuple(parallel.wanted_devices(config)),
         log_every=config.log.every,
         checkpoint_every=config.checkpoint.every,
         keep=config.checkpoint.keep,
@@ -263,6 +268,7 @@ def work_of(
     images = jnp.arange(rows.start, rows.stop)
     given = Given(
         image=grouped(found.image),
+        mask=grouped(found.mask >= THRESHOLD),
         prior=grouped(found.prior),
         key=keys_of(run_key, images).reshape(count, group),
         own=jax.tree.map(grouped, found.own),

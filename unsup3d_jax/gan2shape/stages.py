@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
+from unsup3d_jax.engine import parallel
 from unsup3d_jax.engine.checkpoint import Checkpoints
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import MetricsFile, duration, say
@@ -40,7 +41,8 @@ class Plan:
 
     Attributes:
         phases: of `options.phases`.
-        side_by_side: groups in one program; 0: all.
+        side_by_side: groups in one program, on each device; 0: all.
+        devices: that groups are shared out among.
         log_every, checkpoint_every, keep: of sections log and checkpoint.
     """
 
@@ -49,6 +51,7 @@ class Plan:
     projection: Projection
     optimizer: optax.GradientTransformation
     side_by_side: int
+    devices: tuple[jax.Device, ...]
     log_every: int
     checkpoint_every: int
     keep: int
@@ -275,10 +278,15 @@ def _iterated(
     The host calls one program an iteration, and does not wait for it. A loop within the
     program would be slower by far on a CPU: XLA runs the derivatives of convolutions in
     loops by its slowest code.
+
+    Of several devices each has some of the groups, and its own copy of what they share,
+    until the host waits; then all is on the first one again. So nothing that is saved
+    knows how many there were.
     """
-    iterate = _compiled_iteration(plan, phase.kind, phase.flip)
     count = len(work.key)
-    size = plan.side_by_side or count
+    devices = plan.devices[:count]
+    iterate = _compiled_iteration(plan, phase.kind, phase.flip, devices)
+    size = (plan.side_by_side or -(-count // len(devices))) * len(devices)
     began = Moment(
         step=jnp.asarray(steps_of_run.start, jnp.int32),
         first=jnp.asarray(phase.first, jnp.int32),
@@ -289,19 +297,41 @@ def _iterated(
             jax.tree.map(lambda x, first=first: x[first : first + size], tree)
             for tree in (groups, work.given)
         )
-        total, at = jnp.zeros(len(given.key)), began
+        total, at, common = jnp.zeros(len(given.key)), began, work.common
+        there = len(total)
+        if len(devices) > 1:
+            part, total, given = parallel.share_out(
+                _filled((part, total, given), len(devices)), devices
+            )
+            at, common = parallel.replicate((at, common), devices)
         for _ in steps_of_run:
-            part, total, at = iterate(part, total, at, given, work.common)
+            part, total, at = iterate(part, total, at, given, common)
+        if len(devices) > 1:
+            part, total = jax.device_put((part, total), devices[0])
+            part, total = jax.tree.map(lambda x, n=there: x[:n], (part, total))
         found.append((part, total / len(steps_of_run)))
     done, losses = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     return done, np.asarray(losses)
 
 
+def _filled(tree: Any, multiple: int) -> Any:
+    """Rows up to a multiple: copies of the last, which a device without rows works on.
+
+    It would wait for the others otherwise, and the program would be another one.
+    """
+    count = len(jax.tree.leaves(tree)[0])
+    rows = np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)
+    return tree if len(rows) == count else jax.tree.map(lambda x: x[rows], tree)
+
+
 @functools.lru_cache(maxsize=32)
 def _compiled_iteration(
-    plan: Plan, kind: str, flip: bool
+    plan: Plan, kind: str, flip: bool, devices: tuple[jax.Device, ...]
 ) -> Callable[..., tuple[Group, Array, Moment]]:
-    """(groups, sums of losses, when, given, common) -> the first three afterwards."""
+    """(groups, sums of losses, when, given, common) -> the first three afterwards.
+
+    Several devices: the first two and `given` shared out, the others on all.
+    """
 
     def iteration(
         groups: Group,
@@ -331,7 +361,15 @@ def _compiled_iteration(
         after = dataclasses.replace(at, step=at.step + 1)
         return groups, total + loss, after
 
-    return jax.jit(iteration, donate_argnums=(0, 1))
+    step = iteration
+    if len(devices) > 1:
+        step = parallel.mapped_step(
+            iteration,
+            devices,
+            shared=(True, True, False, True, False),
+            results=(True, True, False),
+        )
+    return jax.jit(step, donate_argnums=(0, 1))
 
 
 def _mapped(function: Callable, side_by_side: int) -> Callable:

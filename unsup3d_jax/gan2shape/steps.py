@@ -57,12 +57,14 @@ class Given:
 
     Attributes:
         image: (g, h, w, 3) in [0, 1].
+        mask: (g, h, w) true on the object.
         prior: (g, h, w) depth that step 0 fits, scene units.
         key: (g,) of each image.
         own: the projection's arrays of each image.
     """
 
     image: Float[Leaf, "*n g h w 3"]
+    mask: Bool[Leaf, "*n g h w"]
     prior: Float[Leaf, "*n g h w"]
     key: Key[Leaf, "*n g"]
     own: Any
@@ -187,6 +189,7 @@ def look(params: dict, given: Given, common: Common, options: ShapeOptions) -> L
 def pseudo_samples(
     key: Key[Array, ""],
     seen: tuple[Surface, Conditions],
+    mask: Bool[Array, "h w"],
     common: Common,
     options: ShapeOptions,
 ) -> Pseudo:
@@ -194,6 +197,7 @@ def pseudo_samples(
 
     Args:
         seen: of the one image, leading axes of 1.
+        mask: true on the object, in the image's own view.
     """
     surface, conditions = jax.lax.stop_gradient(seen)
     view_key, light_key = jax.random.split(key)
@@ -210,15 +214,39 @@ def pseudo_samples(
     sampled = Conditions(light=light, view=view)
     drawn = losses.render(surface, sampled, options).warped
     grid = reprojection.canonical_grid(drawn.depth, view, options.scene)
-    ones = jnp.ones((*drawn.valid.shape, 1), bool)
-    mask = sampling.sample_nearest(ones, grid)[..., 0]
+    counts = jnp.ones_like(surface.canon_depth, bool)
+    if options.object_only:
+        counts = canonical_mask(mask, surface, conditions, options)
+    counts = jnp.broadcast_to(counts, drawn.valid.shape)
     return Pseudo(
         image=drawn.image,
-        mask=mask,
+        mask=sampling.sample_nearest(counts[..., None], grid)[..., 0],
         view=view,
         light=light,
         image_view=conditions.view[0],
     )
+
+
+def canonical_mask(
+    mask: Bool[Array, "h w"],
+    surface: Surface,
+    conditions: Conditions,
+    options: ShapeOptions,
+) -> Bool[Array, "1 h w"]:
+    """Where the canonical view shows the object.
+
+    The release keeps such a mask from one step 3 to the next; between them neither
+    depth nor the image's view moves, so that it can as well be made when it is asked
+    for.
+
+    Args:
+        mask: true on the object, in the image's own view.
+        surface, conditions: of that image, leading axes of 1.
+    """
+    grid = reprojection.picture_grid(
+        surface.canon_depth, conditions.view, options.scene
+    )
+    return sampling.sample_nearest(mask[None, ..., None], grid)[..., 0]
 
 
 def iterate(
@@ -255,7 +283,7 @@ def iterate(
             if kind == "encoder":
                 seen = _seen(params, image, common, options)
                 key = _key(given.key[place], at.step, _PSEUDO)
-                pseudo = pseudo_samples(key, seen, common, options)
+                pseudo = pseudo_samples(key, seen, given.mask[place], common, options)
                 own = jax.tree.map(lambda x: x[place], given.own)
                 found = projection.loss(
                     params["encoder"], pseudo, common.projection, own
@@ -272,7 +300,7 @@ def iterate(
             if options.loss.view > 0:
                 seen = _seen(params, image, common, options)
                 key = _key(given.key[place], at.step, _PSEUDO)
-                pseudo = pseudo_samples(key, seen, common, options)
+                pseudo = pseudo_samples(key, seen, given.mask[place], common, options)
                 total += _misread(params, pseudo, common, options)
             return total
 
@@ -464,16 +492,18 @@ def _collect(
     """Projects a batch of new pseudo samples of every image, and stores it."""
 
     def project(args: Any) -> tuple[Array, Array]:
-        image, key, own = args
+        image, mask, key, own = args
         key = _key(key, at.step, _PSEUDO)
         seen = _seen(group.params, image[None], common, options)
-        pseudo = pseudo_samples(key, seen, common, options)
+        pseudo = pseudo_samples(key, seen, mask, common, options)
         found = projection.project(
             group.params.get("encoder"), pseudo, common.projection, own
         )
         return found.image.astype(jnp.float16), pseudo.mask
 
-    images, masks = jax.lax.map(project, (given.image, given.key, given.own))
+    images, masks = jax.lax.map(
+        project, (given.image, given.mask, given.key, given.own)
+    )
     row = (at.step - at.first) * options.samples
     return dataclasses.replace(
         group,

@@ -10,8 +10,7 @@ GPU.
 """
 
 from ml_collections import ConfigDict
-
-from configs import default, quickstart, synfaces
+from unsup3d_jax.configs import default, quickstart, synfaces
 
 SCALES = ("tiny", "small", "paper")
 

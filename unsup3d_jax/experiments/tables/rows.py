@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import default
-from configs.tables import recipes
+from unsup3d_jax.configs import default
+from unsup3d_jax.configs.tables import recipes
 from unsup3d_jax.configuration import changed, check_numbers, flatten, need
 from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.experiments.paper_tables import TABLES, Row, Table

@@ -56,9 +56,7 @@ def run_keypoints(args: Arguments, interrupts: Any) -> None:
 
 
 OF_UNSUP3D = {
-    "tables": Mode(
-        "run the rows of a paper's table: --config=configs/tables/NAME.py", run_tables
-    ),
+    "tables": Mode("run the rows of a paper's table: --config=tables/NAME", run_tables),
     "rotnet": Mode(
         "train an encoder for the perceptual loss without labels: "
         "--output=.safetensors or .npz",

@@ -11,7 +11,6 @@ loaded twice.
 import importlib
 import importlib.util
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -24,8 +23,11 @@ _ROOT = PACKAGE.parent
 CONFIGS = (_ROOT if IS_ONE else PACKAGE) / "configs"
 
 
-class _Beside(MetaPathFinder, Loader):
-    """Finds `unsup3d_jax.configs`, `unsup3d_jax.rasterizer` and what is in them."""
+class _Beside:
+    """Finds `unsup3d_jax.configs`, `unsup3d_jax.rasterizer` and what is in them.
+
+    A finder and a loader. The base classes of importlib.abc would load much else.
+    """
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, short = fullname.partition(".")

@@ -14,6 +14,7 @@ import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 BESIDE = ("configs", "rasterizer")
@@ -36,7 +37,8 @@ class _Beside:
             return None
         if _is_on_the_path(top):
             found = importlib.util.find_spec(short)
-            return found and ModuleSpec(fullname, self, origin=found.origin)
+            loader: Any = self
+            return found and ModuleSpec(fullname, loader, origin=found.origin)
         # An editable installation, or somebody else's `configs`: by its file, then.
         return PathFinder.find_spec(fullname, path if "." in short else [str(_ROOT)])
 

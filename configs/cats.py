@@ -7,8 +7,7 @@ DIR holds train/, val/ and test/.
 """
 
 from ml_collections import ConfigDict
-
-from configs import default
+from unsup3d_jax.configs import default
 
 
 def get_config() -> ConfigDict:

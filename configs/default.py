@@ -13,8 +13,7 @@ the two differ.
 """
 
 from ml_collections import ConfigDict
-
-from configs import shared
+from unsup3d_jax.configs import shared
 
 NETWORKS = ("depth", "albedo", "light", "view", "conf")
 

@@ -10,8 +10,7 @@ configs/folder_small.py is the one to take.
 """
 
 from ml_collections import ConfigDict
-
-from configs import default
+from unsup3d_jax.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -7,8 +7,7 @@ paper's recipe: no perceptual loss, a sixteenth of the weights.
 """
 
 from ml_collections import ConfigDict
-
-from configs import folder, quickstart
+from unsup3d_jax.configs import folder, quickstart
 
 
 def get_config() -> ConfigDict:

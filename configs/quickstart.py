@@ -14,8 +14,7 @@ and why:
 """
 
 from ml_collections import ConfigDict
-
-from configs import default
+from unsup3d_jax.configs import default
 
 
 def use_short_recipe(config: ConfigDict) -> None:

@@ -6,8 +6,7 @@ once and cached.
 """
 
 from ml_collections import ConfigDict
-
-from configs import default
+from unsup3d_jax.configs import default
 
 
 def get_config() -> ConfigDict:

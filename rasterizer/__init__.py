@@ -1,14 +1,14 @@
 """A differentiable triangle rasterizer for JAX; README.md explains it."""
 
-from rasterizer.antialias import antialias
-from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
-from rasterizer.interpolate import interpolate
-from rasterizer.mesh import grid_faces
-from rasterizer.normals import vertex_normals
-from rasterizer.options import DrawOptions, ImageOptions
-from rasterizer.rasterize import barycentrics_at, rasterize
-from rasterizer.texture import sample_texture
-from rasterizer.types import DepthImage, Fragments
+from .antialias import antialias
+from .depth import render_depth, render_grid_depth, render_silhouette
+from .interpolate import interpolate
+from .mesh import grid_faces
+from .normals import vertex_normals
+from .options import DrawOptions, ImageOptions
+from .rasterize import barycentrics_at, rasterize
+from .texture import sample_texture
+from .types import DepthImage, Fragments
 
 __all__ = [
     "DepthImage",

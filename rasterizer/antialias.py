@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import mesh as mesh_lib
-from rasterizer.batching import flatten_lead
-from rasterizer.coverage import SampleGrid
-from rasterizer.options import make_grid
-from rasterizer.sums import gather_rows
-from rasterizer.types import Fragments
+from . import mesh as mesh_lib
+from .batching import flatten_lead
+from .coverage import SampleGrid
+from .options import make_grid
+from .sums import gather_rows
+from .types import Fragments
 
 
 def antialias(

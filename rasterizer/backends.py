@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from rasterizer.engines import INTERPRETED, KERNELS, LIST
+from .engines import INTERPRETED, KERNELS, LIST
 
 BACKENDS = ("auto", "xla", "numba", "pallas")
 

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import extending, types
 from numba.np.numpy_support import carray
 
-from rasterizer.compiled import njit
+from .compiled import njit
 
 # XLA_FFI_CallFrame
 _FRAME_SIZE, _EXTENSION = 0, 1

@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import mesh as mesh_lib
-from rasterizer.backends import choose
-from rasterizer.batching import alike, flatten_lead
-from rasterizer.coverage import SampleGrid
-from rasterizer.engines import Engine
-from rasterizer.options import Drawing, ImageOptions, make_drawing
-from rasterizer.rasterize import (
+from . import mesh as mesh_lib
+from .backends import choose
+from .batching import alike, flatten_lead
+from .coverage import SampleGrid
+from .engines import Engine
+from .options import Drawing, ImageOptions, make_drawing
+from .rasterize import (
     index_by_engine,
     index_by_loops,
     screen_weights,
 )
-from rasterizer.soft import soft_coverage, soft_depth
-from rasterizer.types import DepthImage
-from rasterizer.visibility import grid_visibility, mesh_visibility
-from rasterizer.worklist import take
+from .soft import soft_coverage, soft_depth
+from .types import DepthImage
+from .visibility import grid_visibility, mesh_visibility
+from .worklist import take
 
 
 def render_depth(
@@ -177,7 +177,7 @@ def _mesh_image_by_engine(
 
 
 def _mesh_image_by_loops(vertices, faces, background, drawing) -> DepthImage:
-    from rasterizer import native  # needs Numba
+    from . import native  # needs Numba
 
     return native.depth_image(vertices, faces[None], background, drawing)
 
@@ -198,7 +198,7 @@ def _soft_image_by_engine(
 
 
 def _soft_image_by_loops(vertices, faces, background, drawing) -> DepthImage:
-    from rasterizer import native, native_soft  # need Numba
+    from . import native, native_soft  # need Numba
 
     fixed = jax.lax.stop_gradient((vertices, faces[None], background))
     hard = native.depth_image(*fixed, drawing=drawing)
@@ -230,7 +230,7 @@ def _soft_silhouette_by_engine(vertices, faces, drawing, engine: Engine):
 
 
 def _soft_silhouette_by_loops(vertices, faces, drawing):
-    from rasterizer import native_soft  # needs Numba
+    from . import native_soft  # needs Numba
 
     return native_soft.silhouette_image(vertices, faces[None], drawing)
 

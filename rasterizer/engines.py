@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from rasterizer import sums, worklist
-from rasterizer.batching import fold_vmap
+from . import sums, worklist
+from .batching import fold_vmap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +36,18 @@ def _together(worthwhile, stage: Callable, *args):
 
 def by_kernels(*, interpret: bool) -> Engine:
     def visible_faces(*args, **kwargs):
-        from rasterizer import kernels  # needs Pallas with Triton
+        from . import kernels  # needs Pallas with Triton
 
         return kernels.visible_faces(*args, **kwargs, interpret=interpret)
 
     def sum_by_face(*args, **kwargs):
-        from rasterizer import kernels
+        from . import kernels
 
         sums = partial(kernels.face_sums, **kwargs, interpret=interpret)
         return fold_vmap(sums)(*args)
 
     def sum_rows(values, ids, count):
-        from rasterizer import kernels
+        from . import kernels
 
         sums = partial(kernels.sum_rows, count=count, interpret=interpret)
         return fold_vmap(sums)(values, ids)

@@ -1,22 +1,23 @@
 """Fits a mesh to an image: a square of unknown place, size and colour, on black.
 
-Run: python -m rasterizer.fit_example
+Run: python -m rasterizer.fit_example, in a checkout; installed it is
+python -m unsup3d_jax.rasterizer.fit_example.
 """
 
 import jax
 import jax.numpy as jnp
 
-import rasterizer
+from . import antialias, grid_faces, rasterize
 
-FACES = rasterizer.grid_faces(2, 2)
+FACES = grid_faces(2, 2)
 
 
 def draw(corners, colour):
     """Corners (4, 2) in pixels, colour (3,): a 32 px image (32, 32, 3)."""
     vertices = jnp.concatenate([corners, jnp.ones((4, 1))], axis=-1)
-    fragments = rasterizer.rasterize(vertices, FACES, (32, 32))
+    fragments = rasterize(vertices, FACES, (32, 32))
     image = (fragments.face_index >= 0)[..., None] * colour
-    return rasterizer.antialias(image, fragments, vertices, FACES)
+    return antialias(image, fragments, vertices, FACES)
 
 
 def fit(target, corners, colour, steps=150):

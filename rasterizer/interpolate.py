@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import mesh as mesh_lib
-from rasterizer.batching import flatten_lead
-from rasterizer.sums import gather_rows
-from rasterizer.types import Fragments
+from . import mesh as mesh_lib
+from .batching import flatten_lead
+from .sums import gather_rows
+from .types import Fragments
 
 
 def interpolate(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import triton
 
-from rasterizer.coverage import Arithmetic
+from .coverage import Arithmetic
 
 
 def load(ref, index, live=None, other=0):

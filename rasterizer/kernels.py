@@ -25,10 +25,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas
 from jax.experimental.pallas import triton
 
-from rasterizer import walks, worklist
-from rasterizer.batching import like, result_like
-from rasterizer.coverage import SampleGrid
-from rasterizer.kernel_memory import (
+from . import walks, worklist
+from .batching import like, result_like
+from .coverage import SampleGrid
+from .kernel_memory import (
     COMPILED,
     INTERPRETED,
     as_float,
@@ -37,8 +37,8 @@ from rasterizer.kernel_memory import (
     load,
     store,
 )
-from rasterizer.walks import LANES
-from rasterizer.worklist import Boxes, Layout, Primitives
+from .walks import LANES
+from .worklist import Boxes, Layout, Primitives
 
 _TEAM_WARPS = 4
 _NO_PRIMITIVE = 2**31 - 1

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import coverage, custom_call
-from rasterizer.batching import fold_vmap, result_like
-from rasterizer.compiled import njit
-from rasterizer.coverage import SampleGrid
-from rasterizer.options import Drawing
-from rasterizer.types import DepthImage
-from rasterizer.worklist import MAX_DEPTH, MIN_DEPTH
+from . import coverage, custom_call
+from .batching import fold_vmap, result_like
+from .compiled import njit
+from .coverage import SampleGrid
+from .options import Drawing
+from .types import DepthImage
+from .worklist import MAX_DEPTH, MIN_DEPTH
 
 _HALF_SPAN = coverage.MAX_SPAN // 2
 _SMALL_SPAN = coverage.SMALL_SPAN

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import custom_call, native
-from rasterizer.batching import fold_vmap, like, result_like
-from rasterizer.compiled import njit
-from rasterizer.options import Drawing
-from rasterizer.soft import REACH, box_margin
+from . import custom_call, native
+from .batching import fold_vmap, like, result_like
+from .compiled import njit
+from .options import Drawing
+from .soft import REACH, box_margin
 
 # What a sample must know of all its faces.
 _NEAREST, _TOTAL, _BEYOND, _MISS = range(4)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import mesh as mesh_lib
-from rasterizer.batching import flatten_lead
-from rasterizer.sums import gather_rows, sum_rows
+from . import mesh as mesh_lib
+from .batching import flatten_lead
+from .sums import gather_rows, sum_rows
 
 
 def vertex_normals(points: jax.Array, faces: jax.Array | np.ndarray) -> jax.Array:

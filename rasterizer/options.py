@@ -7,9 +7,9 @@ from typing import Any, TypedDict
 
 import jax.numpy as jnp
 
-from rasterizer.backends import Workers, find_workers
-from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.mesh import check_size
+from .backends import Workers, find_workers
+from .coverage import Rules, SampleGrid
+from .mesh import check_size
 
 
 class DrawOptions(TypedDict, total=False):

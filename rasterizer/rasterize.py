@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import mesh as mesh_lib
-from rasterizer.backends import choose
-from rasterizer.batching import alike, flatten_lead
-from rasterizer.coverage import SampleGrid
-from rasterizer.engines import Engine
-from rasterizer.options import Drawing, DrawOptions, make_drawing, make_grid
-from rasterizer.sums import gather_rows
-from rasterizer.types import Fragments
-from rasterizer.visibility import mesh_visibility
+from . import mesh as mesh_lib
+from .backends import choose
+from .batching import alike, flatten_lead
+from .coverage import SampleGrid
+from .engines import Engine
+from .options import Drawing, DrawOptions, make_drawing, make_grid
+from .sums import gather_rows
+from .types import Fragments
+from .visibility import mesh_visibility
 
 
 def rasterize(
@@ -87,7 +87,7 @@ def index_by_engine(vertices, faces, drawing: Drawing, engine: Engine):
 
 def index_by_loops(vertices, faces, drawing: Drawing):
     """The same, by `native`."""
-    from rasterizer import native  # needs Numba
+    from . import native  # needs Numba
 
     return native.face_index(vertices, faces[None], drawing)
 

@@ -7,7 +7,7 @@ shares no code with the fast path.
 
 import numpy as np
 
-from rasterizer.types import DepthImage, Fragments
+from .types import DepthImage, Fragments
 
 _MAX_SPAN = 2**20 - 2**12
 _REACH = 10.0

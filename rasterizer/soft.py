@@ -34,14 +34,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rasterizer import visibility, worklist
-from rasterizer.batching import fold_vmap
-from rasterizer.coverage import SampleGrid
-from rasterizer.engines import LIST
-from rasterizer.options import Drawing
-from rasterizer.rasterize import screen_weights
-from rasterizer.sums import add_at, sum_rows
-from rasterizer.worklist import take
+from . import visibility, worklist
+from .batching import fold_vmap
+from .coverage import SampleGrid
+from .engines import LIST
+from .options import Drawing
+from .rasterize import screen_weights
+from .sums import add_at, sum_rows
+from .worklist import take
 
 REACH = 10.0
 

@@ -11,10 +11,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rasterizer import worklist
-from rasterizer.batching import alike, fold_vmap
-from rasterizer.coverage import SampleGrid
-from rasterizer.worklist import Boxes, take
+from . import worklist
+from .batching import alike, fold_vmap
+from .coverage import SampleGrid
+from .worklist import Boxes, take
 
 
 def sum_by_face(

@@ -5,8 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rasterizer.batching import flatten_lead
-from rasterizer.sums import gather_rows
+from .batching import flatten_lead
+from .sums import gather_rows
 
 
 def sample_texture(

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rasterizer import worklist
-from rasterizer.batching import fold_vmap
-from rasterizer.coverage import Rules, SampleGrid
-from rasterizer.engines import Engine
-from rasterizer.worklist import Boxes, Primitives
+from . import worklist
+from .batching import fold_vmap
+from .coverage import Rules, SampleGrid
+from .engines import Engine
+from .worklist import Boxes, Primitives
 
 
 @partial(jax.jit, static_argnames=("grid", "rules", "engine"))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas
 
-from rasterizer.kernel_memory import load
-from rasterizer.worklist import SIDE_BITS, Boxes
+from .kernel_memory import load
+from .worklist import SIDE_BITS, Boxes
 
 LANES = 32  # of a program: one warp, since primitives that differ wait for one another
 _OWN_STEPS = (0, 2, 4, 8, 16, 32, 64)

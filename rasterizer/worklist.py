@@ -18,9 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rasterizer import coverage
-from rasterizer.batching import like
-from rasterizer.coverage import Arithmetic, Rules, SampleGrid
+from . import coverage
+from .batching import like
+from .coverage import Arithmetic, Rules, SampleGrid
 
 _INT32_MAX = 2**31 - 1
 _LIST_LIMIT = 2**30  # items of one list, however large the boxes

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from unsup3d_jax import cli, flags
+from unsup3d_jax import cli, configuration, flags
 from unsup3d_jax.configuration import Keys
 from unsup3d_jax.engine import scored
+from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.experiments import rotnet
 from unsup3d_jax.experiments.tables import run as table_run
@@ -70,9 +71,14 @@ def test_an_empty_tuple_and_a_workdir():
         ([f"--config={TABLE}", "--config.tables.seeds=0"], "from 1 to 1000."),
         ([f"--config={TABLE}", f"--config.seed={2**32 - 1}"], "at most 4294967293 for"),
         ([f"--config={TABLE}", "--config.tables.rows=ours,mine"], "'mine' is no row"),
-        ([], "--config=configs/NAME.py is missing"),
+        ([], "--config=NAME is missing"),
         (["--config=nowhere.py"], "no file nowhere.py"),
-        (["--config=x/folder.py"], "did you mean"),
+        (["--config=x/folder.py"], "did you mean folder or folder_small? There are"),
+        (["--config=celbea"], "did you mean celeba? There are also cars,"),
+        (["--config=gan2shape"], "did you mean gan2shape/default or gan2shape/faces"),
+        (["--config=faces"], "did you mean gan2shape/faces or"),
+        (["--config=shared"], "no config has this name"),
+        (["--config=xyz"], "no config has this name; There are cars,"),
         ([f"--config={FOLDER}", "--config.train.stepz=3"], "'train.steps'"),
         ([f"--config={FOLDER}", "--config.nothing=3"], "no such key"),
         ([f"--config={FOLDER}", "--config.seed.x=3"], "no such key"),
@@ -167,6 +173,11 @@ def test_whatever_is_wrong_is_one_line_and_status_2(given, words, capsys):
             "    return c\n",
             "unknown key 'train.stepz'",
         ),
+        ("import configs_of_mine", "No module named 'configs_of_mine'\n"),
+        (  # as where there is no checkout
+            "raise ModuleNotFoundError('No module', name='configs')",
+            "No module; write `from unsup3d_jax.configs import ...`.\n",
+        ),
         (
             "from configs import default\n"
             "def get_config():\n"
@@ -183,6 +194,70 @@ def test_a_bad_config_file_is_one_line(tmp_path, text, words, capsys):
     assert cli.main(["main.py", f"--config={path}"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and words in err and "mine.py" in err
+
+
+@pytest.mark.parametrize(
+    "given, file",
+    [
+        ("celeba", "celeba.py"),
+        ("gan2shape/faces", "gan2shape/faces.py"),
+        ("configs/celeba.py", "celeba.py"),
+        ("./configs/gan2shape/faces.py", "gan2shape/faces.py"),
+        ("configs/celeba", "celeba.py"),
+    ],
+)
+def test_a_config_is_found_by_its_name_from_anywhere(
+    given, file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "celeba").mkdir()  # of the same name, but no file
+    found = configuration.find(given, flags.CONFIG_FOLDER)
+    assert found == flags.CONFIG_FOLDER / file
+    name = Path(file).stem
+    assert _parse(f"--config={given}").config.name in (name, f"gan2shape_{name}")
+
+
+def test_a_file_of_the_user_stands_above_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "configs" / "celeba.py"
+    mine.parent.mkdir()
+    text = "from unsup3d_jax.configs import celeba\nget_config = celeba.get_config\n"
+    mine.write_text(text)
+    assert configuration.find("configs/celeba.py", flags.CONFIG_FOLDER).samefile(mine)
+    assert configuration.find(str(mine), flags.CONFIG_FOLDER) == mine
+    found = configuration.find("celeba", flags.CONFIG_FOLDER)
+    assert found == flags.CONFIG_FOLDER / "celeba.py"
+    assert _parse("--config=configs/celeba.py").config.data.path
+
+
+@pytest.mark.parametrize(
+    "typed, argv, shown",
+    [
+        (["python3", "main.py"], ["main.py", "--a=b c"], "python3 main.py '--a=b c'"),
+        (["/v/bin/python", "/x/main.py"], ["/x/main.py"], "/v/bin/python /x/main.py"),
+        (["/v/bin/python", "BIN/unsup3d"], ["BIN/unsup3d", "-h"], "unsup3d -h"),
+        (["/v/bin/python", "/no/unsup3d"], ["/no/unsup3d"], "/no/unsup3d"),
+        (["pytest"], ["main.py"], "python main.py"),
+    ],
+)
+def test_the_command_is_shown_as_it_was_typed(
+    typed, argv, shown, tmp_path, monkeypatch, capsys
+):
+    script = tmp_path / "unsup3d"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    argv = [x.replace("BIN", str(tmp_path)) for x in argv]
+    monkeypatch.setattr(sys, "orig_argv", typed)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert flags.command() == shown
+    assert f"To go on: {shown}" in (cli.ending(Interrupted("SIGTERM"))[0] or "")
+    with pytest.raises(SystemExit):
+        flags.parse([argv[0], "--help"], cli.METHODS)
+    called = shown.removesuffix(" -h").removesuffix(" '--a=b c'")
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith(f"usage: {called} [-h]")
+    assert f"example: {called} --config=quickstart" in told
 
 
 def test_nothing_is_written_for_a_run_that_cannot_start(tmp_path, capsys):

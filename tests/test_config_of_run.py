@@ -147,7 +147,7 @@ def test_without_a_run_the_file_is_needed(tmp_path, monkeypatch):
             _parse("--mode=eval", *given)
     # Training is of the file: a run's own config would hide what changed in it.
     run = _write(tmp_path / "run")
-    with pytest.raises(UserError, match="--config=configs/NAME.py is missing; the"):
+    with pytest.raises(UserError, match="--config=NAME is missing; --help"):
         _parse(f"--workdir={run}")
     assert _parse(FOLDER, f"--workdir={run}").config.name == "folder"
 

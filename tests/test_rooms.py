@@ -1,12 +1,15 @@
 """Which room may know which: imports point down the list, and nothing else."""
 
 import ast
-import fnmatch
+import importlib
+import inspect
 import re
-import tomllib
+import runpy
 from pathlib import Path
 
 import pytest
+
+import unsup3d_jax
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "unsup3d_jax"
@@ -29,22 +32,26 @@ ROOMS = (
     "terminal",
     "files",
     "errors",
+    "checkout",
 )
+# Folders of their own, which are installed within the package: all rooms may use them.
+BESIDE = ("configs", "rasterizer")
 METHODS = ("unsup3d", "stn3dmm", "gan2shape", "stylegan2")
 SHARED = ("engine", "evaluation", "show", "data", "nets", "formation")
 # Where a command line begins: they may import everything.
 ENTRANCES = ("cli", "import_weights", "keypoints")
 
 
-def _imports(path: Path) -> list[str]:
+def _imports(path: Path, *, most_dots: int = 0) -> list[str]:
     """Full names of the modules a file imports, wherever in it."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            assert node.level <= most_dots, f"{path}: a relative import"
+            stem = "." * node.level + (node.module or "")
+            found += [f"{stem}.{alias.name}" for alias in node.names]
     return found
 
 
@@ -63,7 +70,7 @@ def test_every_file_lies_in_a_room():
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_point_down(room):
-    below = set(ROOMS[ROOMS.index(room) :])
+    below = {*ROOMS[ROOMS.index(room) :], *BESIDE}
     for path in FILES:
         if _room(path) != room:
             continue
@@ -83,9 +90,35 @@ def test_no_shared_room_knows_a_method(room):
 
 
 def test_the_rasterizer_needs_nothing_of_this_package():
+    """And does not call itself by name, as it is installed under another one."""
     for path in sorted((ROOT / "rasterizer").rglob("*.py")):
-        names = {name.split(".")[0] for name in _imports(path)}
-        assert not names & {"unsup3d_jax", "configs"}, path
+        names = {name.split(".")[0] for name in _imports(path, most_dots=1)}
+        assert not names & {"unsup3d_jax", "configs", "rasterizer"}, path
+
+
+def test_what_lies_beside_the_package_is_imported_by_its_long_name():
+    """The short names are there in a checkout alone."""
+    for path in (*PACKAGE.rglob("*.py"), *(ROOT / "configs").rglob("*.py")):
+        assert not {name.split(".")[0] for name in _imports(path)} & {*BESIDE}, path
+
+
+def test_a_long_name_is_the_same_module():
+    import unsup3d_jax.configs.default
+    import unsup3d_jax.rasterizer.batching
+
+    import configs.default
+    import rasterizer.batching
+
+    assert unsup3d_jax.rasterizer is rasterizer
+    assert unsup3d_jax.rasterizer.batching is rasterizer.batching
+    assert unsup3d_jax.configs.default is configs.default
+    for module in (rasterizer, rasterizer.batching, configs.default):
+        assert module.__spec__ is not None
+        assert module.__spec__.name == module.__name__
+    importlib.import_module("unsup3d_jax.rasterizer.rasterize")
+    assert inspect.isfunction(rasterizer.rasterize)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'unsup3d_jax.con"):
+        importlib.import_module("unsup3d_jax.configs.nothing")
 
 
 def test_no_modules_import_each_other():
@@ -147,12 +180,24 @@ def test_the_tree_of_the_readme_is_the_tree():
         assert named | {"modes"} == there - {"__init__"} | {"modes"}, room
 
 
-def test_the_wheel_holds_every_room():
-    """What setuptools packs: folders with an __init__.py that a pattern names."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]
-    for top in ("unsup3d_jax", "rasterizer", "configs"):
+def test_the_wheel_holds_every_room(monkeypatch):
+    """What setup.py packs: folders with an __init__.py. test_wheel.py builds it."""
+    packed = {}
+    monkeypatch.setattr("setuptools.setup", lambda **given: packed.update(given))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    for top in ("unsup3d_jax", *BESIDE):
         for folder in {path.parent for path in (ROOT / top).rglob("*.py")}:
             assert (folder / "__init__.py").exists(), folder
             name = ".".join(folder.relative_to(ROOT).parts)
-            assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+            long = name if top == "unsup3d_jax" else f"unsup3d_jax.{name}"
+            assert long in packed["packages"], long
+    assert all(x.split(".")[0] == "unsup3d_jax" for x in packed["packages"])
+
+
+def test_one_version_is_told_everywhere():
+    cff = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {unsup3d_jax.__version__}\n" in cff
+    newest = re.findall(r"^## (\S+)", changes, re.M)[0]
+    assert newest == unsup3d_jax.__version__

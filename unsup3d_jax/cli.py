@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax import flags, terminal
+from unsup3d_jax import checkout, flags, terminal
 from unsup3d_jax.engine import host_memory
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
 from unsup3d_jax.errors import UserError, one_line
@@ -46,6 +46,11 @@ def main(argv: Sequence[str]) -> int:
     """
     with terminal.lasting():
         return _run(argv)
+
+
+def installed() -> int:
+    """The command `unsup3d`."""
+    return main(sys.argv)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -102,7 +107,8 @@ def _check_platforms() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         extra = next((x for x in ("cuda", "tpu") if x in wanted.split(",")), None)
-        install = f"install '.[{extra}]'" if extra else "name cpu, cuda or tpu"
+        whole = "." if checkout.IS_ONE else "unsup3d_jax"
+        install = f"install '{whole}[{extra}]'" if extra else "name cpu, cuda or tpu"
         why = f" ({one_line(error, 200)})" if str(error) else ""
         raise UserError(
             f"JAX found no device of JAX_PLATFORMS={wanted}; {install}, or unset "

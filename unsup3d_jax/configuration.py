@@ -44,22 +44,59 @@ class Keys:
 # --- where it is from ---------------------------------------------------------------
 
 
-def load(path: Path, methods: Mapping[str, Keys], *, folder: Path) -> ConfigDict:
+def names(folder: Path) -> list[str]:
+    """What the configs in a folder are called: "celeba", "gan2shape/faces"."""
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.py")
+        if "def get_config(" in path.read_text(encoding="utf-8")
+    )
+
+
+def find(text: str, folder: Path) -> Path:
+    """The file that --config means: one of the user's, or the project's of a name.
+
+    A path as in a checkout, configs/NAME.py, is a name where there is no such file.
+
+    Args:
+        folder: where the project's configs are.
+
+    Raises:
+        UserError: if there is neither; it lists the names, the nearest first.
+    """
+    path = Path(text).expanduser()
+    # isfile, which is False for a folder that is closed, too
+    if path.suffix == ".py" and os.path.isfile(path):
+        return path
+    name = path.as_posix().removeprefix("configs/").removesuffix(".py")
+    known = names(folder)
+    if name in known:
+        return folder / f"{name}.py"
+    if os.path.isfile(path):
+        return path
+    last = name.rpartition("/")[2]
+    near = [x for x in known if last in x.split("/")][:3]
+    near += difflib.get_close_matches(name, known, n=3)
+    near = list(dict.fromkeys(near))  # each once
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    others = ", ".join(x for x in known if x not in near)
+    raise UserError(
+        f"--config: no file {shown(str(path))}, and no config has this name; {hint}"
+        f"There are {'also ' if near else ''}{others}."
+    )
+
+
+def load(path: Path, methods: Mapping[str, Keys]) -> ConfigDict:
     """Runs `get_config()` of a config file.
 
     Args:
         methods: the file's key "method" chooses one of them; it may not add keys to
             it, nor leave any out.
-        folder: where the project's configs are, for hints.
 
     Raises:
-        UserError: if the file is missing, fails, or has other keys, or values of
-            another type. Ranges are not checked yet: the command line may mend them.
+        UserError: if the file fails, or has other keys, or values of another type.
+            Ranges are not checked yet: the command line may mend them.
     """
-    if not os.path.isfile(path):  # which is False for a folder that is closed, too
-        near = folder / f"{path.stem}.py"
-        hint = f"; did you mean {near}?" if near.is_file() else "."
-        raise UserError(f"--config: no file {path}{hint}")
     spec = importlib.util.spec_from_file_location("_user_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {path} is not a Python file.")
@@ -74,8 +111,11 @@ def load(path: Path, methods: Mapping[str, Keys], *, folder: Path) -> ConfigDict
         ours = type(error).__module__.startswith("unsup3d_jax.")
         if isinstance(error, KeyboardInterrupt) or ours:
             raise
+        # There is one beside main.py only.
+        is_short = isinstance(error, ModuleNotFoundError) and error.name == "configs"
+        hint = "; write `from unsup3d_jax.configs import ...`." if is_short else ""
         raise UserError(
-            f"--config: {path} failed: {type(error).__name__}: {one_line(error)}"
+            f"--config: {path} failed: {type(error).__name__}: {one_line(error)}{hint}"
         ) from error
     if not is_config:
         raise UserError(f"--config: get_config() of {path} returns no ConfigDict.")
@@ -351,7 +391,9 @@ def override(config: ConfigDict, key: str, text: str, ranges: Mapping[str, Range
         if not isinstance(value, ConfigDict) or name not in value:
             near = difflib.get_close_matches(key, keys(config), n=1, cutoff=0.6)
             hint = (
-                f"; did you mean {near[0]!r}?" if near else "; see configs/default.py."
+                f"; did you mean {near[0]!r}?"
+                if near
+                else "; --help tells where they are explained."
             )
             raise UserError(f"--config.{shown(key)}: no such key{hint}")
         section, value = value, value[name]

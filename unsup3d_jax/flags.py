@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +15,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax import configuration
+from unsup3d_jax import checkout, configuration
 from unsup3d_jax.errors import UserError, refusing
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+CONFIG_FOLDER = checkout.CONFIGS
 # Several processes of one run; a mode takes all of them or none.
 CLUSTER = ("distributed", "coordinator", "processes", "process")
 
@@ -98,9 +100,9 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags).")
 
 
-def _parser(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
+def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="main.py",
+        prog=program,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         description="Unsupervised 3D shape from single images, in JAX.",
@@ -110,8 +112,7 @@ def _parser(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
             "Every option is in default.py of a method's configs and in "
             "configs/shared.py;\nset one by --config.section.key=value, "
             'a tuple by --config.section.key="a,b" or "()".\n\n'
-            "example:\n  python main.py --config=configs/quickstart.py "
-            "--config.train.steps=100"
+            f"example:\n  {program} --config=quickstart --config.train.steps=100"
         ),
     )
 
@@ -122,8 +123,8 @@ def _parser(methods: Mapping[str, Method]) -> argparse.ArgumentParser:
 
     parser.add_argument(
         "--config",
-        metavar="FILE",
-        help="configs/NAME.py; not needed where there is a run: "
+        metavar="NAME",
+        help="see below, or a file of yours; not needed where there is a run: "
         f"{modes(lambda mode: mode.of_run)} take the config it was trained with",
     )
     parser.add_argument("--mode", default="train", metavar="MODE", help="see below")
@@ -171,19 +172,11 @@ def _modes_text(methods: Mapping[str, Method]) -> str:
 
 
 def _configs_text() -> str:
-    """The configs of each folder, those of sub-folders under its name."""
-    folders = [CONFIG_FOLDER, *sorted(p for p in CONFIG_FOLDER.iterdir() if p.is_dir())]
-    lines = []
-    for folder in folders:
-        prefix = "" if folder == CONFIG_FOLDER else f"{folder.name}/"
-        names = sorted(
-            prefix + p.stem
-            for p in folder.glob("*.py")
-            if "def get_config(" in p.read_text(encoding="utf-8")
-        )
-        if names:
-            lines.append("  " + ", ".join(names))
-    return "\n".join(lines)
+    """The names of the configs, those of a folder on a line."""
+    lines: dict[str, list[str]] = {"": []}
+    for name in configuration.names(CONFIG_FOLDER):
+        lines.setdefault(name.rpartition("/")[0], []).append(name)
+    return "\n".join("  " + ", ".join(line) for line in lines.values())
 
 
 def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
@@ -196,7 +189,9 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
     Raises:
         UserError: for whatever is wrong with it.
     """
-    flags, rest = _parser(methods).parse_known_args(_joined(list(argv[1:])))
+    flags, rest = _parser(methods, _shell(_program(argv[0]))).parse_known_args(
+        _joined(list(argv[1:]))
+    )
     every_mode = {mode: None for x in methods.values() for mode in x.modes}
     if flags.mode not in every_mode:
         raise UserError(
@@ -321,11 +316,11 @@ def _read_config(
     workdir = Path(flags.workdir).expanduser() if flags.workdir else None
     file = None
     if flags.config:
-        place = Path(flags.config).expanduser()
-        config = configuration.load(place, every, folder=CONFIG_FOLDER)
+        place = configuration.find(flags.config, CONFIG_FOLDER)
+        config = configuration.load(place, every)
         file = _Source(config, place, workdir)
         workdir = workdir or Path("runs") / (name or config.name)
-    missing = "--config=configs/NAME.py is missing"
+    missing = "--config=NAME is missing"
     if _is_of_run(flags.mode, methods):
         checkpoint = Path(flags.checkpoint).expanduser() if flags.checkpoint else None
         for place in filter(None, (checkpoint, workdir)):
@@ -344,7 +339,7 @@ def _read_config(
         where = " or ".join(str(p) for p in (checkpoint, workdir) if p)
         missing += f", and no config.json of a run is in {where or 'a --workdir'}"
     if file is None:
-        raise UserError(f"{missing}; the configs are in {CONFIG_FOLDER}.")
+        raise UserError(f"{missing}; --help lists the names.")
     return file
 
 
@@ -453,5 +448,23 @@ def _joined(argv: list[str]) -> list[str]:
 
 
 def command() -> str:
-    """The command that runs this program again, for people."""
-    return shlex.join(["python", *sys.argv])
+    """The command that runs this program again, as its user has called it."""
+    return _shell([*_program(sys.argv[0]), *sys.argv[1:]])
+
+
+def _program(name: str) -> list[str]:
+    """How a program is called whose own argument 0 is this: what stands before flags.
+
+    `python main.py`, with the interpreter that was typed, or `unsup3d`.
+    """
+    if name.endswith(".py"):
+        typed = Path(sys.orig_argv[0] if sys.orig_argv else "").name
+        return [sys.orig_argv[0] if typed.startswith("python") else "python", name]
+    # An installed command: the system has made its full path of what was typed.
+    short = Path(name).stem
+    return [short if shutil.which(short) == shutil.which(name) else name]
+
+
+def _shell(words: Sequence[str]) -> str:
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join(words)

@@ -11,7 +11,10 @@ from unsup3d_jax import cli
 def main(argv: list[str]) -> int:
     """Runs mode import with the flags of the former command."""
     if not {"-h", "--help"} & set(argv[1:]):
-        print("this command is now: python main.py --mode=import ...", file=sys.stderr)
+        print(
+            "this command is now: unsup3d --mode=import ... (or python main.py)",
+            file=sys.stderr,
+        )
     return cli.main([argv[0], "--mode=import", *argv[1:]])
 
 

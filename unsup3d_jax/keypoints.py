@@ -14,7 +14,7 @@ __all__ = ["find", "main", "read_csv"]
 def main(argv: list[str]) -> int:
     """Runs mode keypoints with the flags of the former command."""
     if not {"-h", "--help"} & set(argv[1:]):
-        text = "this command is now: python main.py --mode=keypoints ..."
+        text = "this command is now: unsup3d --mode=keypoints ... (or python main.py)"
         print(text, file=sys.stderr)
     return cli.main([argv[0], "--mode=keypoints", *argv[1:]])
 

@@ -10,8 +10,7 @@ Sections data, log, checkpoint, eval and tables have keys that methods share:
 """
 
 from ml_collections import ConfigDict
-
-from configs import shared
+from unsup3d_jax.configs import shared
 
 NETWORKS = ("depth", "albedo", "view", "light", "encoder")
 # Of `shared.train`: the others mean nothing where the stages say how many steps there

@@ -6,8 +6,7 @@ groups of four go on by themselves.
 """
 
 from ml_collections import ConfigDict
-
-from configs.gan2shape import default
+from unsup3d_jax.configs.gan2shape import default
 
 
 def get_config() -> ConfigDict:

@@ -7,8 +7,7 @@ is its own. `python -m unsup3d_jax.gan2shape.start WORKDIR` makes the file.
 """
 
 from ml_collections import ConfigDict
-
-from configs.gan2shape import faces
+from unsup3d_jax.configs.gan2shape import faces
 
 
 def get_config() -> ConfigDict:

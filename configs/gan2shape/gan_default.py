@@ -10,8 +10,7 @@ Sections data, train, log, checkpoint and eval have keys that all methods share:
 """
 
 from ml_collections import ConfigDict
-
-from configs import shared
+from unsup3d_jax.configs import shared
 
 NETWORKS = ("generator", "discriminator")
 

@@ -12,8 +12,7 @@ What was found on the way:
 """
 
 from ml_collections import ConfigDict
-
-from configs.gan2shape import gan_default
+from unsup3d_jax.configs.gan2shape import gan_default
 
 
 def get_config() -> ConfigDict:

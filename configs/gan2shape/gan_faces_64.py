@@ -6,8 +6,7 @@ yet a measured recipe: 60,000 steps are 1.9 million images.
 """
 
 from ml_collections import ConfigDict
-
-from configs.gan2shape import gan_default
+from unsup3d_jax.configs.gan2shape import gan_default
 
 
 def get_config() -> ConfigDict:

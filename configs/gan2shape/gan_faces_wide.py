@@ -6,8 +6,7 @@ samples are those of the moving average, and a run may be stopped wherever they 
 """
 
 from ml_collections import ConfigDict
-
-from configs.gan2shape import gan_faces
+from unsup3d_jax.configs.gan2shape import gan_faces
 
 
 def get_config() -> ConfigDict:

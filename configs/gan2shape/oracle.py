@@ -6,8 +6,7 @@ Proves steps 1 and 3 with no GAN at all: what is left of the prior's error is th
 """
 
 from ml_collections import ConfigDict
-
-from configs.gan2shape import default
+from unsup3d_jax.configs.gan2shape import default
 
 
 def get_config() -> ConfigDict:

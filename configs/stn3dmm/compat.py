@@ -9,8 +9,7 @@ gradients of the image terms, and its normals of three triangles
 """
 
 from ml_collections import ConfigDict
-
-from configs.stn3dmm import full
+from unsup3d_jax.configs.stn3dmm import full
 
 
 def get_config() -> ConfigDict:

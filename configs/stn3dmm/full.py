@@ -7,8 +7,7 @@ once and cached.
 """
 
 from ml_collections import ConfigDict
-
-from configs.stn3dmm import open_faces
+from unsup3d_jax.configs.stn3dmm import open_faces
 
 
 def get_config() -> ConfigDict:

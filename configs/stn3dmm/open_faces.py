@@ -12,8 +12,7 @@ What was found on the way, in short runs (docs/stn3dmm.md has the numbers):
 """
 
 from ml_collections import ConfigDict
-
-from configs.stn3dmm import default
+from unsup3d_jax.configs.stn3dmm import default
 
 
 def get_config() -> ConfigDict:

@@ -9,8 +9,7 @@ a second view, and the prior do the rest.
 """
 
 from ml_collections import ConfigDict
-
-from configs.stn3dmm import open_faces
+from unsup3d_jax.configs.stn3dmm import open_faces
 
 
 def get_config() -> ConfigDict:

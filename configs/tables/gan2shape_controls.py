@@ -10,8 +10,7 @@ a GPU and --config.projection.generator=FILE.
 """
 
 from ml_collections import ConfigDict
-
-from configs.tables import recipes
+from unsup3d_jax.configs.tables import recipes
 
 
 def get_config() -> ConfigDict:

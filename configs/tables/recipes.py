@@ -11,10 +11,9 @@ GPU. Of GAN2Shape: the numbers of its default.py, and a generator that the user 
 """
 
 from ml_collections import ConfigDict
-
-from configs import default, quickstart, synfaces
-from configs.gan2shape import default as gan2shape_default
-from configs.gan2shape import faces
+from unsup3d_jax.configs import default, quickstart, synfaces
+from unsup3d_jax.configs.gan2shape import default as gan2shape_default
+from unsup3d_jax.configs.gan2shape import faces
 
 SCALES = ("tiny", "small", "paper")
 

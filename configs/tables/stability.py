@@ -11,8 +11,7 @@ Expect: one of three seeds of the paper's start without a viewpoint; none with t
 """
 
 from ml_collections import ConfigDict
-
-from configs.tables import recipes
+from unsup3d_jax.configs.tables import recipes
 
 
 def get_config() -> ConfigDict:

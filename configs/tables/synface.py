@@ -8,8 +8,7 @@ Expect: not known, never run by us; the paper's numbers stand beside ours.
 """
 
 from ml_collections import ConfigDict
-
-from configs.tables import recipes
+from unsup3d_jax.configs.tables import recipes
 
 
 def get_config() -> ConfigDict:

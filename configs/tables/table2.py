@@ -9,8 +9,7 @@ a plane (docs/tables.md).
 """
 
 from ml_collections import ConfigDict
-
-from configs.tables import recipes
+from unsup3d_jax.configs.tables import recipes
 
 
 def get_config() -> ConfigDict:

@@ -10,8 +10,7 @@ Expect: SIDE (x10^-2) 0.81 with all parts, 1.92 without light, 1.34 without albe
 """
 
 from ml_collections import ConfigDict
-
-from configs.tables import recipes
+from unsup3d_jax.configs.tables import recipes
 
 
 def get_config() -> ConfigDict:

@@ -8,8 +8,7 @@ Expect: of 68, 46 supervised and ours, 37 the average depth, 0 a plane (docs/tab
 """
 
 from ml_collections import ConfigDict
-
-from configs.tables import recipes
+from unsup3d_jax.configs.tables import recipes
 
 
 def get_config() -> ConfigDict:

@@ -170,7 +170,7 @@ def test_each_config_starts_as_it_says():
     methods = {"unsup3d": KEYS}
     for path in flags.CONFIG_FOLDER.glob("*.py"):
         if path.stem not in ("__init__", "default", "shared"):
-            c = configuration.load(path, methods, folder=flags.CONFIG_FOLDER)
+            c = configuration.load(path, methods)
             rates = c.train.lr_scale
             limits = (c.depth.bump_height, c.depth.output_gain, c.train.clip_norm)
             starts[path.stem] = (*limits, rates.view, rates.depth)

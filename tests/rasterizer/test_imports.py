@@ -19,8 +19,10 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, f"relative import in {path.name}"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            # Relative: an installed one is called unsup3d_jax.rasterizer.
+            own = ["rasterizer"] * node.level
+            stem = ".".join([*own, *filter(None, [node.module])])
+            names |= {f"{stem}.{alias.name}" for alias in node.names}
     return names
 
 

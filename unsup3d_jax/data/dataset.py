@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-import grain
 import numpy as np
 
 from unsup3d_jax.data.images import REMEDIES, CropError, ImageError
@@ -155,6 +154,8 @@ class Dataset:
         if not self.is_streamed:
             names = list(self.arrays) if fields is None else list(fields)
             return {name: self.arrays[name][np.asarray(indices)] for name in names}
+        import grain  # only trainings and scores wait for it
+
         reader = grain.MapDataset.source([int(i) for i in indices]).map(self.example)
         return stack(parallel(reader, self.workers, ahead=len(indices)), fields)
 
@@ -182,19 +183,22 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def parallel(
-    source: grain.MapDataset, workers: int, *, ahead: int
-) -> grain.IterDataset:
+def parallel(source: Any, workers: int, *, ahead: int) -> Any:
     """`source` as a sequence in the same order, evaluated by `workers` threads.
 
     Threads suffice: PIL releases the interpreter lock while it decodes and
     resizes.
 
     Args:
-        source: a grain data set.
+        source: a grain.MapDataset.
         workers: threads; 0 evaluates in the caller.
         ahead: how many elements may be ready before they are asked for.
+
+    Returns:
+        A grain.IterDataset.
     """
+    import grain
+
     options = grain.ReadOptions(
         num_threads=workers, prefetch_buffer_size=max(ahead, workers) if workers else 0
     )

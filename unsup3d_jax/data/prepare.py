@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
 import PIL
 from tqdm import tqdm
@@ -86,6 +85,8 @@ def prepare(
     cached = _load(path)
     if cached is not None:
         return cached
+
+    import grain
 
     source = grain.MapDataset.source(items).map(lambda item: ds.read_item(item, read))
     arrays: dict[str, np.ndarray] = {}

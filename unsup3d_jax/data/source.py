@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -36,13 +35,15 @@ _AHEAD = 2
 _ORDER, _FLIP, _REORDER = 0, 1, 2
 
 
-def batch_order(size: int, seed: int) -> grain.MapDataset:
-    """Returns the endless order of examples: epoch after epoch, each shuffled.
+def batch_order(size: int, seed: int) -> Any:
+    """The endless order of examples, a grain.MapDataset: epochs, each shuffled.
 
     Element p is the index of the p-th training example. Batches are cut from
     it without gaps, so every example occurs once an epoch also where the batch
     size does not divide the set.
     """
+    import grain
+
     # Hashed, because grain's epoch e of seed s is epoch 0 of seed s + e.
     hashed = int(np.random.SeedSequence([seed, _ORDER]).generate_state(1)[0])
     return grain.MapDataset.range(size).shuffle(seed=hashed).repeat()
@@ -140,6 +141,8 @@ class TrainSource:
             dataset = self._dataset
             order: Any = self._order  # of now: see `reorder`
             # Places are counted over this process's rows, from `step` on.
+            import grain
+
             rows = grain.MapDataset.range(step * count, sys.maxsize)
             examples = rows.map(lambda i: dataset.example(order[self._place(i)]))
             self._reader = iter(

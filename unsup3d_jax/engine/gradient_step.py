@@ -9,9 +9,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
-from rasterizer.batching import like
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.task import State, StepContext
+from unsup3d_jax.rasterizer.batching import like
 
 
 @struct.dataclass

@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -70,7 +71,7 @@ class Interrupts:
         self._lost: type[BaseException] | None = None
         self._previous_hook = sys.unraisablehook
         self._left = threading.Event()
-        self._pipe: tuple[int, int] | None = None
+        self._pipe: tuple[socket.socket, socket.socket] | None = None
         self._previous_fd = -1
 
     def __enter__(self) -> "Interrupts":
@@ -80,12 +81,11 @@ class Interrupts:
             self._previous_hook = sys.unraisablehook
             sys.unraisablehook = self._notice
             self._left.clear()
-            self._pipe = os.pipe()
-            for end in self._pipe:
-                os.set_blocking(end, end == self._pipe[0])
+            self._pipe = socket.socketpair()  # Windows has no such os.pipe
+            self._pipe[1].setblocking(False)
             # Written by the C handler at once, whatever the main thread does.
             self._previous_fd = signal.set_wakeup_fd(
-                self._pipe[1], warn_on_full_buffer=False
+                self._pipe[1].fileno(), warn_on_full_buffer=False
             )
             self._timer = threading.Thread(
                 target=self._keep_time,
@@ -104,15 +104,19 @@ class Interrupts:
             sys.unraisablehook = self._previous_hook
             signal.set_wakeup_fd(self._previous_fd)
             self._left.set()
-            os.write(self._pipe[1], b"\0")
+            self._pipe[1].send(b"\0")
             self._timer.join()
             for end in self._pipe:
-                os.close(end)
+                end.close()
             self._pipe = None
 
     def request(self) -> None:
         """As a SIGTERM to this process would; from any thread."""
-        if self._previous:  # else there is no handler, and it would kill
+        if not self._previous:  # no handler: it would kill
+            return
+        if os.name == "nt":  # where os.kill always kills
+            signal.raise_signal(signal.SIGTERM)
+        else:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _handle(self, number: int, _frame: object) -> None:
@@ -135,8 +139,8 @@ class Interrupts:
         else:
             self._previous_hook(dropped)
 
-    def _keep_time(self, reader: int, stops: set[int]) -> None:
-        while not self._left.is_set() and not stops & set(os.read(reader, 64)):
+    def _keep_time(self, reader: socket.socket, stops: set[int]) -> None:
+        while not self._left.is_set() and not stops & set(reader.recv(64)):
             pass
         start = busy = time.monotonic()
         while not self._left.wait(0.05):

@@ -55,9 +55,7 @@ def run_keypoints(args: Arguments, interrupts: Any) -> None:
     print(json.dumps(result, indent=2))
 
 
-_TABLES = Mode(
-    "run the rows of a paper's table: --config=configs/tables/NAME.py", run_tables
-)
+_TABLES = Mode("run the rows of a paper's table: --config=tables/NAME", run_tables)
 OF_GAN2SHAPE = {"tables": _TABLES}
 OF_UNSUP3D = {
     "tables": _TABLES,

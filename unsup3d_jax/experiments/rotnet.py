@@ -21,8 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from configs import default
-from rasterizer.batching import like
+from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import changed, check_numbers, need
 from unsup3d_jax.data.batches import eval_batches
 from unsup3d_jax.data.source import train_source
@@ -38,6 +37,7 @@ from unsup3d_jax.engine.task import (
 from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.files import write_atomically
 from unsup3d_jax.nets import vgg16, vgg16_files
+from unsup3d_jax.rasterizer.batching import like
 
 # Whole blocks: where the trunk may end.
 CONVOLUTIONS = (2, 4, 7, 10, 13)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-import rasterizer
+import unsup3d_jax.rasterizer as rasterizer
 from unsup3d_jax.formation import geometry, lighting, sampling
 from unsup3d_jax.formation.types import Canonical, Warped
 

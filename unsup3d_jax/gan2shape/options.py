@@ -8,7 +8,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs.gan2shape import default
+from unsup3d_jax.configs.gan2shape import default
 from unsup3d_jax.configuration import changed, check_numbers, need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine.task import Identity

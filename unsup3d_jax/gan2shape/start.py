@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs.gan2shape import default
+from unsup3d_jax.configs.gan2shape import default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.engine import checkpoint, half_precision
 from unsup3d_jax.engine.workdir import check_meaning
@@ -62,7 +62,7 @@ def load(config: ConfigDict, path: Path = PATH) -> dict[str, Any]:
         _meaning(config),
         default.YOUNGER,
         what=f"train.init_from={NAME}: what ships",
-        remedy="Use configs/gan2shape/faces.py, name a joint run of yours, or begin "
+        remedy="Use --config=gan2shape/faces, name a joint run of yours, or begin "
         "with noise: train.init_from='' and stages.joint_steps=(0,0,0).",
     )
     return params

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from configs import default
+from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.data import load
 from unsup3d_jax.data.batches import eval_batches

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rasterizer.batching import like
+from unsup3d_jax.rasterizer.batching import like
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-import rasterizer
+import unsup3d_jax.rasterizer as rasterizer
 from unsup3d_jax.formation import geometry, sampling
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.formation.types import AnyArray

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-import rasterizer
+import unsup3d_jax.rasterizer as rasterizer
 from unsup3d_jax.data import tiles
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.show import mesh_files

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from configs.stn3dmm import default
+from unsup3d_jax.configs.stn3dmm import default
 from unsup3d_jax.configuration import check_numbers, need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine import settings

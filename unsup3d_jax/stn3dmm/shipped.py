@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs.stn3dmm import default
+from unsup3d_jax.configs.stn3dmm import default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.engine import checkpoint, half_precision, packing
 from unsup3d_jax.stn3dmm import task
@@ -33,7 +33,7 @@ def load(config: ConfigDict, path: Path = PATH) -> tuple[dict[str, Any], int]:
         half_precision.meaning_of(config, task.IDENTITY),
         default.YOUNGER,
         what=ORIGIN,
-        remedy="Use configs/stn3dmm/open_faces.py, or train.",
+        remedy="Use --config=stn3dmm/open_faces, or train.",
     )
     packing.check_shapes(params, task.shapes_of_params(config), str(path))
     return params, step

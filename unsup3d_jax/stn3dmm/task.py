@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from configs.stn3dmm import default
+from unsup3d_jax.configs.stn3dmm import default
 from unsup3d_jax.data.batches import to_batch
 from unsup3d_jax.data.load import Splits
 from unsup3d_jax.data.source import TrainSource, train_source

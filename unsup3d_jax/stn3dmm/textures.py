@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
-import rasterizer
+import unsup3d_jax.rasterizer as rasterizer
 from unsup3d_jax.formation.sampling import sample_bilinear
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm import layers

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-import rasterizer
+import unsup3d_jax.rasterizer as rasterizer
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.stn3dmm.layers import Camera, Posed, Theta, distance, scale_of
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from configs.gan2shape import gan_default
+from unsup3d_jax.configs.gan2shape import gan_default
 from unsup3d_jax.configuration import Keys
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
 

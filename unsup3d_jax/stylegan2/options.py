@@ -7,7 +7,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from configs.gan2shape import gan_default
+from unsup3d_jax.configs.gan2shape import gan_default
 from unsup3d_jax.configuration import check_numbers, need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine import settings

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.gan2shape import gan_default
+from unsup3d_jax.configs.gan2shape import gan_default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.engine import checkpoint, packing
 from unsup3d_jax.errors import UserError

@@ -21,11 +21,11 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from rasterizer.batching import like
 from unsup3d_jax.configuration import changed
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.task import State, StepContext
 from unsup3d_jax.nets import stylegan2 as nets
+from unsup3d_jax.rasterizer.batching import like
 from unsup3d_jax.stylegan2 import augment, losses
 from unsup3d_jax.stylegan2.options import GROUP, Lazy, TrainOptions
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 from ml_collections import ConfigDict
 
-from configs.gan2shape import gan_default
+from unsup3d_jax.configs.gan2shape import gan_default
 from unsup3d_jax.data.batches import to_batch
 from unsup3d_jax.data.load import Splits
 from unsup3d_jax.data.source import TrainSource, train_source

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from configs import default
+from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import Keys
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode

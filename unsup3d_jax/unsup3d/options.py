@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from configs import default
+from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import check_numbers, need
 from unsup3d_jax.formation import heads, reprojection
 from unsup3d_jax.formation.types import Leaf

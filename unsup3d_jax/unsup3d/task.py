@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from configs import default
+from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import need
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.data import load

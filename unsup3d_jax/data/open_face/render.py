@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rasterizer import interpolate, rasterize
 from unsup3d_jax.data.open_face import appearance, scene
 from unsup3d_jax.data.open_face.appearance import Appearance, Numbers, Surface
 from unsup3d_jax.data.open_face.model import FaceModel, Seeds
 from unsup3d_jax.data.open_face.scene import Backdrop, Scene
 from unsup3d_jax.formation import geometry
+from unsup3d_jax.rasterizer import interpolate, rasterize
 
 FAR = scene.DEPTH_RANGE[1]  # depth of pixels that show no face
 SAMPLES_PER_CHUNK = 1 << 18  # bounds memory: about 64 MB of attributes

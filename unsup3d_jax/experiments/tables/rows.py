@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import default
-from configs.gan2shape import default as gan2shape_default
-from configs.tables import recipes
+from unsup3d_jax.configs import default
+from unsup3d_jax.configs.gan2shape import default as gan2shape_default
+from unsup3d_jax.configs.tables import recipes
 from unsup3d_jax.configuration import Range, changed, check_numbers, flatten, need
 from unsup3d_jax.errors import UserError, refusing
 from unsup3d_jax.experiments import gan2shape_tables, paper_tables

@@ -93,6 +93,9 @@ def get_config() -> ConfigDict:
     # all images; each group begins with what it has found. Instead of a
     # train.init_from, instance mode only; (0, 0, 0): none.
     stages.joint_steps = (0, 0, 0)
+    # Images of the training split that take part in that stage, and in no other: of
+    # many people V learns where frontal is, of few it learns each one's first pose.
+    stages.joint_others = 0
     stages.prior_steps = 1000  # step 0
     stages.first_steps = (600, 600, 400)  # steps 1, 2, 3 of the first stage
     stages.later_steps = (200, 500, 300)  # of the others
@@ -222,6 +225,7 @@ RANGES = {
     "stages.groups_at_a_time": (1, 4096),
     "stages.side_by_side": (0, 4096),
     "stages.joint_steps": shared.COUNT,
+    "stages.joint_others": (0, 2**20),
     "stages.prior_steps": shared.COUNT,
     "stages.first_steps": shared.COUNT,
     "stages.later_steps": shared.COUNT,
@@ -265,6 +269,7 @@ YOUNGER = {
     "loss.view": 0.0,
     "loss.spread": 0.0,
     "stages.joint_steps": [0, 0, 0],
+    "stages.joint_others": 0,
     "sampling.object_only": False,
     "train.devices": 0,
 }

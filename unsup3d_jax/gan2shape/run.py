@@ -89,11 +89,12 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
         began = time.monotonic()
 
         if shared_stage is not None:
-            lot = Lot(slice(0, len(found)), workdir / _JOINT)
+            company = _company(config, found, shared, workdir / _JOINT)
+            lot = Lot(slice(0, len(company)), workdir / _JOINT)
             first_plan = plan_of(
                 shared_stage, options.options_from_config(shared_stage), projection
             )
-            work = work_of(shared_stage, found, lot, common, None)
+            work = work_of(shared_stage, company, lot, common, None)
             state = _worked_on(lot, shared_stage, first_plan, work, interrupts)
             if state is None:
                 return
@@ -106,6 +107,19 @@ def train(args: Arguments, interrupts: Interrupts) -> None:
             say(f"{number + 1} of {len(lots)} lots done, {minutes}.")
     if found.dataset is not None:
         _report(config, workdir, found, plan.last)
+
+
+def _company(config: ConfigDict, found: Subjects, shared: Any, place: Path) -> Subjects:
+    """The images of the joint stage: all, and those that take part in it alone.
+
+    Args:
+        place: where the latents of the latter are kept.
+    """
+    if not config.stages.joint_others:
+        return found
+    place.mkdir(parents=True, exist_ok=True)
+    others = generated.known(config, subjects.others(config), shared, place)
+    return subjects.together(found, others)
 
 
 def check_folders(config: ConfigDict, workdir: Path) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from unsup3d_jax.configuration import changed
 from unsup3d_jax.data import images as image_files
 from unsup3d_jax.data import load
 from unsup3d_jax.data.dataset import Dataset
@@ -46,6 +48,39 @@ class Subjects:
         """Tells these images from others; JSON-able."""
         pixels = np.ascontiguousarray(np.rint(self.image[rows] * 255).astype(np.uint8))
         return {"names": list(self.names[rows]), "pixels": zlib.crc32(pixels.data)}
+
+
+def others(config: ConfigDict) -> Subjects:
+    """The first `stages.joint_others` images of the training split.
+
+    Raises:
+        UserError: see `of_config`; and if there are fewer.
+    """
+    count = config.stages.joint_others
+    changes = {"eval.split": "train", "eval.max_images": count}
+    found = of_config(changed(config, changes), None)
+    if len(found) < count:
+        raise UserError(
+            f"stages.joint_others={count}: the training split has {len(found)} images."
+        )
+    return found
+
+
+def together(some: Subjects, more: Subjects) -> Subjects:
+    """Images of two sets, of which no common truth is known."""
+
+    def joined(one: Any, other: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(one), np.asarray(other)])
+
+    return dataclasses.replace(
+        some,
+        names=some.names + more.names,
+        image=joined(some.image, more.image),
+        mask=joined(some.mask, more.mask),
+        prior=joined(some.prior, more.prior),
+        dataset=None,
+        own=jax.tree.map(joined, some.own, more.own),
+    )
 
 
 def prior_options(config: ConfigDict) -> prior.PriorOptions:
@@ -105,8 +140,6 @@ def _of_photos(config: ConfigDict, source: Path) -> Subjects:
 
 def _of_scenes(config: ConfigDict) -> Subjects:
     """People of the open faces before a plain background, which can be drawn again."""
-    import jax
-
     from unsup3d_jax.gan2shape import scenes
 
     split = config.eval.split

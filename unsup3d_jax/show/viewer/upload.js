@@ -58,7 +58,7 @@
       if (!shown) throw new Error("The answer broke off.");
       tell("Done. Turn it.");
       document.getElementById("canvas").focus({ preventScroll: true });
-      document.getElementById("title").scrollIntoView();
+      document.getElementById("viewer").scrollIntoView();
     } catch (error) {
       const lost = error instanceof TypeError || error instanceof SyntaxError;
       tell(lost ? "No answer: is the program still running?" : error.message, true);

@@ -34,6 +34,8 @@ class Arguments:
         checkpoint: a workdir or one checkpoint folder; None: the workdir's.
         input, output, sheet: files or folders.
         layout, split, near: of mode keypoints.
+        port: of mode serve; 0: any that is free; None: its own, or any.
+        no_browser: mode serve opens none.
         dry_run: only say what a training would need.
         profile: trace these steps, (first, last).
         cluster: (coordinator, processes, process) of a run of several; each
@@ -52,6 +54,8 @@ class Arguments:
     layout: str | None = None
     split: str | None = None
     near: str | None = None
+    port: int | None = None
+    no_browser: bool = False
     dry_run: bool = False
     profile: tuple[int, int] | None = None
     cluster: tuple[str | None, int | None, int | None] | None = None
@@ -144,6 +148,12 @@ def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentPar
             help=modes(lambda mode, flag=flag: flag in mode.flags),
         )
     parser.add_argument(
+        "--port", metavar="N", type=_port, help="serve: on loopback; 0: any"
+    )
+    parser.add_argument(
+        "--no_browser", action="store_true", help="serve: only print the address"
+    )
+    parser.add_argument(
         "--dry_run",
         action="store_true",
         help="train: print shapes, parameters, memory and time, and stop",
@@ -232,6 +242,8 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         layout=flags.layout,
         split=flags.split,
         near=flags.near,
+        port=flags.port,
+        no_browser=flags.no_browser,
         dry_run=flags.dry_run,
         profile=_profile_steps(flags.profile),
         cluster=_cluster(flags),
@@ -382,7 +394,7 @@ def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
     """Refuses a flag that the mode would ignore, and a mode that lacks one."""
     mode = modes[flags.mode]
     for name, value in vars(flags).items():
-        if name in ("config", "mode", "workdir") or value in (None, False):
+        if name in ("config", "mode", "workdir") or value is None or value is False:
             continue
         if name not in mode.flags:
             others = [m for m, x in modes.items() if name in x.flags]
@@ -392,6 +404,16 @@ def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
     if any(not getattr(flags, name) for name in mode.required):
         wanted = " and ".join(f"--{name}=..." for name in mode.required)
         raise UserError(f"--mode={flags.mode} needs {wanted} (--help tells what).")
+
+
+def _port(text: str) -> int:
+    """For argparse, which makes its own words of a ValueError."""
+    digits = text.isascii() and text.isdigit() and len(text) <= 5
+    if not digits or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(
+            f"expected 0 to 65535, got {configuration.shown(text)}"
+        )
+    return int(text)
 
 
 def _profile_steps(text: str | None) -> tuple[int, int] | None:

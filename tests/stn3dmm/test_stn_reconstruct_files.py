@@ -76,6 +76,7 @@ def test_each_photo_gets_its_folder_and_broken_ones_are_named(written):
     pictures = "input flattened visibility overlay landmarks frontal frontal_marked"
     expected = {f"{name}.png" for name in (*pictures.split(), "panel", "mesh")}
     expected |= {"factors.npz", "record.json", "mesh.glb", "mesh.obj", "mesh.mtl"}
+    expected |= {"viewer.html"}
     assert names == expected
 
 

@@ -40,6 +40,7 @@ FILES = {f"{name}.png" for name in MAPS} | {
     "mesh.obj",
     "mesh.mtl",
     "mesh.png",
+    "viewer.html",
     "turntable.mp4",
     "relight.mp4",
 }

@@ -72,7 +72,7 @@ def test_folder_of_photos_skips_and_names_the_broken_one(
     assert factors.canon_depth.shape == (SIZE, SIZE)
     # Each photo has its own factors, whatever else shares its batch.
     options = options_from_config(trained[0])
-    alone, _ = reconstruct_files._decompose(trained[1], image[None], options, None)
+    alone, _ = reconstruct_files.decompose(trained[1], image[None], options, None)
     np.testing.assert_allclose(factors.canon_depth, alone.canon_depth[0], atol=1e-5)
     assert np.abs(exported[1][2].canon_albedo - factors.canon_albedo).max() > 1e-4
 
@@ -182,7 +182,7 @@ def decomposed(trained):
     """What the model finds in one photo."""
     options = options_from_config(trained[0])
     grey = np.full((1, SIZE, SIZE, 3), 0.5, np.float32)
-    return jax.device_get(reconstruct_files._decompose(trained[1], grey, options, None))
+    return jax.device_get(reconstruct_files.decompose(trained[1], grey, options, None))
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def quick(monkeypatch, exported, decomposed):
     def photo(found, index):
         return jax.tree.map(lambda a: a[index], found)
 
-    monkeypatch.setattr(reconstruct_files, "_decompose", decompose)
+    monkeypatch.setattr(reconstruct_files, "decompose", decompose)
     monkeypatch.setattr(reconstruct_files, "_photo", photo)
     return exported
 

@@ -22,7 +22,7 @@ from unsup3d_jax.files import finite, need_regular
 RECORD = "record.json"
 
 # To be raised when the same photo and parameters get other files than before.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)

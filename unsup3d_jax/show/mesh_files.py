@@ -136,7 +136,16 @@ def surface_of_mesh(
 def write_glb(
     path: str | Path, surface: Surface, texture: Texture | None = None
 ) -> None:
-    """Writes a glTF 2.0 binary: rough, not metallic, seen from both sides.
+    """Writes what `glb` makes.
+
+    Raises:
+        ValueError: see `glb`.
+    """
+    Path(path).write_bytes(glb(surface, texture))
+
+
+def glb(surface: Surface, texture: Texture | None = None) -> bytes:
+    """A glTF 2.0 binary: rough, not metallic, seen from both sides.
 
     The texture, or the colours, should be an albedo: a glTF viewer brings its own
     light, and multiplies both where there are both.
@@ -162,7 +171,7 @@ def write_glb(
         process=False,
     )
     data: Any = mesh.export(file_type="glb", include_normals=True)
-    Path(path).write_bytes(data)
+    return data
 
 
 def _linear_bytes(colours: Float[np.ndarray, "v 3"]) -> np.ndarray:

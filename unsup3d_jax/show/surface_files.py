@@ -5,7 +5,7 @@ Whatever method found them, the arrays have the names of `factors.npz` (README):
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from PIL import Image
 from unsup3d_jax.data import tiles
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.show import foreground, mesh_files, pictures, video
+from unsup3d_jax.show.foreground import Part
+from unsup3d_jax.show.mesh_files import Surface, Texture
+from unsup3d_jax.show.viewer import content, page
 
 ARRAYS = "factors.npz"
 _TEXTURE_SCALE = 8  # of the mesh's texture over the map's size
@@ -56,15 +59,18 @@ def write_surface(
     border: Border,
     *,
     whole_surface: bool = False,
+    seen: Sequence[content.Map] = (),
 ) -> dict[str, float]:
-    """Writes mesh.glb, mesh.obj with its texture, turntable.mp4 and relight.mp4.
+    """Writes mesh.glb, mesh.obj with its texture, viewer.html, and two videos.
 
     Args:
-        folder: exists; files of the same names are replaced.
-        arrays: of these canon_depth, canon_normal, canon_image, canon_albedo and view.
+        folder: exists; files of the same names are replaced; its name is the title of
+            the viewer.
+        arrays: as in the README's table.
         scene: camera.
         border: of the canonical depth.
         whole_surface: show background, too, see `foreground`.
+        seen: maps for the viewer, see `content.of_depth_map`.
 
     Returns:
         "share": what of the depth map mesh and videos show.
@@ -72,21 +78,50 @@ def write_surface(
     depth, normal, lit, albedo = (
         arrays[f"canon_{name}"] for name in ("depth", "normal", "image", "albedo")
     )
-    part = everything = foreground.whole(depth, border_columns=border.columns)
-    if not whole_surface:
-        part = foreground.object_part(
-            depth, border_columns=border.columns, border_depth=border.depth
-        )
-    surface = mesh_files.surface_of_depth(depth, normal, scene, part)
-    texture = mesh_files.Texture(albedo, _TEXTURE_SCALE)
-    mesh_files.write_glb(folder / "mesh.glb", surface, texture)
-    texture = mesh_files.Texture(lit, _TEXTURE_SCALE)
-    mesh_files.write_obj(folder / "mesh.obj", surface, texture)
+    part, surface = surface_of(arrays, scene, border, whole_surface=whole_surface)
+    everything = foreground.whole(depth, border_columns=border.columns)
+    glb = mesh_files.glb(surface, Texture(albedo, _TEXTURE_SCALE))
+    (folder / "mesh.glb").write_bytes(glb)
+    page.write(folder, content.of_depth_map(folder.name, glb, arrays, scene, seen))
+    mesh_files.write_obj(folder / "mesh.obj", surface, Texture(lit, _TEXTURE_SCALE))
     frames = video.turntable_frames(lit, normal, depth, scene, part)
     video.write_video(folder / "turntable.mp4", frames)
     frames = video.relight_frames(albedo, normal, depth, arrays["view"], scene, part)
     video.write_video(folder / "relight.mp4", frames)
     return {"share": float(part.cells.sum() / everything.cells.sum())}
+
+
+def surface_of(
+    arrays: Mapping[str, Float[np.ndarray, "..."]],
+    scene: Scene,
+    border: Border,
+    *,
+    whole_surface: bool,
+) -> tuple[Part, Surface]:
+    """What of the canonical depth is drawn, and its mesh; see `write_surface`."""
+    depth = arrays["canon_depth"]
+    part = foreground.whole(depth, border_columns=border.columns)
+    if not whole_surface:
+        part = foreground.object_part(
+            depth, border_columns=border.columns, border_depth=border.depth
+        )
+    normal = arrays["canon_normal"]
+    return part, mesh_files.surface_of_depth(depth, normal, scene, part)
+
+
+def viewer_content(
+    title: str,
+    arrays: Mapping[str, Float[np.ndarray, "..."]],
+    scene: Scene,
+    border: Border,
+    *,
+    whole_surface: bool,
+    seen: Sequence[content.Map] = (),
+) -> content.Content:
+    """What viewer.html shows, without writing anything; see `write_surface`."""
+    _, surface = surface_of(arrays, scene, border, whole_surface=whole_surface)
+    glb = mesh_files.glb(surface, Texture(arrays["canon_albedo"], _TEXTURE_SCALE))
+    return content.of_depth_map(title, glb, arrays, scene, seen)
 
 
 def map_pictures(

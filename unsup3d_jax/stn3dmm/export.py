@@ -17,6 +17,7 @@ from unsup3d_jax.data import tiles
 from unsup3d_jax.formation.types import AnyArray
 from unsup3d_jax.show import mesh_files
 from unsup3d_jax.show.pictures import grey_picture
+from unsup3d_jax.show.viewer import content, page
 from unsup3d_jax.stn3dmm import flattening, layers, pictures, textures
 from unsup3d_jax.stn3dmm.layers import Camera
 from unsup3d_jax.stn3dmm.morphable import GridModel
@@ -151,7 +152,7 @@ def export(
     Image.fromarray(pictures.labelled(panel, side=_PANEL_SIDE)).save(
         folder / "panel.png"
     )
-    _write_mesh(folder, found, model, whole.texture)
+    _write_mesh(folder, image, found, model, whole.texture)
     return numbers_of(np.asarray(vector), found), found
 
 
@@ -194,6 +195,7 @@ def _from_the_front(
 
 def _write_mesh(
     folder: Path,
+    image: Float[np.ndarray, "h w 3"],
     found: Found,
     model: GridModel,
     texture: Float[np.ndarray, "t t 3"],
@@ -205,7 +207,23 @@ def _write_mesh(
         uv=textures.texture_coordinates(model.size),
     )
     skin = mesh_files.Texture(texture, 1)
-    mesh_files.write_glb(folder / "mesh.glb", surface, skin)
+    glb = mesh_files.glb(surface, skin)
+    (folder / "mesh.glb").write_bytes(glb)
+    visible = content.Map(
+        "visible",
+        "Seen",
+        "White where the photo shows the face; elsewhere the texture is filled in.",
+        grey_picture(found.visibility),
+    )
+    shown = content.Content(
+        title=folder.name,
+        glb=glb,
+        texture="Texture",
+        eye=content.eye_for(surface),
+        photo=image,
+        maps=[visible],
+    )
+    page.write(folder, shown)
     mesh_files.write_obj(folder / "mesh.obj", surface, skin)
 
 

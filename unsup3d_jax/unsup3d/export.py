@@ -1,4 +1,4 @@
-"""What the folder of one decomposed photo holds: arrays, pictures, a mesh, videos."""
+"""What the folder of one decomposed photo holds: arrays, pictures, mesh, videos."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from PIL import Image
 
 from unsup3d_jax.formation.types import Factors, Reconstruction
 from unsup3d_jax.show import surface_files
+from unsup3d_jax.show.viewer.content import Content
 from unsup3d_jax.unsup3d import symmetry
 from unsup3d_jax.unsup3d.options import ModelOptions
 from unsup3d_jax.unsup3d.panel import panel_of_factors
@@ -49,16 +50,48 @@ def export(
     picture = symmetry.symmetry_picture(arrays, asymmetry, options.scene)
     Image.fromarray(picture).save(folder / "symmetry.png")
 
-    # A supervised model's depth has no border.
-    border = 0 if options.supervised else options.factors.border_columns
     shown = surface_files.write_surface(
         folder,
         arrays,
         options.scene,
-        surface_files.Border(border, options.factors.border_depth),
+        _border(options),
         whole_surface=whole_surface,
+        seen=[symmetry.asymmetry_map(arrays, asymmetry)],
     )
     return {"asymmetry": asymmetry.numbers(), "surface": shown}
+
+
+def viewer_content(
+    title: str,
+    image: Float[np.ndarray, "h w 3"],
+    factors: Factors,
+    reconstruction: Reconstruction,
+    options: ModelOptions,
+    *,
+    whole_surface: bool = False,
+) -> Content:
+    """What the viewer shows of one photo; nothing is written.
+
+    Args:
+        title: the photo's name.
+        image, factors, reconstruction, options, whole_surface: as of `export`.
+    """
+    arrays = named_arrays(image, factors, reconstruction)
+    asymmetry = symmetry.Asymmetry.of(arrays)
+    return surface_files.viewer_content(
+        title,
+        arrays,
+        options.scene,
+        _border(options),
+        whole_surface=whole_surface,
+        seen=[symmetry.asymmetry_map(arrays, asymmetry)],
+    )
+
+
+def _border(options: ModelOptions) -> surface_files.Border:
+    # A supervised model's depth has no border.
+    columns = 0 if options.supervised else options.factors.border_columns
+    return surface_files.Border(columns, options.factors.border_depth)
 
 
 def named_arrays(

@@ -51,6 +51,29 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     )
 
 
+def run_serve(args: Arguments, interrupts: Any) -> None:
+    """Shows photos in a browser on this computer."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--mode=serve needs starlette and uvicorn ({error}): "
+            "pip install '.[serve]'."
+        ) from None
+    from unsup3d_jax.unsup3d import serve
+    from unsup3d_jax.unsup3d.options import loss_weights
+
+    params, step = load_params(args)
+    serve.serve(
+        args.config,
+        params,
+        view_range=loss_weights(args.config, step).view_range,
+        port=args.port,
+        opens_browser=not args.no_browser,
+    )
+
+
 def run_data(args: Arguments, interrupts: Any) -> None:
     """Checks the data set and prints what it holds."""
     from unsup3d_jax.data import report
@@ -103,6 +126,12 @@ MODES = {
         run_reconstruct,
         flags=("checkpoint", "input", "output"),
         required=("input", "output"),
+        of_run=True,
+    ),
+    "serve": Mode(
+        "drop photos into a page on this computer and turn what comes out",
+        run_serve,
+        flags=("checkpoint", "port", "no_browser"),
         of_run=True,
     ),
     "data": Mode(

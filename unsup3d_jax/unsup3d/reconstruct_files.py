@@ -41,11 +41,11 @@ def reconstruct_folder(
     """
     options = options_from_config(config)
     whole = config.export.whole_surface
-    unlearnt = _unlearnt(config)
+    without = unlearnt(config)
     share = None if view_range is None else float(view_range)
 
     def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Any]:
-        found = _decompose(params, images, options, view_range)
+        found = decompose(params, images, options, view_range)
         return lambda index: _photo(found, index)
 
     def write(
@@ -55,14 +55,14 @@ def reconstruct_folder(
         return export.export(
             folder,
             images[0],
-            dataclasses.replace(factors, **dict.fromkeys(unlearnt)),
+            dataclasses.replace(factors, **dict.fromkeys(without)),
             reconstruction,
             options,
             whole_surface=whole,
         )
 
     work = Work(
-        made=photo_folders.made_from(params, options, share, whole, unlearnt),
+        made=photo_folders.made_from(params, options, share, whole, without),
         sizes=(options.networks.image_size,),
         find=find,
         write=write,
@@ -77,7 +77,7 @@ def reconstruct_folder(
     )
 
 
-def _unlearnt(config: ConfigDict) -> list[str]:
+def unlearnt(config: ConfigDict) -> list[str]:
     """The confidence maps of losses that were off: they still are as initialised."""
     loss, names = config.loss, []
     no_flip = loss.flip == 0 and loss.flip_start == 0
@@ -89,12 +89,13 @@ def _unlearnt(config: ConfigDict) -> list[str]:
 
 
 @functools.partial(jax.jit, static_argnames="options")
-def _decompose(
+def decompose(
     params: dict,
     images: Float[AnyArray, "b h w 3"],
     options: ModelOptions,
     view_range: Float[Array, ""] | None,
 ) -> tuple[Factors, Reconstruction]:
+    """Everything about images in [0, 1]; view_range: see `model.decompose`."""
     images = jnp.asarray(images)
     factors = model.decompose(params, images, options, view_range=view_range)
     return factors, model.reconstruct(factors, options)

@@ -12,6 +12,7 @@ from unsup3d_jax.data import tiles
 from unsup3d_jax.formation import geometry
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.show import pictures
+from unsup3d_jax.show.viewer.content import Map
 
 _SIZE = 256  # pixels, about
 # The least end of the picture's scale, so that noise does not fill it:
@@ -148,6 +149,17 @@ def symmetry_picture(
         _reddened(np.full((size[0], 3), 0.6), ramp), asymmetry.words()
     )
     return np.concatenate([picture, legend])
+
+
+def asymmetry_map(arrays: dict[str, np.ndarray], asymmetry: Asymmetry) -> Map:
+    """The same red on the input, for the viewer."""
+    heat = np.clip(asymmetry.heat / asymmetry.top, 0.0, 1.0)
+    return Map(
+        "symmetry",
+        "Symmetry",
+        "Red where the mirrored shape explains the photo worse",
+        _reddened(arrays["input"], heat),
+    )
 
 
 def _reddened(

@@ -304,7 +304,8 @@ def _documented() -> list[str]:
     """The flags of every call of main.py in the code blocks of our texts."""
     calls = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", path.read_text(), re.S):
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), re.S | re.M)
+        for block in (text for kind, text in blocks if kind in ("", "sh", "bash")):
             for line in block.replace("\\\n", " ").splitlines():
                 if found := re.search(r"python3? main\.py (.*?)(?:&|\||$)", line):
                     calls.append(found[1])

@@ -230,7 +230,7 @@ def test_an_untrained_row_is_scored_from_its_initial_parameters(tmp_path, machin
 
 
 def test_help_names_the_tables():
-    text = flags._parser(cli.METHODS).format_help()
+    text = flags._parser(cli.METHODS, "unsup3d").format_help()
     assert "tables/table2" in text and "recipes" not in text
 
 

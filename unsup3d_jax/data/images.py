@@ -326,6 +326,34 @@ def rgb_square(
     return np.asarray(_resized(to_rgb(_cropped(image, crop)), image_size))
 
 
+def rgb_box(
+    image: Image.Image, box: Sequence[int], *, image_size: int
+) -> UInt8[np.ndarray, "s s 3"]:
+    """A box, which may reach out of the image and repeats its edge there.
+
+    What is not square becomes so. Resized by the filter of `rgb_square`.
+
+    Args:
+        box: (x0, y0, w, h), pixels.
+
+    Raises:
+        ValueError: if the box lies beside the image, or is sixteen times as large; see
+            `to_rgb`.
+    """
+    x0, y0, w, h = box
+    left, top = max(x0, 0), max(y0, 0)
+    right, bottom = min(x0 + w, image.width), min(y0 + h, image.height)
+    if right <= left or bottom <= top:
+        raise ValueError(f"its box {tuple(box)} lies beside the image")
+    if w * h > min(16 * image.width * image.height, MAX_PIXELS):
+        raise ValueError(f"its box {tuple(box)} is far larger than the image")
+    _need_known_range(image)
+    part = np.asarray(to_rgb(image.crop((left, top, right, bottom))))
+    beside = ((top - y0, y0 + h - bottom), (left - x0, x0 + w - right), (0, 0))
+    whole = Image.fromarray(np.pad(part, beside, mode="edge"))
+    return np.asarray(_resized(whole, image_size))
+
+
 def rgb_part(
     image: Image.Image, *, left: float, top: float, side: float, image_size: int
 ) -> UInt8[np.ndarray, "s s 3"]:

@@ -164,7 +164,10 @@ def summarise(
         "seeds_trained": "together" if base.tables.together else "one by one",
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
         "rules": report.RULES
-        | {"crop": report.crop_rule(base.data.crop), "collapses": COLLAPSES},
+        | {
+            "crop": report.crop_rule(base.data.crop, base.data.name),
+            "collapses": COLLAPSES,
+        },
         "rows": lines,
         "stability": _rates(
             [

@@ -3,7 +3,10 @@
 The initial depth is that of default.py, which says how to have the paper's.
 
 Run: python main.py --config=configs/celeba.py --config.data.path=DIR
-DIR holds train/, val/ and test/ with square face crops.
+DIR holds what was fetched of CelebA, not unpacked: img_align_celeba.zip and
+list_eval_partition.txt, say. docs/data.md has the other layouts, the authors' crops
+among them. Where nothing is there, TensorFlow Datasets fetches it if that and
+TensorFlow are installed; else one line says what to fetch from where.
 """
 
 from ml_collections import ConfigDict
@@ -13,5 +16,6 @@ from unsup3d_jax.configs import default
 def get_config() -> ConfigDict:
     config = default.get_config()
     config.name = "celeba"
-    config.data.path = "data/celeba_cropped"
+    config.data.name = "celeba"
+    config.data.path = "data/celeba"
     return config

@@ -19,8 +19,9 @@ WEIGHT = (0.0, 1e6)
 def data() -> ConfigDict:
     """Section data: which images there are, and how they are stored."""
     data = ConfigDict()
-    data.name = "folder"  # folder | open_faces | synface | tfds
-    # folder, synface: root that holds the images; tfds: the data_dir.
+    data.name = "folder"  # folder | celeba | open_faces | synface | tfds
+    # folder, synface: root that holds the images; tfds: the data_dir; celeba: what was
+    # fetched, as it is (docs/data.md).
     data.path = ""
     # tfds only: a set of TensorFlow Datasets with a feature "image", prepared
     # as array records, such as celeb_a.
@@ -28,7 +29,7 @@ def data() -> ConfigDict:
     data.image_size = 64  # pixels, square: 32, 64, 128 or 256
     # Pixels cut from each image before resizing: () keeps everything,
     # (s,) cuts a centred s x s square, (0,) the largest one that fits,
-    # (y0, x0, h, w) a box (code, crop).
+    # (y0, x0, h, w) a box (code, crop). celeba: () is what its layout calls for.
     data.crop = ()
     # folder: path/{train,val,test}; hash: a file's split follows from its
     # relative name; auto: folder where train and another exist, else hash.

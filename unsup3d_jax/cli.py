@@ -40,8 +40,9 @@ def main(argv: Sequence[str]) -> int:
     changes neither the run nor its status.
 
     Status 0: done, or stopped by a first Ctrl-C, SIGTERM or SIGHUP with everything
-    saved. 1: training diverged; another process of the run is gone; or the
-    deadline after a signal came before everything was saved. 2: the user can
+    saved. 1: training diverged; another process of the run is gone; the deadline
+    after a signal came before everything was saved; or mode data advises against
+    training. 2: the user can
     fix it; one line on stderr says how. 130: aborted by a second Ctrl-C.
     """
     with terminal.lasting():
@@ -74,8 +75,8 @@ def _run(argv: Sequence[str]) -> int:
             _check_platforms()
             if mode.keeps_compiled:
                 _keep_compiled(args.config)
-            mode.run(args, interrupts)
-        return 0
+            status = mode.run(args, interrupts)
+        return status or 0
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         message, status = ending(error)
         if message is None:

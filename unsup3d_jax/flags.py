@@ -69,8 +69,8 @@ class Mode:
 
     Attributes:
         help: one line.
-        run: (arguments, interrupts that are entered already) -> None. Imports what
-            it needs itself, so that `--help` need not wait for JAX.
+        run: (arguments, interrupts that are entered already) -> exit status; None is
+            0. Imports what it needs itself, so that `--help` need not wait for JAX.
         flags: names of those it takes beside --config and --workdir.
         required: of these, the ones it cannot do without.
         keeps_compiled: whether its programs are worth keeping on disk.
@@ -79,7 +79,7 @@ class Mode:
     """
 
     help: str
-    run: Callable[[Arguments, Any], None]
+    run: Callable[[Arguments, Any], int | None]
     flags: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     keeps_compiled: bool = True

@@ -150,9 +150,10 @@ def test_curves_leave_out_what_was_not_measured(row):
 
 
 def test_a_crop_is_said_in_words():
-    assert report.crop_rule(()).startswith("none")
-    assert "largest square" in report.crop_rule((0,))
-    assert "170 x 170" in report.crop_rule((170,))
-    assert report.crop_rule((8, 14, 100, 90)) == (
+    assert report.crop_rule((), "folder").startswith("none")
+    assert "CelebA's own" in report.crop_rule((), "celeba")
+    assert "largest square" in report.crop_rule((0,), "folder")
+    assert "170 x 170" in report.crop_rule((170,), "synface")
+    assert report.crop_rule((8, 14, 100, 90), "celeba") == (
         "rows 8 to 107, columns 14 to 103, before resizing"
     )

@@ -21,7 +21,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin
 
@@ -48,18 +48,20 @@ _JPEG_IN_TIFF, _JPEG_TABLES = 7, 347
 _TILE_OFFSETS, _TILE_LENGTHS = 324, 325
 
 
-def check(path: str | os.PathLike, image: Image.Image) -> None:
+def check(source: str | os.PathLike | bytes, image: Image.Image) -> None:
     """Looks for damage that decoding did not report.
 
     Args:
-        path: the file.
+        source: the file, or its bytes.
         image: as Pillow opened and loaded it, not copied or turned.
 
     Raises:
         ValueError: naming what is damaged.
         OSError: if the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file
+    ):
         if image.format in ("JPEG", "MPO"):
             most = _JPEG_HEAD + _BYTES_A_PIXEL * image.width * image.height
             _check_jpeg(file.read(most), image)
@@ -70,6 +72,14 @@ def check(path: str | os.PathLike, image: Image.Image) -> None:
                 _check_webp(kind, stream)
         elif isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiff(file, image)
+
+
+def _size(file: BinaryIO) -> int:
+    """Bytes of a file, which stays where it stands."""
+    here = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(here)
+    return size
 
 
 # --- JPEG ---------------------------------------------------------------------
@@ -138,7 +148,7 @@ def _code_damage(data: bytes, colours: str) -> str:
 # --- PNG ----------------------------------------------------------------------
 
 
-def _check_png(file: io.BufferedReader) -> None:
+def _check_png(file: BinaryIO) -> None:
     inflater, inflated, rows = zlib.decompressobj(), 0, 0
     for kind, length in _png_chunks(file):
         if kind == b"IHDR":  # the first, and Pillow has checked it
@@ -169,7 +179,7 @@ def _inflate(inflater: Any, data: bytes, most: int) -> int:
     return total
 
 
-def _png_chunks(file: io.BufferedReader) -> Iterator[tuple[bytes, int]]:
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """(kind, bytes of the body) up to the end; the file stands at the body."""
     file.seek(8)  # the signature
     while len(head := file.read(8)) == 8 and not head.endswith(b"IEND"):
@@ -196,10 +206,10 @@ def _png_bytes(header: bytes) -> int:
 # --- WebP ---------------------------------------------------------------------
 
 
-def _webp_streams(file: io.BufferedReader) -> Iterator[tuple[bytes, bytes]]:
+def _webp_streams(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
     """Kind and stream of the first picture, its transparency as a picture too."""
     file.seek(12)
-    size, end = b"", os.fstat(file.fileno()).st_size
+    size, end = b"", _size(file)
     while len(head := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", head)
         after = min(file.tell() + length + length % 2, end)
@@ -234,10 +244,10 @@ def _check_webp(kind: bytes, stream: bytes) -> None:
 # --- TIFF ---------------------------------------------------------------------
 
 
-def _check_tiff(file: io.BufferedReader, image: TiffImagePlugin.TiffImageFile) -> None:
+def _check_tiff(file: BinaryIO, image: TiffImagePlugin.TiffImageFile) -> None:
     compression = image.tag_v2.get(TiffImagePlugin.COMPRESSION)
     tables = image.tag_v2.get(_JPEG_TABLES, b"")
-    unread = os.fstat(file.fileno()).st_size  # strips may share their bytes
+    unread = _size(file)  # strips may share their bytes
     for offset, length in _tiff_strips(image.tag_v2):
         unread -= length
         if unread < 0 or compression not in (*_DEFLATE, _JPEG_IN_TIFF):

@@ -109,7 +109,8 @@ class Dataset:
             has keypoints and that is known; else ().
         latent_mirror: (d, d), takes the code of an image to that of its mirror image,
             where `arrays` has latent codes and that is known.
-        items, read: of a streamed set; else (), None.
+        items: what each example was read from; () where it was rendered.
+        read: of a streamed set; else None.
         workers: decoding threads of a streamed set.
     """
 
@@ -297,7 +298,7 @@ def remark(report: Report) -> str:
         )
     if report.split == "train":
         parts += left_out(report)
-    return "; ".join([*parts, "--mode=data lists them"]) if parts else ""
+    return "; ".join([*parts, "--mode=data tells more"]) if parts else ""
 
 
 def digest_of(*parts: Any) -> str:

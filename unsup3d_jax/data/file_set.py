@@ -136,7 +136,7 @@ def from_listing(
         arrays=prepared.arrays,
         report=report,
         digest=ds.digest_of(data.name, options, held),
-        items=() if keep else usable,
+        items=usable,
         read=None if keep else read,
         workers=data.workers,
     )

@@ -65,7 +65,10 @@ def check_output(config: ConfigDict, output: pathlib.Path, flag: str) -> None:
     Raises:
         UserError: naming the flag.
     """
-    if config.data.name not in ("folder", "landmarks") or not config.data.path:
+    if (
+        config.data.name not in ("celeba", "folder", "landmarks")
+        or not config.data.path
+    ):
         return
     # Whether there are photos is asked later: a finished run needs none.
     root = pathlib.Path(config.data.path).expanduser()

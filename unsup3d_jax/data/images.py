@@ -58,6 +58,8 @@ MAX_PIXELS = 128_000_000
 # What all threads of the process decode at once needs at most so many bytes.
 _MEMORY = Budget(2 << 30)
 
+Source = str | pathlib.Path | bytes  # a file, or its bytes
+
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -123,7 +125,9 @@ def crop_box(crop: Sequence[int], height: int, width: int) -> tuple[int, int, in
 
 
 @contextlib.contextmanager
-def open_upright(path: str | pathlib.Path) -> Iterator[Image.Image]:
+def open_upright(
+    path: str | pathlib.Path, content: bytes | None = None
+) -> Iterator[Image.Image]:
     """The first frame of a file, decoded, EXIF orientation applied, for the body.
 
     An orientation that cannot be read is upright. Texts and colour profiles of a PNG
@@ -131,6 +135,10 @@ def open_upright(path: str | pathlib.Path) -> Iterator[Image.Image]:
 
     Large images wait until others are done: what all threads decode at once has a
     bound. In the body no other image may be opened.
+
+    Args:
+        path: the file; with `content` only its name in errors.
+        content: the file's bytes, where these are known already.
 
     Raises:
         ImageError: if it cannot be read, its pixels are damaged, or it has more than
@@ -140,14 +148,16 @@ def open_upright(path: str | pathlib.Path) -> Iterator[Image.Image]:
         MemoryError: if it does not fit.
     """
     with _naming(path), contextlib.ExitStack() as held:
-        need_regular(path)
+        if content is None:
+            need_regular(path)
+        source = path if content is None else content
         try:
-            image = _decoded(path, path, held)
+            image = _decoded(source, source, held)
         except ValueError as error:
             if not any(limit in str(error) for limit in _TEXT_LIMITS):
                 raise
             held.close()
-            image = _decoded(path, _without_texts(path), held)
+            image = _decoded(source, _without_texts(source), held)
         yield image
 
 
@@ -179,26 +189,23 @@ def _reason(error: Exception, path: str) -> str:
     return " ".join(text.split())
 
 
-def _decoded(
-    path: str | pathlib.Path,
-    content: str | pathlib.Path | io.BytesIO,
-    held: contextlib.ExitStack,
-) -> Image.Image:
-    """Decodes `content`, which is the file or what of it is used, and turns it."""
+def _decoded(source: Source, used: Source, held: contextlib.ExitStack) -> Image.Image:
+    """Decodes `used`, which is the file or what of it is used, and turns it."""
     most = f"more than {MAX_PIXELS / 1e6:g} million pixels"
     try:
-        opened = Image.open(content, formats=FORMATS)
+        file = io.BytesIO(used) if isinstance(used, bytes) else used
+        opened = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:  # PIL's own limit, which lies above ours
         raise ValueError(f"too large: {most}") from None
     with opened as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ValueError(f"too large: {width} x {height}, {most}")
-        held.enter_context(_MEMORY.hold(_bytes_needed(image, path)))
+        held.enter_context(_MEMORY.hold(_bytes_needed(image, source)))
         # Before the tag is read: PNG may hold it behind the pixels, and PIL
         # turns TIFF by itself while loading.
         image.load()
-        damage.check(path, image)
+        damage.check(source, image)
         try:
             transpose = _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
         except Exception:  # PIL raises nearly anything; the pixels are sound
@@ -207,7 +214,7 @@ def _decoded(
         return image if transpose is None else image.transpose(transpose)
 
 
-def _bytes_needed(image: Image.Image, path: str | pathlib.Path) -> int:
+def _bytes_needed(image: Image.Image, source: Source) -> int:
     """Estimates what reading an opened image takes at its peak, its crop the whole."""
     mode = image.mode
     stored = 2 if mode.startswith("I;16") else 1 if mode in ("1", "L", "P") else 4
@@ -218,18 +225,24 @@ def _bytes_needed(image: Image.Image, path: str | pathlib.Path) -> int:
         each += 12  # as RGBA, over white; WebP's frames
     if "progressive" in image.info:
         each += 6  # coefficients of all scans, in 16 bits
-    return image.width * image.height * each + os.path.getsize(path)
+    return image.width * image.height * each + _length(source)
 
 
-def _without_texts(path: str | pathlib.Path) -> io.BytesIO:
+def _length(source: Source) -> int:
+    return len(source) if isinstance(source, bytes) else os.path.getsize(source)
+
+
+def _without_texts(source: Source) -> bytes:
     """A PNG without its texts and colour profile, which PIL refuses to skip.
 
     Raises:
         ValueError: if the file ends inside a chunk.
     """
     kept = io.BytesIO()
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    size = _length(source)
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file
+    ):
         kept.write(file.read(8))  # the signature
         while len(head := file.read(8)) == 8:
             length, kind = struct.unpack(">I4s", head)
@@ -239,8 +252,7 @@ def _without_texts(path: str | pathlib.Path) -> io.BytesIO:
             if file.tell() + length + 4 > size:  # before memory is asked for
                 raise ValueError("image file is truncated")
             kept.write(head + file.read(length + 4))
-    kept.seek(0)
-    return kept
+    return kept.getvalue()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -312,6 +324,34 @@ def rgb_square(
     _need_known_range(image)
     # Cropped first: what is converted is smaller.
     return np.asarray(_resized(to_rgb(_cropped(image, crop)), image_size))
+
+
+def rgb_box(
+    image: Image.Image, box: Sequence[int], *, image_size: int
+) -> UInt8[np.ndarray, "s s 3"]:
+    """A box, which may reach out of the image and repeats its edge there.
+
+    What is not square becomes so. Resized by the filter of `rgb_square`.
+
+    Args:
+        box: (x0, y0, w, h), pixels.
+
+    Raises:
+        ValueError: if the box lies beside the image, or is sixteen times as large; see
+            `to_rgb`.
+    """
+    x0, y0, w, h = box
+    left, top = max(x0, 0), max(y0, 0)
+    right, bottom = min(x0 + w, image.width), min(y0 + h, image.height)
+    if right <= left or bottom <= top:
+        raise ValueError(f"its box {tuple(box)} lies beside the image")
+    if w * h > min(16 * image.width * image.height, MAX_PIXELS):
+        raise ValueError(f"its box {tuple(box)} is far larger than the image")
+    _need_known_range(image)
+    part = np.asarray(to_rgb(image.crop((left, top, right, bottom))))
+    beside = ((top - y0, y0 + h - bottom), (left - x0, x0 + w - right), (0, 0))
+    whole = Image.fromarray(np.pad(part, beside, mode="edge"))
+    return np.asarray(_resized(whole, image_size))
 
 
 def rgb_part(

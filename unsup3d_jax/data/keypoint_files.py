@@ -116,15 +116,20 @@ def _is_number(field: str) -> bool:
     return True
 
 
-def text_lines(path: Path) -> list[str]:
+def text_lines(path: Path, content: bytes | None = None) -> list[str]:
     """The lines of a text file as spreadsheets write it, without their ends.
+
+    Args:
+        path: the file; with `content` only its name in errors.
+        content: the file's bytes, where these are known already.
 
     Raises:
         UserError: if it cannot be read, or is UTF-16 or UTF-32, naming the line.
     """
     try:
-        need_regular(path)
-        raw = path.read_bytes()
+        if content is None:
+            need_regular(path)
+        raw = path.read_bytes() if content is None else content
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from unsup3d_jax.data import celeba, folder, synface, tfds_images
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, synface, tfds_images
 from unsup3d_jax.data.dataset import Dataset
 from unsup3d_jax.errors import UserError
 
@@ -30,6 +30,8 @@ def load_split(config: ConfigDict, split: str) -> Dataset:
         raise UserError(f"split: expected {', '.join(ds.SPLITS)}, got '{split}'.")
     if config.data.name == "folder":
         return folder.load(config, split)
+    if config.data.name == "celeba":
+        return celeba.load(config, split)
     if config.data.name == "landmarks":
         # Here, as its landmarks are named as those of the open faces.
         from unsup3d_jax.data import landmark_folder
@@ -47,8 +49,8 @@ def load_split(config: ConfigDict, split: str) -> Dataset:
     if config.data.name == "tfds":
         return tfds_images.load(config, split)
     raise UserError(
-        "data.name: expected folder, landmarks, open_faces, synface or tfds, got "
-        f"'{config.data.name}'."
+        "data.name: expected celeba, folder, landmarks, open_faces, synface or tfds, "
+        f"got '{config.data.name}'."
     )
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Part of every cache key: raise it when the decoded pixels change, or which files are
 # read.
 VERSION = 4
+_PART = 4096  # items of a part
 _FACTS = "facts"  # of the stored arrays: what else `Prepared` holds, as JSON
 
 
@@ -62,6 +64,9 @@ def prepare(
 ) -> Prepared:
     """Reads every item once, in parallel, or takes the result from the cache.
 
+    Of many items each part that is done is kept until all are: a preparation that was
+    interrupted goes on, and what is incomplete is never taken for the whole.
+
     The cache key covers the items' names, sizes and modification times, the
     options and the versions of the decoder, so a changed folder is read anew.
     A cache that cannot be written or read, or is not what was written, costs time,
@@ -86,20 +91,70 @@ def prepare(
     if cached is not None:
         return cached
 
-    import grain
-
-    source = grain.MapDataset.source(items).map(lambda item: ds.read_item(item, read))
+    parts = path.with_suffix(".parts")
     arrays: dict[str, np.ndarray] = {}
     broken: list[tuple[int, str]] = []
     sizes: collections.Counter[str] = collections.Counter()
     cacheable = True
     count = 0
-    progress = tqdm(
-        ds.parallel(source, workers, ahead=64),
+    with tqdm(
         total=len(items), desc=label, unit=" images", delay=2.0,
         leave=False, disable=None,
-    )  # fmt: skip
-    for index, result in enumerate(progress):
+    ) as progress:  # fmt: skip
+        for start in range(0, len(items), _PART):
+            some = items[start : start + _PART]
+            file = parts / f"{start:09d}.npz" if len(items) > _PART else None
+            part = _load(file) if file is not None else None
+            if part is not None:
+                progress.update(len(some))
+            else:
+                known = [stat for _, stat in stats[start : start + _PART]]
+                part, lasting = _read(some, read, known, keep, workers, progress)
+                cacheable = cacheable and lasting
+                if file is not None and lasting:
+                    _save(file, part)
+            usable = len(some) - len(part.broken)
+            for name, values in part.arrays.items():
+                if name not in arrays:
+                    shape = (len(items), *values.shape[1:])
+                    arrays[name] = np.empty(shape, values.dtype)
+                arrays[name][count : count + usable] = values
+            count += usable
+            broken += [(start + index, reason) for index, reason in part.broken]
+            sizes.update(part.sizes)
+    arrays = {name: array[:count] for name, array in arrays.items()}
+    prepared = Prepared(arrays, tuple(broken), dict(sizes), cached=False)
+    if cacheable and _save(path, prepared):
+        shutil.rmtree(parts, ignore_errors=True)
+    return prepared
+
+
+def _read(
+    items: Sequence[ds.Item],
+    read: ds.Reader,
+    stats: Sequence[list],
+    keep: bool,
+    workers: int,
+    progress: tqdm,
+) -> tuple[Prepared, bool]:
+    """Reads items in parallel; also tells whether the result may be remembered.
+
+    Args:
+        stats: of each item, as `_stats` has it.
+        progress: told of every item.
+
+    Raises:
+        UserError: if the crop does not fit into one of the images.
+    """
+    import grain  # only trainings and scores wait for it
+
+    source = grain.MapDataset.source(items).map(lambda item: ds.read_item(item, read))
+    arrays: dict[str, np.ndarray] = {}
+    broken: list[tuple[int, str]] = []
+    sizes: collections.Counter[str] = collections.Counter()
+    lasting, count = True, 0
+    for index, result in enumerate(ds.parallel(source, workers, ahead=64)):
+        progress.update()
         if isinstance(result, ds.Failure):
             if result.is_crop:
                 raise UserError(
@@ -108,8 +163,8 @@ def prepare(
                 )
             # What was no file before it was read is so in the key: it is read anew
             # when it has become one.
-            if result.is_transient and None not in stats[index][1]:
-                cacheable = False
+            if result.is_transient and None not in stats[index]:
+                lasting = False
             broken.append((index, result.reason))
             continue
         example, (width, height) = result
@@ -121,10 +176,7 @@ def prepare(
                 arrays[name][count] = value
         count += 1
     arrays = {name: array[:count] for name, array in arrays.items()}
-    prepared = Prepared(arrays, tuple(broken), dict(sizes), cached=False)
-    if cacheable:
-        _save(path, prepared)
-    return prepared
+    return Prepared(arrays, tuple(broken), dict(sizes), cached=False), lasting
 
 
 def _stats(items: Sequence[ds.Item]) -> list[tuple[str, list]]:
@@ -142,13 +194,16 @@ def _stat(path: str) -> tuple[str, int, int] | None:
     return path, found.st_size, found.st_mtime_ns
 
 
-def _save(path: pathlib.Path, prepared: Prepared) -> None:
+def _save(path: pathlib.Path, prepared: Prepared) -> bool:
+    """Whether it could be written."""
     facts = {"broken": prepared.broken, "sizes": prepared.sizes}
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     try:
         array_files.write(path, {**prepared.arrays, _FACTS: text})
     except OSError as error:
         logger.warning("cannot cache prepared images in %s: %s", path, error)
+        return False
+    return True
 
 
 def _load(path: pathlib.Path) -> Prepared | None:

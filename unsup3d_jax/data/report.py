@@ -1,22 +1,32 @@
 """`--mode=data`: what a data set holds, what is wrong with it, how it looks."""
 
 import json
+import math
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
+from unsup3d_jax.data import checkup, folder, report_page, tiles
 from unsup3d_jax.data import dataset as ds
-from unsup3d_jax.data import folder, tiles
 from unsup3d_jax.data.load import load_split
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.files import write_atomically
+from unsup3d_jax.files import finite, write_atomically
 
 SHEET_IMAGES = 64
 _COLUMNS = 8
 _NAMED = 20  # broken files named on the terminal; report.json has all
+_KINDS = {
+    "grey": "without colour",
+    "blank": "that show hardly anything",
+    "outliers": "unlike all others",
+    "tiny": "smaller than data.image_size",
+    "long": "twice as long as wide or wide as long",
+    "turned": "turned upright as EXIF says",
+}
 _VIEW = (
     ("rotation x (pitch)", "degrees"),
     ("rotation y (yaw)", "degrees"),
@@ -32,10 +42,20 @@ def data_report(
     output_dir: str | pathlib.Path,
     load: Callable[[str], ds.Dataset] | None = None,
 ) -> str:
-    """Loads every split, writes report.json and contact sheets, returns a text.
+    """The text of `examine`."""
+    return examine(config, output_dir, load)[0]
 
-    Files: `report.json`; `<split>.png`, up to 64 images spread evenly over the
-    split, for true depth `<split>_depth.png` beside it (near is white).
+
+def examine(
+    config: ConfigDict,
+    output_dir: str | pathlib.Path,
+    load: Callable[[str], ds.Dataset] | None = None,
+) -> tuple[str, bool]:
+    """Loads every split, looks at its pictures, and judges whether to train on them.
+
+    Files: `report.json`; `report.html`, which can be sent as it is; `<split>.png`, up
+    to 64 images spread evenly over the split, as the crop leaves them; for true depth
+    `<split>_depth.png` beside it (near is white).
 
     Args:
         config: the full configuration.
@@ -43,15 +63,20 @@ def data_report(
         load: split name -> data set, of a method with sets of its own; None:
             `load.load_split`.
 
+    Returns:
+        What to print, and whether the set is fit to train on.
+
     Raises:
         UserError: if the training split is unusable or the output no place to
-            write. Another split's trouble is part of the text.
+            write. Another split's trouble is part of the verdict.
     """
     output = pathlib.Path(output_dir)
     folder.check_output(config, output, "--output")
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    lines, record = [f"data set '{config.data.name}' {config.data.path}".rstrip()], {}
+    title = f"data set '{config.data.name}' {config.data.path}".rstrip()
+    lines, record, sheets = [title], {}, {}
+    reports, looks, counts, errors = {}, {}, {}, {}
     for split in ds.SPLITS:
         try:
             dataset = load(split) if load else load_split(config, split)
@@ -60,17 +85,61 @@ def data_report(
                 raise
             lines += [f"{split}: unusable: {error}"]
             record[split] = {"error": str(error)}
+            errors[split] = str(error)
             continue
         summary = summarize(dataset)
+        seen = checkup.look(dataset, config)
+        summary["looks"] = _looks(dataset, seen)
+        reports[split], looks[split], counts[split] = dataset.report, seen, len(dataset)
         record[split] = summary
         lines += _text(summary)
         if split == "train":  # what lies there of all splits
             lines += [f"  {clause}" for clause in ds.left_out(dataset.report)]
-        lines += [f"  look at {name}" for name in _sheets(dataset, output, config)]
+        for name, sheet in _sheets(dataset, config).items():
+            with writing(output / name):
+                Image.fromarray(sheet).save(output / name)
+            lines.append(f"  look at {output / name}")
+            sheets[name] = sheet
+        if len(seen.outliers):
+            some = dataset.take(seen.outliers[: checkup.NAMED], ["image"])["image"]
+            sheets[f"{split}: unlike all others"] = _sheet(some)
+    verdict = checkup.judge(config, reports, looks, counts, errors)
+    record["verdict"] = {
+        "fit": verdict.fit,
+        "stops": verdict.stops,
+        "remarks": verdict.remarks,
+    }
+    page = report_page.page(
+        title,
+        verdict.headline(),
+        fit=verdict.fit,
+        stops=verdict.stops,
+        remarks=verdict.remarks,
+        text="\n".join(lines),
+        pictures=sheets,
+    )
     with writing(output / "report.json"):
-        write_atomically(output / "report.json", json.dumps(record, indent=1))
-    lines += [f"all of it: {output / 'report.json'}"]
-    return "\n".join(lines)
+        text = json.dumps(finite(record), indent=1, allow_nan=False)
+        write_atomically(output / "report.json", text)
+    with writing(output / "report.html"):
+        write_atomically(output / "report.html", page)
+    lines += [
+        f"all of it: {output / 'report.json'}; to look at: {output / 'report.html'}",
+        verdict.headline(),
+    ]
+    lines += [f"  ! {ds.printable(stop)}" for stop in verdict.stops]
+    lines += [f"  - {ds.printable(remark)}" for remark in verdict.remarks]
+    return "\n".join(lines), verdict.fit
+
+
+def _looks(dataset: ds.Dataset, seen: checkup.Looks) -> dict:
+    """What `checkup` saw of a split, JSON-able; the first of each kind by name."""
+    kinds = {
+        kind: {"count": count, "first": checkup.named(dataset, getattr(seen, kind))}
+        for kind, count in seen.counts().items()
+    }
+    median, mean = seen.symmetry
+    return {**kinds, "symmetry": {"median": median, "of_mean_picture": mean}}
 
 
 def summarize(dataset: ds.Dataset) -> dict:
@@ -121,8 +190,9 @@ def summarize(dataset: ds.Dataset) -> dict:
 
 
 def _sheets(
-    dataset: ds.Dataset, output: pathlib.Path, config: ConfigDict
-) -> list[pathlib.Path]:
+    dataset: ds.Dataset, config: ConfigDict
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """name of the file -> pixels."""
     count = min(SHEET_IMAGES, len(dataset))
     some = dataset.take(np.linspace(0, len(dataset) - 1, count).astype(int))
     pictures = {f"{dataset.report.split}.png": some["image"]}
@@ -131,15 +201,13 @@ def _sheets(
         shade = np.clip((far - some["depth"]) / (far - near), 0.0, 1.0)
         grey = np.rint(255.0 * shade).astype(np.uint8)
         pictures[f"{dataset.report.split}_depth.png"] = np.repeat(grey[..., None], 3, 3)
-    paths = []
-    for name, stack in pictures.items():
-        if stack.ndim == 5:  # several views of each, side by side
-            stack = stack.reshape(-1, *stack.shape[2:])
-        sheet = tiles.grid_of_images(stack, columns=min(_COLUMNS, len(stack)))
-        with writing(output / name):
-            Image.fromarray(sheet).save(output / name)
-        paths.append(output / name)
-    return paths
+    return {name: _sheet(stack) for name, stack in pictures.items()}
+
+
+def _sheet(stack: UInt8[np.ndarray, "n ..."]) -> UInt8[np.ndarray, "h w 3"]:
+    if stack.ndim == 5:  # several views of each, side by side
+        stack = stack.reshape(-1, *stack.shape[2:])
+    return tiles.grid_of_images(stack, columns=min(_COLUMNS, len(stack)))
 
 
 def _text(summary: dict) -> list[str]:
@@ -156,6 +224,19 @@ def _text(summary: dict) -> list[str]:
             for name in ("width", "height")
         )
         lines.append(f"  pixels: {spread}")
+    looks = summary.get("looks", {})
+    odd = [
+        f"{looks[kind]['count']:,} {words}"
+        for kind, words in _KINDS.items()
+        if looks.get(kind, {}).get("count")
+    ]
+    if odd:
+        lines.append(f"  among them: {', '.join(odd)}")
+    if looks and math.isfinite(looks["symmetry"]["median"]):
+        lines.append(
+            "  mirror images: correlation {median:.2f} (median of the photos), "
+            "{of_mean_picture:.2f} (of their mean)".format(**looks["symmetry"])
+        )
     for name, spread in summary.get("view", {}).items():
         lines.append(
             "  {}: {mean:+.3g} +- {std:.3g}, {min:.3g} to {max:.3g} {unit}".format(

@@ -1,9 +1,10 @@
 """The authors' synthetic faces on disk: images with true depth maps.
 
-Layout: <path>/{train,val,test}/{image,depth}/...; the depth map of an image
-has the same path with every "image" replaced by "depth"; where there is none, the only
-one that differs by its extension, or by upper and lower case: a photo may be .jpg, its
-map .png. White is near, black far and background (`decode_depth`); 8 or 16 bits.
+Layout: <path>/{train,val,test}/{image,depth}/...; the depth map of an image lies at the
+same place below depth/, and every "image" of the file's name is "depth", as in the
+authors' loader. Where there is none, the same in the names of sub-folders too; else the
+only one that differs by its extension, or by upper and lower case: a photo may be .jpg,
+its map .png. White is near, black far and background (`decode_depth`); 8 or 16 bits.
 """
 
 import collections
@@ -71,8 +72,11 @@ def pair_items(config: ConfigDict, split: str) -> Pairs:
             f"'{base}' is not a folder."
         )
     names = [f"image/{name}" for name in photos.look(base).images]
-    exact = {n: n.replace("image", "depth") for n in names}
-    exact = {name: m for name, m in exact.items() if (place / m).is_file()}
+    exact = {}
+    for name in names:
+        for partner in (_authors_partner(name), name.replace("image", "depth")):
+            if (place / partner).is_file():
+                exact.setdefault(name, partner)
     # The maps that no image has by its full name, and the images that have none.
     free = collections.defaultdict(list)
     for name in photos.look(place / "depth").images:
@@ -101,6 +105,13 @@ def pair_items(config: ConfigDict, split: str) -> Pairs:
             f"{unclear if pairs.ambiguous else ''}."
         )
     return pairs
+
+
+def _authors_partner(name: str) -> str:
+    """image/SUB/x_image.png -> depth/SUB/x_depth.png, whatever SUB is called."""
+    folder, file = os.path.split(name)
+    inside = folder.removeprefix("image").removeprefix("/")
+    return "/".join(filter(None, ["depth", inside, file.replace("image", "depth")]))
 
 
 def _stem(name: str) -> str:

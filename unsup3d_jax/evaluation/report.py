@@ -274,7 +274,7 @@ def write_scores(
         "checkpoint_step": int(provenance.step),
         "crop": list(crop) if crop else "none",
         "scored": dict(provenance.scored),
-        "rules": RULES | {"crop": crop_rule(crop)},
+        "rules": RULES | {"crop": crop_rule(crop, provenance.data)},
         **row,
         "baselines": {r["name"]: r for r in baseline_rows},
     }
@@ -284,8 +284,10 @@ def write_scores(
     return path
 
 
-def crop_rule(crop: Sequence[int]) -> str:
-    """Says in words what `data.crop` does to each image before it is resized."""
+def crop_rule(crop: Sequence[int], data: str) -> str:
+    """Says in words what `data.crop` does to an image of a set before it is resized."""
+    if len(crop) == 0 and data == "celeba":
+        return "CelebA's own, by the layout it lies in (docs/data.md)"
     if len(crop) == 0:
         return "none: the whole image, resized to a square"
     if len(crop) == 1:

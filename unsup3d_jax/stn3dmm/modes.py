@@ -69,8 +69,8 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     )
 
 
-def run_data(args: Arguments, interrupts: Any) -> None:
-    """Checks the data set and prints what it holds."""
+def run_data(args: Arguments, interrupts: Any) -> int:
+    """Checks the data set and says what it holds; 1 if it is not fit to train on."""
     from functools import partial
 
     from unsup3d_jax.data import report
@@ -79,7 +79,9 @@ def run_data(args: Arguments, interrupts: Any) -> None:
     config = args.config
     options.check_config(config)
     load = partial(people.load_split, config, options.load_face(config))
-    print(report.data_report(config, args.output or args.workdir / "data", load))
+    text, fit = report.examine(config, args.output or args.workdir / "data", load)
+    print(text, flush=True)
+    return 0 if fit else 1
 
 
 def trained_or_shipped(args: Arguments) -> tuple[Any, int, str | None]:

@@ -74,12 +74,14 @@ def run_serve(args: Arguments, interrupts: Any) -> None:
     )
 
 
-def run_data(args: Arguments, interrupts: Any) -> None:
-    """Checks the data set and prints what it holds."""
+def run_data(args: Arguments, interrupts: Any) -> int:
+    """Checks the data set and says what it holds; 1 if it is not fit to train on."""
     from unsup3d_jax.data import report
 
     output = args.output or args.workdir / "data"
-    print(report.data_report(args.config, output), flush=True)
+    text, fit = report.examine(args.config, output)
+    print(text, flush=True)
+    return 0 if fit else 1
 
 
 def run_import(args: Arguments, interrupts: Any) -> None:
@@ -135,7 +137,7 @@ MODES = {
         of_run=True,
     ),
     "data": Mode(
-        "check the data set: counts, broken files, spread, a contact sheet",
+        "check the data set: what is broken, odd or twice, how it looks, a verdict",
         run_data,
         flags=("output",),
         keeps_compiled=False,

@@ -67,12 +67,14 @@ def reconstruct_folder(
         find=find,
         write=write,
     )
+    # How CelebA is cut depends on the layout it lies in: its files are as any others.
+    own = config.data.name == "celeba"
     return photos_to_folders(
         source,
         output,
         work,
-        crop=config.data.crop,
-        data_path=config.data.path,
+        crop=(0,) if own else config.data.crop,
+        data_path="" if own else config.data.path,
         batch_size=batch_size,
     )
 

@@ -184,7 +184,10 @@ def summarise(
         ),
         "measure": "keypoints" if table.keypoints else "SIDE and MAD",
         "rules": report.RULES
-        | {"crop": report.crop_rule(base.data.crop), "collapses": COLLAPSES}
+        | {
+            "crop": report.crop_rule(base.data.crop, base.data.name),
+            "collapses": COLLAPSES,
+        }
         | ({"view_control": VIEW_CONTROL} if table.method == "gan2shape" else {}),
         "rows": lines,
         "stability": _rates(

@@ -1,28 +1,49 @@
 """A differentiable triangle rasterizer for JAX; README.md explains it."""
 
 from rasterizer.antialias import antialias
+from rasterizer.cameras import (
+    Camera,
+    look_at,
+    orthographic_camera,
+    perspective_camera,
+    project,
+    rotation_matrix,
+    to_camera,
+    to_pixels,
+    unproject,
+)
 from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
 from rasterizer.interpolate import interpolate
 from rasterizer.mesh import grid_faces
 from rasterizer.normals import vertex_normals
-from rasterizer.options import DrawOptions, ImageOptions
+from rasterizer.options import DrawOptions, FragmentOptions, ImageOptions
 from rasterizer.rasterize import barycentrics_at, rasterize
 from rasterizer.texture import sample_texture
 from rasterizer.types import DepthImage, Fragments
 
 __all__ = [
+    "Camera",
     "DepthImage",
     "DrawOptions",
+    "FragmentOptions",
     "Fragments",
     "ImageOptions",
     "antialias",
     "barycentrics_at",
     "grid_faces",
     "interpolate",
+    "look_at",
+    "orthographic_camera",
+    "perspective_camera",
+    "project",
     "rasterize",
     "render_depth",
     "render_grid_depth",
     "render_silhouette",
+    "rotation_matrix",
     "sample_texture",
+    "to_camera",
+    "to_pixels",
+    "unproject",
     "vertex_normals",
 ]

@@ -12,6 +12,7 @@ from rasterizer.cameras import (
     to_pixels,
     unproject,
 )
+from rasterizer.clipping import ClippedMesh, clip_near, unclip
 from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
 from rasterizer.interpolate import interpolate
 from rasterizer.mesh import grid_faces
@@ -23,6 +24,7 @@ from rasterizer.types import DepthImage, Fragments
 
 __all__ = [
     "Camera",
+    "ClippedMesh",
     "DepthImage",
     "DrawOptions",
     "FragmentOptions",
@@ -30,6 +32,7 @@ __all__ = [
     "ImageOptions",
     "antialias",
     "barycentrics_at",
+    "clip_near",
     "grid_faces",
     "interpolate",
     "look_at",
@@ -44,6 +47,7 @@ __all__ = [
     "sample_texture",
     "to_camera",
     "to_pixels",
+    "unclip",
     "unproject",
     "vertex_normals",
 ]

@@ -15,6 +15,7 @@ from rasterizer.cameras import (
 from rasterizer.clipping import ClippedMesh, clip_near, unclip
 from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
 from rasterizer.interpolate import interpolate
+from rasterizer.layers import blend_layers, rasterize_layers
 from rasterizer.mesh import grid_faces
 from rasterizer.normals import vertex_normals
 from rasterizer.options import DrawOptions, FragmentOptions, ImageOptions
@@ -32,6 +33,7 @@ __all__ = [
     "ImageOptions",
     "antialias",
     "barycentrics_at",
+    "blend_layers",
     "clip_near",
     "grid_faces",
     "interpolate",
@@ -40,6 +42,7 @@ __all__ = [
     "perspective_camera",
     "project",
     "rasterize",
+    "rasterize_layers",
     "render_depth",
     "render_grid_depth",
     "render_silhouette",

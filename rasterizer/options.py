@@ -18,8 +18,8 @@ class DrawOptions(TypedDict, total=False):
 
     Attributes:
         near, far: a face is drawn only if z of all its vertices lies strictly between;
-            it is dropped, not clipped, for a vertex behind the camera has no place on the
-            screen: `clip_near` cuts before the projection. 0 and infinity
+            it is dropped, not clipped: a vertex behind the camera has no place on the
+            screen, so that `clip_near` cuts before the projection. 0 and infinity
             unless given.
         cull: "none" draws both sides of a face, "back" leaves out faces whose corners
             are clockwise on the screen, "front" the others; "none" unless given.

@@ -14,13 +14,13 @@ from rasterizer.cameras import (
 )
 from rasterizer.clipping import ClippedMesh, clip_near, unclip
 from rasterizer.depth import render_depth, render_grid_depth, render_silhouette
-from rasterizer.interpolate import interpolate
+from rasterizer.interpolate import interpolate, slopes_at
 from rasterizer.layers import blend_layers, rasterize_layers
 from rasterizer.mesh import grid_faces
 from rasterizer.normals import vertex_normals
 from rasterizer.options import DrawOptions, FragmentOptions, ImageOptions
 from rasterizer.rasterize import barycentrics_at, rasterize
-from rasterizer.texture import sample_texture
+from rasterizer.texture import mip_pyramid, sample_texture
 from rasterizer.types import DepthImage, Fragments
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "grid_faces",
     "interpolate",
     "look_at",
+    "mip_pyramid",
     "orthographic_camera",
     "perspective_camera",
     "project",
@@ -48,6 +49,7 @@ __all__ = [
     "render_silhouette",
     "rotation_matrix",
     "sample_texture",
+    "slopes_at",
     "to_camera",
     "to_pixels",
     "unclip",

@@ -18,6 +18,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from rasterizer.mesh import check_size
@@ -77,9 +78,10 @@ def perspective_camera(
     if (fov_deg is None) == (focal is None):
         raise ValueError(f"give fov_deg or focal, got {fov_deg=} and {focal=}.")
     if fov_deg is not None:
-        known = not isinstance(fov_deg, Tracer)
-        if known and not bool(jnp.all((0 < jnp.asarray(fov_deg)) & (fov_deg < 180))):
-            raise ValueError(f"fov_deg must lie in (0, 180), got {fov_deg}.")
+        if not isinstance(fov_deg, Tracer):
+            known = np.asarray(fov_deg)  # under jit jnp would make a tracer of it
+            if not ((known > 0) & (known < 180)).all():
+                raise ValueError(f"fov_deg must lie in (0, 180), got {fov_deg}.")
         if width < 2:
             raise ValueError("fov_deg needs an image at least 2 pixels wide.")
         half = jnp.asarray(fov_deg) * (math.pi / 360.0)

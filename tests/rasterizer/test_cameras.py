@@ -86,6 +86,8 @@ def test_the_field_of_view_lies_between_the_outermost_pixel_centres():
     vertices = rasterizer.project(points, camera)
     expected = [[0.0, 4.0, 3.0], [11.0, 4.0, 3.0], [5.5, 4.0, 3.0]]
     np.testing.assert_allclose(vertices, expected, atol=1e-5)
+    inside = jax.jit(lambda: rasterizer.perspective_camera(SIZE, fov_deg=50.0).focal)()
+    np.testing.assert_allclose(inside, camera.focal)
     several = rasterizer.perspective_camera(SIZE, fov_deg=jnp.array([50.0, 20.0]))
     assert several.focal.shape == (2, 2)
     np.testing.assert_allclose(several.focal[0], camera.focal)

@@ -40,7 +40,7 @@ from rasterizer.coverage import SampleGrid
 from rasterizer.engines import LIST
 from rasterizer.options import Drawing
 from rasterizer.rasterize import screen_weights
-from rasterizer.sums import add_at, sum_rows
+from rasterizer.sums import add_at, sum_rows_in_order
 from rasterizer.worklist import take
 
 REACH = 10.0
@@ -250,7 +250,7 @@ def _backward(vertices, faces, drawing: Drawing, pulls):
         rows = jnp.stack(totals).reshape(3, 3, batch, -1)
         rows = rows.transpose(2, 3, 1, 0).reshape(batch, -1, 3)
         ids = jnp.clip(faces, 0, count - 1).reshape(batch, -1)
-        return sum_rows(rows, ids, count)
+        return sum_rows_in_order(rows, ids, count)
 
     return run(vertices, faces, pulls)
 

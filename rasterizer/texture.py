@@ -225,6 +225,8 @@ def _footprint(slopes, height, width, taps: int):
     along_x, along_y = (jnp.sum((slopes * size) ** 2, axis=-2)[..., k] for k in (0, 1))
     # Half a texel at least, which is level -1: below 0 it no longer matters.
     longer = jnp.maximum(jnp.maximum(along_x, along_y), 0.25)
+    if taps == 1:
+        return 0.5 * jnp.log2(longer), jnp.zeros_like(slopes[..., 0])
     shorter = jnp.minimum(along_x, along_y)
     reach = jnp.maximum(jnp.maximum(shorter, longer / taps**2), 0.25)
     rest = 1.0 - jnp.sqrt(jnp.minimum(reach / longer, 1.0))

@@ -15,7 +15,7 @@ class Engine:
     Attributes:
         visible_faces: `worklist.visible_faces`, or what does the same.
         sum_by_face: `sums.sum_by_face`, or what does the same.
-        sum_rows: `sums.sum_rows`, or what does the same but has no gradient.
+        sum_rows: `sums.sum_rows_in_order`, or what does the same.
         apart: `worklist.apart`, where that pays.
     """
 
@@ -25,7 +25,9 @@ class Engine:
     apart: Callable
 
 
-LIST = Engine(worklist.visible_faces, sums.sum_by_face, sums.sum_rows, worklist.apart)
+LIST = Engine(
+    worklist.visible_faces, sums.sum_by_face, sums.sum_rows_in_order, worklist.apart
+)
 
 
 def _together(worthwhile, stage: Callable, *args):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import jax.numpy as jnp
+import numpy as np
 
 from .backends import Workers, find_workers
 from .coverage import Rules, SampleGrid
@@ -18,7 +19,7 @@ class DrawOptions(TypedDict, total=False):
     Attributes:
         near, far: a face is drawn only if z of all its vertices lies strictly between;
             it is dropped, not clipped: a vertex behind the camera has no place on the
-            screen, so that clipping belongs before the projection. 0 and infinity
+            screen, so that `clip_near` cuts before the projection. 0 and infinity
             unless given.
         cull: "none" draws both sides of a face, "back" leaves out faces whose corners
             are clockwise on the screen, "front" the others; "none" unless given.
@@ -38,6 +39,17 @@ class DrawOptions(TypedDict, total=False):
     backend: str
 
 
+class FragmentOptions(DrawOptions, total=False):
+    """`DrawOptions`, of fragments.
+
+    Attributes:
+        parallel: whether z is linear on the screen, as a camera of parallel rays sees
+            it (`Camera.parallel`), not 1/z; False unless given.
+    """
+
+    parallel: bool
+
+
 class ImageOptions(DrawOptions, total=False):
     """`DrawOptions`, of images whose pixels are means over samples.
 
@@ -49,13 +61,14 @@ class ImageOptions(DrawOptions, total=False):
     supersample: int
 
 
-_DEFAULTS: ImageOptions = {
+_DEFAULTS: dict[str, Any] = {
     "near": 0.0,
     "far": math.inf,
     "cull": "none",
     "pixel_offset": (0.0, 0.0),
     "backend": "auto",
     "supersample": 1,
+    "parallel": False,
 }
 _FACINGS = {"none": 0, "back": 1, "front": -1}
 
@@ -69,6 +82,7 @@ class Drawing:
         workers: what does the work, by platform.
         sigma: softness of edges, pixels; 0 for hard ones.
         gamma: softness of depth, in its units; 0 without.
+        parallel: whether z is linear on the screen, not 1/z.
     """
 
     grid: SampleGrid
@@ -76,6 +90,7 @@ class Drawing:
     workers: Workers = Workers()
     sigma: float = 0.0
     gamma: float = 0.0
+    parallel: bool = False
 
 
 def make_drawing(
@@ -94,7 +109,7 @@ def make_drawing(
         function: its name, for errors.
         size: (height, width), pixels.
         options: its keywords.
-        takes: which of `DrawOptions` and `ImageOptions` it takes.
+        takes: which of `FragmentOptions` and `ImageOptions` it takes.
         dtype: of the vertices, in which sigma and gamma must be ordinary numbers.
 
     Raises:
@@ -115,6 +130,7 @@ def make_drawing(
         find_workers(full["backend"]),
         _check_softness(sigma, "sigma", dtype),
         _check_softness(gamma, "gamma", dtype),
+        _check_flag(full["parallel"], "parallel"),
     )
 
 
@@ -158,6 +174,12 @@ def _make_rules(near, far, cull) -> Rules:
     if cull not in _FACINGS:
         raise ValueError(f"cull must be one of {list(_FACINGS)}, got {cull!r}.")
     return Rules(near, far, _FACINGS[cull])
+
+
+def _check_flag(value, name) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return bool(value)
 
 
 def _check_softness(value, name, dtype) -> float:

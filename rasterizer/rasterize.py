@@ -1,5 +1,6 @@
 """Meshes to fragments."""
 
+import dataclasses
 from functools import partial
 from typing import Unpack
 
@@ -10,19 +11,20 @@ import numpy as np
 from . import mesh as mesh_lib
 from .backends import choose
 from .batching import alike, flatten_lead
-from .coverage import SampleGrid
+from .coverage import Rules, SampleGrid
 from .engines import Engine
-from .options import Drawing, DrawOptions, make_drawing, make_grid
+from .options import Drawing, FragmentOptions, make_drawing, make_grid
 from .sums import gather_rows
 from .types import Fragments
 from .visibility import mesh_visibility
+from .worklist import MAX_DEPTH, MIN_DEPTH
 
 
 def rasterize(
     vertices: jax.Array,
     faces: jax.Array | np.ndarray,
     size: tuple[int, int],
-    **options: Unpack[DrawOptions],
+    **options: Unpack[FragmentOptions],
 ) -> Fragments:
     """The nearest face at each pixel centre; an exact z-buffer.
 
@@ -45,8 +47,8 @@ def rasterize(
             x right and y down; z camera depth > 0.
         faces: (F, 3) integers, shared by the batch.
         size: (height, width) of the image, pixels.
-        **options: `near`, `far`, `cull`, `pixel_offset` and `backend`: see
-            `DrawOptions`.
+        **options: `near`, `far`, `cull`, `pixel_offset`, `backend` and `parallel`: see
+            `FragmentOptions`.
 
     Returns:
         Fragments with leading axes (..., height, width).
@@ -57,16 +59,18 @@ def rasterize(
     """
     vertices = mesh_lib.check_vertices(vertices)
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
-    drawing = make_drawing("rasterize", size, options, DrawOptions)
+    drawing = make_drawing("rasterize", size, options, FragmentOptions)
     return _rasterize(vertices, faces, drawing)
 
 
 @partial(jax.jit, static_argnames="drawing")
 def _rasterize(vertices, faces, drawing: Drawing) -> Fragments:
     vertices, faces = alike(vertices, faces)
-    grid = drawing.grid
+    grid, parallel = drawing.grid, drawing.parallel
     lead = vertices.shape[:-2]
     flat = jax.lax.stop_gradient(flatten_lead(vertices, 2))
+    if drawing.parallel:
+        flat, drawing = as_perspective(flat, drawing)
     find = choose(
         drawing.workers,
         by_loops=partial(index_by_loops, drawing=drawing),
@@ -74,8 +78,27 @@ def _rasterize(vertices, faces, drawing: Drawing) -> Fragments:
     )
     index = find(flat, faces)
     index = index.reshape(*lead, grid.rows, grid.columns)
-    barycentrics, depth = _barycentrics_at(vertices, faces, index, grid)
-    return Fragments(index, barycentrics, depth)
+    where = barycentrics_of(vertices, faces, index, grid, parallel=parallel)
+    return Fragments(index, *where)
+
+
+def as_perspective(vertices, drawing: Drawing):
+    """Vertices of a parallel view with z such that 1/z is linear in it, of the same
+    order; and the drawing of them.
+
+    1/z becomes 2 - z / (largest z), from 1 to 2, so that depths that agree to about a
+    millionth of the largest are a tie.
+
+    Args:
+        vertices: (B, V, 3), without gradient.
+    """
+    rules, z = drawing.rules, vertices[..., 2]
+    usable = (z > rules.near) & (z < rules.far) & (z >= MIN_DEPTH) & (z <= MAX_DEPTH)
+    z = jnp.where(usable, z, 0.0)
+    farthest = jnp.max(z, axis=-1, keepdims=True, initial=MIN_DEPTH)
+    z = jnp.where(usable, 1.0 / (2.0 - z / farthest), -1.0)
+    drawing = dataclasses.replace(drawing, rules=Rules(facing=rules.facing))
+    return jnp.concatenate([vertices[..., :2], z[..., None]], axis=-1), drawing
 
 
 def index_by_engine(vertices, faces, drawing: Drawing, engine: Engine):
@@ -98,6 +121,7 @@ def barycentrics_at(
     face_index: jax.Array,
     *,
     pixel_offset: tuple[float, float] = (0.0, 0.0),
+    parallel: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Where pixels lie on given faces; differentiable with respect to vertices.
 
@@ -105,7 +129,7 @@ def barycentrics_at(
         vertices: (..., V, 3) as for `rasterize`.
         faces: (F, 3).
         face_index: (..., H, W) integers; -1 for none.
-        pixel_offset: as for `rasterize`.
+        pixel_offset, parallel: as for `rasterize`.
 
     Returns:
         Perspective-correct barycentrics (..., H, W, 3), and depth (..., H, W). A pixel
@@ -119,10 +143,11 @@ def barycentrics_at(
     faces = mesh_lib.check_faces(faces, vertices.shape[-2])
     face_index = mesh_lib.check_index(face_index)
     grid = make_grid(face_index.shape[-2:], 1, pixel_offset)
-    return _barycentrics_at(vertices, faces, face_index, grid)
+    return barycentrics_of(vertices, faces, face_index, grid, parallel=parallel)
 
 
-def _barycentrics_at(vertices, faces, face_index, grid: SampleGrid):
+def barycentrics_of(vertices, faces, face_index, grid: SampleGrid, *, parallel: bool):
+    """`barycentrics_at`, unchecked."""
     height, width = grid.height, grid.width
     lead = face_index.shape[:-2]
     if faces.shape[0] == 0 or vertices.shape[-2] == 0:
@@ -146,6 +171,11 @@ def _barycentrics_at(vertices, faces, face_index, grid: SampleGrid):
         [corners[..., k, 1] - y[:, None] for k in range(3)],
         grid,
     )
+    if parallel:
+        weights = jnp.stack(weights, axis=-1)
+        depth = jnp.sum(weights * corners[..., 2], axis=-1)
+        depth = jnp.where(drawn, depth, jnp.inf)
+        return jnp.where(drawn[..., None], weights, 0.0), depth
     over_z = jnp.stack(weights, axis=-1) / corners[..., 2]
     inverse = jnp.sum(over_z, axis=-1)
     depth = jnp.where(drawn, 1.0 / inverse, jnp.inf)

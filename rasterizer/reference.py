@@ -82,35 +82,11 @@ def _screen(corners, px, py, unit):
     return w / w.sum(axis=0)
 
 
-def rasterize(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    size: tuple[int, int],
-    *,
-    supersample: int = 1,
-    near: float = 0.0,
-    far: float = np.inf,
-    cull: str = "none",
-    pixel_offset: tuple[float, float] = (0.0, 0.0),
-) -> Fragments:
-    """`rasterizer.rasterize` of one mesh, at every sample of a supersampled image.
-
-    Args:
-        vertices: (V, 3).
-        faces: (F, 3) integers.
-        size: (height, width), pixels.
-
-    Returns:
-        Fragments of numpy arrays (height * supersample, width * supersample), float64.
-    """
-    vertices = np.asarray(vertices)
-    faces = np.asarray(faces, np.int64).reshape(-1, 3)
+def _drawn_faces(vertices, faces, size, supersample, near, far, cull, pixel_offset):
+    """Number, coverage (rows, columns) and nearness where covered, of faces in turn."""
     rows, columns = size[0] * supersample, size[1] * supersample
-    face_index = np.full((rows, columns), -1, np.int32)
-    nearest = np.zeros((rows, columns), np.float32)
     if not len(vertices):
-        return at_faces(vertices, faces, face_index, size, supersample=supersample)
-
+        return
     with np.errstate(all="ignore"):
         snapped, bits = _snap(vertices[:, :2], size, supersample, pixel_offset)
         inverse = 1.0 / vertices[:, 2].astype(np.float32)
@@ -142,16 +118,83 @@ def rasterize(
             continue
         weight = edges[:, covers].astype(np.float32) / area[covers].astype(np.float32)
         products = _round_mantissa(weight * inverse[face][:, None], 22)
-        near_here = _round_mantissa(products[0] + products[1] + products[2], 20)
+        nearness = _round_mantissa(products[0] + products[1] + products[2], 20)
+        yield number, covers, nearness
+
+
+def rasterize(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: tuple[int, int],
+    *,
+    supersample: int = 1,
+    near: float = 0.0,
+    far: float = np.inf,
+    cull: str = "none",
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> Fragments:
+    """`rasterizer.rasterize` of one mesh, at every sample of a supersampled image.
+
+    Args:
+        vertices: (V, 3).
+        faces: (F, 3) integers.
+        size: (height, width), pixels.
+
+    Returns:
+        Fragments of numpy arrays (height * supersample, width * supersample), float64.
+    """
+    vertices = np.asarray(vertices)
+    faces = np.asarray(faces, np.int64).reshape(-1, 3)
+    rows, columns = size[0] * supersample, size[1] * supersample
+    face_index = np.full((rows, columns), -1, np.int32)
+    nearest = np.zeros((rows, columns), np.float32)
+    for number, covers, nearness in _drawn_faces(
+        vertices, faces, size, supersample, near, far, cull, pixel_offset
+    ):
         wins = np.zeros_like(covers)
-        wins[covers] = near_here > nearest[covers]
-        nearest[wins] = near_here[wins[covers]]
+        wins[covers] = nearness > nearest[covers]
+        nearest[wins] = nearness[wins[covers]]
         face_index[wins] = number
     return at_faces(
         *(vertices, faces, face_index, size),
         supersample=supersample,
         pixel_offset=pixel_offset,
     )
+
+
+def rasterize_layers(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    size: tuple[int, int],
+    layers: int,
+    *,
+    near: float = 0.0,
+    far: float = np.inf,
+    cull: str = "none",
+    pixel_offset: tuple[float, float] = (0.0, 0.0),
+) -> Fragments:
+    """`rasterizer.rasterize_layers` of one mesh, hard: all faces of a pixel, sorted.
+
+    Returns:
+        Fragments of numpy arrays (layers, height, width), float64.
+    """
+    vertices = np.asarray(vertices)
+    faces = np.asarray(faces, np.int64).reshape(-1, 3)
+    lists = [[[] for _ in range(size[1])] for _ in range(size[0])]
+    for number, covers, nearness in _drawn_faces(
+        vertices, faces, size, 1, near, far, cull, pixel_offset
+    ):
+        for (i, j), key in zip(np.argwhere(covers), nearness, strict=True):
+            lists[i][j].append((-key, number))
+    face_index = np.full((layers, *size), -1, np.int32)
+    for i, j in np.ndindex(*size):
+        for k, (_, number) in enumerate(sorted(lists[i][j])[:layers]):
+            face_index[k, i, j] = number
+    found = [
+        at_faces(vertices, faces, index, size, pixel_offset=pixel_offset)
+        for index in face_index
+    ]
+    return Fragments(*(np.stack(v) for v in zip(*found, strict=True)))  # pyright: ignore[reportArgumentType]
 
 
 def at_faces(

@@ -40,7 +40,7 @@ from .coverage import SampleGrid
 from .engines import LIST
 from .options import Drawing
 from .rasterize import screen_weights
-from .sums import add_at, sum_rows
+from .sums import add_at, sum_rows_in_order
 from .worklist import take
 
 REACH = 10.0
@@ -84,7 +84,7 @@ def signed_distance(xs, ys) -> jax.Array:
     return jnp.where(inner >= 0.0, inner, outer)
 
 
-def _item(xs, ys, zs, sigma, grid):
+def at_sample(xs, ys, zs, sigma, grid):
     """log D, depth and log(1 - D) of a face at a sample at the origin, and whether the
     face reaches that far."""
     distance = signed_distance(xs, ys) / sigma
@@ -103,7 +103,7 @@ def box_margin(sigma: float, grid: SampleGrid) -> int:
     return min(math.ceil(reach) + slack, 2**28)  # beyond any image; no sum overflows
 
 
-def _lay_out(vertices, faces, drawing: Drawing):
+def lay_out(vertices, faces, drawing: Drawing):
     """Boxes widened by the reach of sigma, and the corner planes of the faces."""
     grid, rules = drawing.grid, drawing.rules
     margin = box_margin(drawing.sigma, grid)
@@ -127,7 +127,7 @@ def _lay_out(vertices, faces, drawing: Drawing):
     return boxes, corners
 
 
-def _relative(items, corners, grid):
+def relative(items, corners, grid):
     """Corners of each item's face, x and y relative to its sample; harmless if dead."""
     dtype = corners[0][0].dtype
     x, y = grid.positions(dtype)
@@ -163,13 +163,13 @@ def _forward(vertices, faces, drawing: Drawing):
     def run(vertices, faces):
         batch = vertices.shape[0]
         samples = batch * grid.samples
-        boxes, corners = _lay_out(vertices, faces, drawing)
+        boxes, corners = lay_out(vertices, faces, drawing)
         options = {"batch": batch, "grid": grid}
         dtype = vertices.dtype
 
         def evaluate(items):
-            values, reaches = _item(
-                *_relative(items, corners, grid), sigma=sigma, grid=grid
+            values, reaches = at_sample(
+                *relative(items, corners, grid), sigma=sigma, grid=grid
             )
             return values, jnp.where(items.live & reaches, items.sample, samples)
 
@@ -211,13 +211,13 @@ def _backward(vertices, faces, drawing: Drawing, pulls):
     @fold_vmap
     def run(vertices, faces, pulls):
         batch, count, _ = vertices.shape
-        boxes, corners = _lay_out(vertices, faces, drawing)
+        boxes, corners = lay_out(vertices, faces, drawing)
         flat = [v.reshape(-1) for v in pulls]
 
         def pull_back(items, ranges, totals):
-            corner_values = _relative(items, corners, grid)
+            corner_values = relative(items, corners, grid)
             (log_cover, depth, _), vjp, reaches = jax.vjp(
-                lambda *c: _item(*c, sigma=sigma, grid=grid),
+                lambda *c: at_sample(*c, sigma=sigma, grid=grid),
                 *corner_values,
                 has_aux=True,
             )
@@ -250,7 +250,7 @@ def _backward(vertices, faces, drawing: Drawing, pulls):
         rows = jnp.stack(totals).reshape(3, 3, batch, -1)
         rows = rows.transpose(2, 3, 1, 0).reshape(batch, -1, 3)
         ids = jnp.clip(faces, 0, count - 1).reshape(batch, -1)
-        return sum_rows(rows, ids, count)
+        return sum_rows_in_order(rows, ids, count)
 
     return run(vertices, faces, pulls)
 

@@ -6,10 +6,12 @@ terms are brought next to one another, by the work list or by a stable sort, and
 in a segmented running sum.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import worklist
 from .batching import alike, fold_vmap
@@ -107,12 +109,20 @@ def sum_rows(values: jax.Array, ids: jax.Array, count: int) -> jax.Array:
         ids: (B, M) int32 in [0, count).
 
     Returns:
-        (B, count, C). The gradient is exact.
+        (B, count, C). The gradient is exact, in either mode.
     """
-    return _sum_rows(*alike(values, ids), count)
+    values, ids = alike(values, ids)
+    return with_transpose(
+        lambda v: sum_rows_in_order(v, ids, count),
+        lambda t: _take_rows(t, ids),
+        values,
+    )
 
 
-def _sum_rows_in_order(values, ids, count) -> jax.Array:
+def sum_rows_in_order(values, ids, count) -> jax.Array:
+    """`sum_rows` for those who pull back themselves; it has no gradient."""
+    values, ids = alike(values, ids)
+
     @fold_vmap
     def sums(values, ids):
         return jax.lax.platform_dependent(
@@ -128,37 +138,50 @@ def _sum_rows_in_order(values, ids, count) -> jax.Array:
 def gather_rows(table: jax.Array, ids: jax.Array) -> jax.Array:
     """table[b, ids[b, m]]: (B, N, C), (B, M) to (B, M, C), ids in [0, N).
 
-    The gradient is exact, and summed in a fixed order.
+    The gradient is exact, in either mode, and summed in a fixed order.
     """
-    return _gather_rows(*alike(table, ids), table.shape[1])
+    table, ids = alike(table, ids)
+    count = table.shape[1]
+    return with_transpose(
+        lambda t: _take_rows(t, ids), lambda v: sum_rows_in_order(v, ids, count), table
+    )
 
 
-def _take_rows(table, ids, count) -> jax.Array:
-    del count
+def _take_rows(table, ids) -> jax.Array:
     return jax.vmap(take)(table, ids)
 
 
-def _sum_rows_fwd(values, ids, count):
-    return _sum_rows(values, ids, count), ids
+def with_transpose(apply: Callable, transpose: Callable, value: jax.Array) -> jax.Array:
+    """`apply(value)`, linear, pulled back by `transpose` instead of by its own.
 
+    A custom_vjp would end forward mode. JAX's one map that has both modes, batching and
+    a transpose to be chosen is `custom_linear_solve`: the solution (x, y) of
 
-def _sum_rows_bwd(count, ids, cotangent):
-    del count
-    return gather_rows(cotangent, ids), None
+        x = value,    y = apply(x)
 
+    is linear in the right side (value, 0), and pulls (0, y) back to transpose(y). Of
+    both sides only that is read, so nothing else is computed; and as `solve` is given,
+    the equation itself is asked for its shapes alone.
+    """
+    if value.size == 0:
+        return apply(value)
+    out = jax.eval_shape(apply, value)
 
-def _gather_rows_fwd(table, ids, count):
-    return _gather_rows(table, ids, count), ids
+    def solve(_, sides):
+        return sides[0], apply(sides[0])
 
+    def transpose_solve(_, sides):
+        return transpose(sides[1]), jnp.zeros_like(sides[1])
 
-def _gather_rows_bwd(count, ids, cotangent):
-    return sum_rows(cotangent, ids, count), None
+    # The rules of custom_linear_solve want a right side that depends on value wholly
+    # and, to be differentiated twice, a solution that is used wholly; both for show.
+    def whole(x):
+        return jnp.broadcast_to(x.reshape(-1)[0], out.shape)
 
-
-_sum_rows = jax.custom_vjp(_sum_rows_in_order, nondiff_argnums=(2,))
-_gather_rows = jax.custom_vjp(_take_rows, nondiff_argnums=(2,))
-_sum_rows.defvjp(_sum_rows_fwd, _sum_rows_bwd)
-_gather_rows.defvjp(_gather_rows_fwd, _gather_rows_bwd)
+    x, y = jax.lax.custom_linear_solve(
+        lambda x: x, (value, whole(value)), solve, transpose_solve
+    )
+    return jnp.where(np.False_, whole(x), y)
 
 
 def sum_rows_by_scatter(values, ids, *, count: int):

@@ -358,20 +358,58 @@ def visible_faces(
     samples = batch * grid.samples
     if n == 0 or samples == 0:
         return jnp.full((batch, grid.samples), -1, jnp.int32)
-    per_mesh = n // batch
+    test = key_of_items(primitives, layout, grid, facing)
+    near, primitive = nearest_items(boxes, test, batch=batch, grid=grid)
+    # The lowest bit of the key says that triangle 0 won.
+    face = jnp.where(near & 1 == 1, primitive, primitive + n // batch)
+    return jnp.where(near > 0, face, -1).reshape(batch, grid.samples)
 
+
+def key_of_items(
+    primitives: Primitives, layout: Layout, grid: SampleGrid, facing: int
+) -> Callable:
+    """A function from items to `nearest_of` of their primitives and samples."""
     offsets = _pack_offsets(primitives, layout)
 
-    def draw(items, ranges, state):
-        del ranges
-        near_buffer, primitive_buffer = state
+    def test(items: Items):
         # Wide arithmetic gives the same numbers wherever the narrow one is exact.
-        key = jax.lax.cond(
+        return jax.lax.cond(
             items.wide,
             lambda i: _test(primitives, offsets, i, layout, grid, facing, wide=True),
             lambda i: _test(primitives, offsets, i, layout, grid, facing, wide=False),
             items,
         )
+
+    return test
+
+
+def nearest_items(
+    boxes: Boxes, test: Callable, *, batch: int, grid: SampleGrid, shown=None
+) -> tuple[jax.Array, jax.Array]:
+    """The largest key at each sample, and the smallest primitive that has it there.
+
+    Args:
+        boxes: of N > 0 primitives.
+        test: from items to int32 keys; 0 or less where a primitive is not to be seen.
+        shown: the same two of a layer that was found before, to find the next one: what
+            has a smaller key, or the same and a larger primitive; None for the first.
+
+    Returns:
+        Both (batch * samples,) int32; key 0 and the largest int32 where nothing is.
+    """
+    samples = batch * grid.samples
+    per_mesh = boxes.count.size // batch
+
+    def draw(items, ranges, state):
+        del ranges
+        near_buffer, primitive_buffer = state
+        key = test(items)
+        within = items.primitive - items.mesh * per_mesh
+        if shown is not None:
+            here = jnp.minimum(items.sample, samples - 1)
+            last_key, last = take(shown[0], here), take(shown[1], here)
+            after = (key < last_key) | ((key == last_key) & (within > last))
+            key = jnp.where(after, key, 0)
         where = jnp.where(items.live & (key > 0), items.sample, samples)
         updated = near_buffer.at[where].max(key, mode="drop")
         primitive_buffer = jnp.where(
@@ -379,20 +417,16 @@ def visible_faces(
         )
         best = take(updated, jnp.minimum(where, samples - 1))
         where = jnp.where(best == key, where, samples)
-        within = items.primitive - items.mesh * per_mesh
         primitive_buffer = primitive_buffer.at[where].min(within, mode="drop")
         return updated, primitive_buffer
 
-    near, primitive = for_each_chunk(
+    return for_each_chunk(
         boxes,
         (jnp.zeros(samples, jnp.int32), jnp.full(samples, _INT32_MAX, jnp.int32)),
         draw,
         batch=batch,
         grid=grid,
     )
-    # The lowest bit of the key says that triangle 0 won.
-    face = jnp.where(near & 1 == 1, primitive, primitive + per_mesh)
-    return jnp.where(near > 0, face, -1).reshape(batch, grid.samples)
 
 
 def _pack_offsets(primitives: Primitives, layout: Layout) -> list[jax.Array]:

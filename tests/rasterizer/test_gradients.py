@@ -138,7 +138,7 @@ def test_moving_the_mesh_sideways_moves_the_image():
     inverse = 1.0 + 0.02 * x - 0.03 * y
     vertices = np.stack([x, y, 1 / inverse], -1).astype(np.float32)
 
-    # Forward mode does not pass a custom_vjp; one pixel at a time.
+    # Forward mode does not pass render_grid_depth; one pixel at a time.
     @jax.jit
     @jax.grad
     def slope(shift, row, column):

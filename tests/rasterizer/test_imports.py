@@ -48,6 +48,12 @@ def test_imports_have_no_circle():
 def test_the_library_needs_jax_and_numpy_only():
     roots = {p.stem: {n.split(".")[0] for n in imported(p)} for p in FILES}
     optional = {"compiled", "custom_call", "native", "native_soft"}  # Numba's
+    roots |= {
+        path.stem: {n.split(".")[0] for n in imported(path)}
+        for path in (FOLDER / "examples").glob("*.py")
+        if path.stem != "__init__"
+    }
+    assert "camera_pose" in roots
     for module, names in roots.items():
         others = names - set(sys.stdlib_module_names) - {"rasterizer", "jax", "numpy"}
         allowed = {"numba", "llvmlite"} if module in optional else set()

@@ -43,7 +43,9 @@ def test_fragments_have_one_sample_a_pixel():
 def test_options_default_to_what_is_documented(name):
     documented = {"near": 0.0, "far": math.inf, "cull": "none"}
     documented |= {"pixel_offset": (0.0, 0.0), "backend": "auto"}
-    if name != "rasterize":
+    if name == "rasterize":
+        documented["parallel"] = False
+    else:
         documented["supersample"] = 1
     for ours, theirs in zip(DRAW[name](), DRAW[name](**documented), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -68,7 +70,9 @@ def test_a_bad_option_is_named(name, value):
 
 
 def test_every_option_has_a_default():
-    assert set(options._DEFAULTS) == set(options.ImageOptions.__annotations__)
+    assert set(options._DEFAULTS) == set(options.ImageOptions.__annotations__) | set(
+        options.FragmentOptions.__annotations__
+    )
 
 
 def test_equal_options_are_one_static_argument():

@@ -1,8 +1,8 @@
 """Open synthetic faces, 32 px, by the generator that ships; a CPU.
 
 Run: python main.py --config=configs/gan2shape/faces.py
-One set of networks serves all images first, so that they agree on what is frontal; then
-groups of four go on by themselves.
+One set of networks serves all images first, and 64 people of the training split, so that
+they agree on what is frontal; then groups of four go on by themselves.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config = default.get_config()
     config.name = "gan2shape_faces"
     config.data.image_size = 32
-    config.data.count_test = 16
+    config.data.count_train, config.data.count_test = 64, 16
     config.data.pose = "natural"
     config.data.background = "plain"  # as the generator knows them
     config.projection.layers = 2  # 8 passes a norm: no small step from one's latent
@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.stages.groups_at_a_time = 4
     config.stages.prior_steps = 300
     config.stages.joint_steps = (300, 300, 800)
+    config.stages.joint_others = 64
     config.stages.first_steps = (50, 50, 300)
     config.stages.later_steps = (25, 50, 300)
     config.stages.collect = 16

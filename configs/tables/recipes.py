@@ -107,6 +107,7 @@ def _tiny_gan2shape() -> ConfigDict:
     config.stages.group, config.stages.groups_at_a_time = 2, 1
     config.stages.joint_images, config.stages.prior_steps = 2, 2
     config.stages.joint_steps = config.stages.first_steps = (1, 1, 1)
+    config.stages.joint_others = 2
     config.model.width = config.model.encoder_width = config.model.bottleneck = 4
     config.model.offset_width = 4
     config.train.batch_size = 2

@@ -72,6 +72,7 @@ def test_groups_begin_where_the_joint_stage_has_ended(generator, tmp_path):
     keys = SHORT | {
         "stages.joint_steps": "2,2,2",
         "stages.joint_images": 2,
+        "stages.joint_others": 2,
         "stages.group": 1,
         "stages.groups_at_a_time": 1,
         "eval.max_images": 2,

@@ -264,7 +264,6 @@ def _check_together(config: ConfigDict) -> None:
     alone = not before or (stages.mode == "instance" and not config.train.init_from)
     rule = "(0, 0, 0) where stages.mode is joint, and where there is a train.init_from"
     check("stages.joint_steps", alone, rule)
-    check("stages.joint_others", before or not stages.joint_others, "0 without one")
     among = stages.mode == "joint" or before or config.loss.spread == 0
     check("loss.spread", among, "0 where no stage is joint")
     is_open = config.projection.kind != "oracle" or config.data.name == "open_faces"

@@ -1,8 +1,8 @@
 """Open synthetic faces, 32 px, by the generator that ships; a CPU.
 
 Run: python main.py --config=configs/gan2shape/faces.py
-One set of networks serves all images first, and 64 people of the training split, so that
-they agree on what is frontal; then groups of four go on by themselves.
+One set of networks serves all images first, and 64 people of the training split with
+them, so that they agree on what is frontal; then groups of four go on by themselves.
 """
 
 from ml_collections import ConfigDict

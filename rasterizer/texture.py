@@ -202,13 +202,15 @@ def _sample_pyramid(levels, uv, slopes, lead, filter, wrap, taps: int):
     share = (level - low)[..., None].astype(texels.dtype)
 
     def at(number, spots):
-        shape = (jnp.asarray(v)[number] for v in (heights, widths, starts))
-        return _look_up(texels, spots, *shape, filter, wrap)
+        height, width, start = (
+            jnp.asarray(v)[number] for v in (heights, widths, starts)
+        )
+        return _look_up(texels, spots, height, width, start, filter, wrap)
 
     first = low.astype(jnp.int32)
     second = jnp.minimum(first + 1, len(levels) - 1)
 
-    found = 0.0
+    found = jnp.zeros((), texels.dtype)
     for place in ((np.arange(taps) + 0.5) / taps - 0.5).astype(uv.dtype):
         here = spots + place * spread
         found += at(first, here) * (1 - share) + at(second, here) * share

@@ -20,7 +20,7 @@ from .. import (
 
 SIZE = (40, 40)
 FACES = grid_faces(2, 2)
-UV = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
+UV = jnp.array([[0, 0], [1, 0], [0, 1], [1, 1]], jnp.float32)
 POINTS = np.array([[-1, -1, 0], [1, -1, 0], [-1, 1, 0], [1, 1, 0]], np.float32)
 
 

@@ -102,7 +102,8 @@ def _packed(top: str) -> set[str]:
     return {
         long + path.relative_to(ROOT).as_posix()
         for path in (ROOT / top).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        # Bytecode, and what Numba keeps beside it.
+        if path.is_file() and "__pycache__" not in path.parts
     }
 
 
@@ -191,6 +192,7 @@ def test_the_rasterizer_is_used_without_the_rest(elsewhere, tmp_path):
     _must(elsewhere / "python", "-c", RASTERIZER, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_training_is_tried_dry(elsewhere, tmp_path):
     given = ["--config=quickstart", "--dry_run", *NARROW]
     told = _must(elsewhere / "unsup3d", *given, cwd=tmp_path)

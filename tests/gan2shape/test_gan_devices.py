@@ -111,6 +111,7 @@ def _ran(script, *arguments):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.once
 def test_groups_of_any_number_are_shared_out_in_order():
     for (one, losses), (two, others) in _ran(_TOY):
         assert one == two and losses == others

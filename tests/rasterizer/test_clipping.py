@@ -80,6 +80,7 @@ def crowd(seed):
     return points.astype(np.float32).reshape(-1, 3)
 
 
+@pytest.mark.once
 @given(
     st.integers(0, 10**6),
     st.sampled_from(["none", "on the plane", "nan", "far behind", "at the eye"]),

@@ -51,6 +51,7 @@ def nasty_scenes(draw):
     return vertices, faces[order][:, rng.permutation(3)]
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("as_compiled")
 @given(nasty_scenes())
 @settings(max_examples=25, deadline=None)

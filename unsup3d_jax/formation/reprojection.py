@@ -96,7 +96,7 @@ def warp_depth(
     """
     size = depth.shape[1], depth.shape[2]
     near, far = scene.clamp
-    vertices = _on_screen(depth, view, scene)
+    vertices = on_screen(depth, view, scene)
     offset = 0.5 if scene.half_pixel_depth else 0.0
     samples = {
         "background": far,
@@ -163,25 +163,18 @@ def sample_canonical(
     return sampling.sample_bilinear(image - 0.5, grid) + 0.5
 
 
-def picture_grid(
+def on_screen(
     depth: Float[Array, "b h w"], view: Float[Array, "b 6"], scene: Scene
-) -> Float[Array, "b h w 2"]:
-    """Where in the input's view each pixel of the canonical image lies, hidden or not.
+) -> Float[Array, "b h w 3"]:
+    """Where each pixel of the canonical view lies in the input's, hidden or not.
 
     Args:
         depth: canonical, scene units.
         view: rotation (radians), translation (scene units).
 
     Returns:
-        (u, v) in pixels.
+        u, v in pixels, z in scene units.
     """
-    return _on_screen(depth, view, scene)[..., :2]
-
-
-def _on_screen(
-    depth: Float[Array, "b h w"], view: Float[Array, "b 6"], scene: Scene
-) -> Float[Array, "b h w 3"]:
-    """Canonical pixels in the input's view: u, v in pixels, z in scene units."""
     size = depth.shape[1], depth.shape[2]
 
     def to_screen(depth: Array, view: Array) -> Array:

@@ -243,10 +243,8 @@ def canonical_mask(
         mask: true on the object, in the image's own view.
         surface, conditions: of that image, leading axes of 1.
     """
-    grid = reprojection.picture_grid(
-        surface.canon_depth, conditions.view, options.scene
-    )
-    return sampling.sample_nearest(mask[None, ..., None], grid)[..., 0]
+    places = reprojection.on_screen(surface.canon_depth, conditions.view, options.scene)
+    return sampling.sample_nearest(mask[None, ..., None], places[..., :2])[..., 0]
 
 
 def iterate(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from PIL import Image
 
 from unsup3d_jax.data import tiles
-from unsup3d_jax.formation import geometry, sampling
+from unsup3d_jax.formation import geometry, reprojection, sampling
 from unsup3d_jax.formation.reprojection import Scene
 from unsup3d_jax.show import mesh_files, pictures
 
@@ -187,14 +187,13 @@ def _places_in_input(
 ) -> tuple[Float[Array, "h w 2"], Bool[Array, "h w"]]:
     """Where the input shows each canonical pixel, (u, v), and whether it does."""
     h, w = depth.shape
-    points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
-    moved = geometry.transform(points, view, centre_depth=scene.centre_depth)
-    pixels = geometry.project(moved, (h, w), fov_deg=scene.fov_deg)
+    places = reprojection.on_screen(depth[None], view[None], scene)[0]
+    pixels, z = places[..., :2], places[..., 2]
     u, v = jnp.moveaxis(jnp.round(pixels).astype(int), -1, 0)
     inside = (u >= 0) & (u < w) & (v >= 0) & (v < h)
     u, v = jnp.clip(u, 0, w - 1), jnp.clip(v, 0, h - 1)
     pixel = scene.centre_depth / geometry.focal_length(w, fov_deg=scene.fov_deg)
-    hidden = moved[..., 2] - recon_depth[v, u] > _STEEP * pixel
+    hidden = z - recon_depth[v, u] > _STEEP * pixel
     return pixels, inside & ~hidden & (recon_mask[v, u] > 0.5)
 
 

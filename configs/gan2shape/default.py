@@ -111,6 +111,9 @@ def get_config() -> ConfigDict:
     prior.shape = "ellipsoid"
     prior.near, prior.far = 0.91, 1.02  # scene units; churches 1.0 (code)
     prior.radius = 0.4  # scene units, of the sphere that the cap is cut from
+    # Height of the ellipsoid over the mask's (1: the release's). Heads are longer than
+    # they are round: cut off at crown and neck, an ellipsoid bends too much.
+    prior.stretch = 1.0
     # What changes in the mask's box: none | synface | face | car.
     prior.category = "none"
     # true: of the data set | folder: a PNG beside each name in prior.mask_path |
@@ -233,6 +236,7 @@ RANGES = {
     "prior.near": (0.5, 1.5),
     "prior.far": (0.5, 1.5),
     "prior.radius": (0.01, 10.0),
+    "prior.stretch": (0.1, 10.0),
     "sampling.view_scale": (0.0, 4.0),
     "sampling.light_x_min": (-4.0, 4.0),
     "sampling.light_x_max": (-4.0, 4.0),
@@ -272,4 +276,5 @@ YOUNGER = {
     "stages.joint_others": 0,
     "sampling.object_only": False,
     "train.devices": 0,
+    "prior.stretch": 1.0,
 }

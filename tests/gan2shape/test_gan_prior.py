@@ -47,7 +47,7 @@ def slow(mask, options):
         return out
     for i in range(h):
         for j in range(w):
-            ratio = (y1 - y0) / (x1 - x0)
+            ratio = options.stretch * (y1 - y0) / (x1 - x0)
             if options.shape == "asymmetric" and j > cx:
                 ratio = 1.0
             about = h / 2 if options.compat else cy
@@ -75,6 +75,32 @@ def test_shapes_follow_the_definition(shape):
     mask = mask_of(64)
     found = prior.prior_depth(mask, options)
     np.testing.assert_allclose(found, slow(mask, options), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["ellipsoid", "asymmetric", "shift4"])
+@pytest.mark.parametrize("category", ["none", "face"])
+def test_a_stretched_cap_follows_the_definition(shape, category):
+    options = dataclasses.replace(
+        OPTIONS, shape=shape, category=category, stretch=1.5
+    )
+    mask = mask_of(64)
+    found = prior.prior_depth(mask, options)
+    np.testing.assert_allclose(found, slow(mask, options), atol=1e-5)
+
+
+def test_a_stretched_cap_bends_less_from_top_to_bottom_and_as_much_across():
+    options = dataclasses.replace(OPTIONS, compat=False)
+    mask = mask_of(65, height=0.6, width=0.6, top=0.2, left=0.2)
+    plain, tall = (
+        prior.prior_depth(mask, dataclasses.replace(options, stretch=s))
+        for s in (1.0, 2.0)
+    )
+    middle = 32
+    np.testing.assert_allclose(tall[middle], plain[middle], atol=1e-6)
+    # Twice as high: what lay 8 rows off the middle now lies 16 rows off.
+    np.testing.assert_allclose(
+        tall[middle + 16, middle], plain[middle + 8, middle], atol=1e-6
+    )
 
 
 def test_the_cap_is_near_in_the_middle_and_far_on_the_rim():

@@ -30,6 +30,7 @@ class PriorOptions:
         category: of `CATEGORIES`; what is changed in the mask's box.
         compat: rows are stretched about the middle of the image, as the authors' code
             does, not about that of the mask: a tall mask off the middle shifts the cap.
+        stretch: height of the cap over that of the box, about the box's middle.
     """
 
     shape: str
@@ -38,6 +39,7 @@ class PriorOptions:
     radius: float
     category: str
     compat: bool
+    stretch: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def prior_depth(
     """The depth that step 0 fits to one image.
 
     With r = (x1 - x0) / 2 and the distance rho to the box's centre in rows that are
-    squeezed to the box's ratio:
+    squeezed to the ratio of the box, its height times `stretch`:
 
         depth = near + R - sqrt(|R^2 - (rho / r chord)^2|)   where rho <= r, else far
         chord = sqrt(R^2 - (R - (far - near))^2)
@@ -113,6 +115,7 @@ def prior_depth(
     centre_x, centre_y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
     if shape in ("shift6", "shift4"):
         centre_x += width / (6 if shape == "shift6" else 4)
+    height *= options.stretch
     radius, relief = width / 2, far - near
     sphere = options.radius
     if not 0 < relief <= sphere:

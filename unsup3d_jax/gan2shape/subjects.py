@@ -91,6 +91,7 @@ def prior_options(config: ConfigDict) -> prior.PriorOptions:
         far=config.prior.far,
         radius=config.prior.radius,
         category=config.prior.category,
+        stretch=config.prior.stretch,
         compat=config.prior.compat,
     )
 

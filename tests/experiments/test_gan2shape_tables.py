@@ -22,6 +22,7 @@ from unsup3d_jax.configuration import changed, flatten
 from unsup3d_jax.data import dataset as ds
 from unsup3d_jax.engine import recorder, workdir
 from unsup3d_jax.engine.interrupts import Interrupted, Interrupts
+from unsup3d_jax.engine.log import MetricsFile
 from unsup3d_jax.engine.scored import Scored
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.errors import UserError
@@ -287,6 +288,28 @@ def test_a_run_older_than_the_section_of_tables_goes_on(tmp_path):
     del record["config"]["tables"]
     (lot / "config.json").write_text(json.dumps(record))
     gan2shape_run.check_folders(config, tmp_path)
+
+
+def test_a_row_says_what_its_iterations_took(tmp_path, machine):
+    config = _config(rows=("ours",), seeds=1, figure_images=0)
+    place = tmp_path / "rows" / "ours" / "seed0"
+    _finished(_configs(config)["ours"][1], place, 0.02)
+    log = MetricsFile(place / "groups" / "00000" / "metrics.jsonl")
+    log.append({"step": 50, "split": "train", "total": 1.0, "seconds": 600.0})
+    log.append({"step": 100, "split": "train", "total": 1.0, "seconds": 120.0})
+    text, content = _run(config, tmp_path)
+    assert content["rows"]["ours"]["minutes_an_image"]["mean"] == 12.0 / 16
+    assert "| minutes an image |" in text and "| 0.75 |" in text
+    # The stage that all images share is a part of it.
+    joint = MetricsFile(place / "joint" / "metrics.jsonl")
+    joint.append({"step": 50, "split": "train", "total": 1.0, "seconds": 240.0})
+    _, content = _run(config, tmp_path)
+    assert content["rows"]["ours"]["minutes_an_image"]["mean"] == 16.0 / 16
+    # Of a run that an older version began nobody knows.
+    joint.append({"step": 100, "split": "train", "total": 1.0})
+    text, content = _run(config, tmp_path)
+    assert "minutes_an_image" not in content["rows"]["ours"]
+    assert "minutes an image" not in text
 
 
 def test_what_is_not_finished_or_of_other_images_is_run(tmp_path, machine):

@@ -80,9 +80,7 @@ def test_shapes_follow_the_definition(shape):
 @pytest.mark.parametrize("shape", ["ellipsoid", "asymmetric", "shift4"])
 @pytest.mark.parametrize("category", ["none", "face"])
 def test_a_stretched_cap_follows_the_definition(shape, category):
-    options = dataclasses.replace(
-        OPTIONS, shape=shape, category=category, stretch=1.5
-    )
+    options = dataclasses.replace(OPTIONS, shape=shape, category=category, stretch=1.5)
     mask = mask_of(64)
     found = prior.prior_depth(mask, options)
     np.testing.assert_allclose(found, slow(mask, options), atol=1e-5)

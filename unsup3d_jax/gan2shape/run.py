@@ -21,7 +21,7 @@ from unsup3d_jax.data import folder
 from unsup3d_jax.engine import checkpoint, parallel, scored
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
-from unsup3d_jax.engine.log import duration, say
+from unsup3d_jax.engine.log import MetricsFile, duration, say
 from unsup3d_jax.engine.task import RunState, Session, run_keys
 from unsup3d_jax.engine.workdir import (
     check_workdir,
@@ -149,6 +149,26 @@ def recorded_row(session: Session, workdir: Path) -> dict[str, Any] | None:
     return scored.recorded_row(
         session, workdir, last, config.eval.split, score.conditions(config)
     )
+
+
+def seconds_of(config: ConfigDict, workdir: Path, count: int) -> float | None:
+    """What all iterations of a run took, compilation included; latents are not in it.
+
+    Args:
+        count: of its images.
+
+    Returns:
+        None for a run whose log does not say (of an older version).
+    """
+    folders = [lot.folder for lot in lots_of(config, workdir, count)]
+    if options.joint_stage(config) is not None:
+        folders.append(workdir / _JOINT)
+    lines = [
+        x for place in folders for x in MetricsFile(place / "metrics.jsonl").read()
+    ]
+    if not lines or any("seconds" not in line for line in lines):
+        return None
+    return sum(line["seconds"] for line in lines)
 
 
 def _worked_on(

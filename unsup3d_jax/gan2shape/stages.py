@@ -145,8 +145,10 @@ def run(
                         _save(checkpoints, state, work)
                         checkpoints.wait()
                         return state, False
+                    waited = time.monotonic()
                     state, line = _advance(state, work, plan, phase)
-                    log.append(line)
+                    waited = time.monotonic() - waited
+                    log.append(line | {"seconds": round(waited, 3)})
                     if _is_due(line["step"], phase, plan):
                         _save(checkpoints, state, work)
                     if line["step"] == phase.last:

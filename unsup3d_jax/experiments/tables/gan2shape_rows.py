@@ -67,6 +67,9 @@ class Gan2ShapeRows:
             row = run.recorded_row(session, place)
         if row is None:
             raise Interrupted
+        seconds = run.seconds_of(config, place, row["images"])
+        if seconds is not None:
+            row = row | {"minutes_an_image": seconds / 60.0 / row["images"]}
         if config.projection.kind == "generator":
             row = row | {"view_control": _view_control(config, place, row)}
         return row

@@ -250,6 +250,8 @@ def _line(
         line["view_control"] = {
             key: _plain_over_seeds([c[key] for c in controls]) for key in VIEW_CONTROL
         }
+    if minutes := [r["minutes_an_image"] for r in found if "minutes_an_image" in r]:
+        line["minutes_an_image"] = _plain_over_seeds(minutes)
     # An untrained model has no viewpoint yet, and has not failed.
     line["collapses"] = None
     if row.kind == "trained":

@@ -98,6 +98,9 @@ def _error_table(record: Mapping[str, Any]) -> list[str]:
     asks = any("view_control" in line for line in record["rows"].values())
     if asks:
         header += ["generator turns: rank, slope", "person: same, other"]
+    timed = any("minutes_an_image" in line for line in record["rows"].values())
+    if timed:
+        header.append("minutes an image")
     lines = [_cells(header), _cells(["---"] * len(header))]
     (side, _, side_scale, side_digits), (mad, *_), (unit, *_) = MEASURES
     for line in record["rows"].values():
@@ -130,6 +133,8 @@ def _error_table(record: Mapping[str, Any]) -> list[str]:
             for one, two, digits in pairs:
                 means = [_mean(control.get(key), digits) for key in (one, two)]
                 cells.append(", ".join(means) if control else "–")
+        if timed:
+            cells.append(_mean(line.get("minutes_an_image"), 2))
         lines.append(_cells(cells))
     lines += ["", "SIDE x10^-2; MAD in degrees by the authors' formula (see rules)."]
     return lines

@@ -89,11 +89,14 @@ def get_config() -> ConfigDict:
     # Of these so many side by side on each device, as one program; 1: one after the
     # other, which is what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
     stages.side_by_side = 0
-    # Steps 1, 2, 3 of a stage before all others, in which one set of networks serves
-    # all images; each group begins with what it has found. Instead of a
+    # Steps 1, 2, 3 of stages before all others, in which one set of networks serves
+    # all images; each group begins with what they have found. Instead of a
     # train.init_from, instance mode only; (0, 0, 0): none.
     stages.joint_steps = (0, 0, 0)
-    # Images of the training split that take part in that stage, and in no other: of
+    # How many such stages, of as many steps each: what the generator answers is better
+    # where it is asked by a better shape.
+    stages.joint_count = 1
+    # Images of the training split that take part in these stages, and in no other: of
     # many people V learns where frontal is, of few it learns each one's first pose.
     stages.joint_others = 0
     stages.prior_steps = 1000  # step 0
@@ -228,6 +231,7 @@ RANGES = {
     "stages.groups_at_a_time": (1, 4096),
     "stages.side_by_side": (0, 4096),
     "stages.joint_steps": shared.COUNT,
+    "stages.joint_count": (1, 64),
     "stages.joint_others": (0, 2**20),
     "stages.prior_steps": shared.COUNT,
     "stages.first_steps": shared.COUNT,
@@ -274,6 +278,7 @@ YOUNGER = {
     "loss.spread": 0.0,
     "stages.joint_steps": [0, 0, 0],
     "stages.joint_others": 0,
+    "stages.joint_count": 1,
     "sampling.object_only": False,
     "train.devices": 0,
     "prior.stretch": 1.0,

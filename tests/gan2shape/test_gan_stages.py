@@ -84,6 +84,21 @@ def test_a_joint_stage_is_a_config_of_its_own_and_takes_the_place_of_the_prior()
     options.check_config(before)
 
 
+def test_joint_stages_may_be_some():
+    keys = {"stages__joint_steps": (5, 0, 4), "stages__joint_count": 3}
+    before = options.joint_stage(samples.config(**keys))
+    assert before is not None and options.joint_stage(before) is None
+    found = [(p.kind, p.stage, p.last - p.first) for p in options.phases(before)]
+    one = [("albedo", 5), ("collect", 2), ("shape", 4)]
+    wanted = [(kind, stage, n) for stage in (1, 2, 3) for kind, n in one]
+    assert found == [("prior", 0, 3), *wanted]
+    options.check_config(before)
+    # Of one stage the config is what it was before there could be some.
+    alone = samples.config(stages__joint_steps=(5, 0, 4), stages__later_steps=(7, 7, 7))
+    first = options.joint_stage(alone)
+    assert first is not None and first.stages.later_steps == (7, 7, 7)
+
+
 @pytest.mark.parametrize(
     "keys",
     [

@@ -173,13 +173,15 @@ def options_from_config(config: ConfigDict) -> ShapeOptions:
 
 
 def joint_stage(config: ConfigDict) -> ConfigDict | None:
-    """The config of the stage that all images share before their own; None: none."""
+    """The config of the stages that all images share before their own; None: none."""
     stages = config.stages
     if not any(stages.joint_steps):
         return None
-    changes = {"mode": "joint", "group": 1, "count": 1}
-    steps = {"first_steps": stages.joint_steps, "joint_steps": (0, 0, 0)}
-    return changed(config, {f"stages.{k}": v for k, v in (changes | steps).items()})
+    changes = {"mode": "joint", "group": 1, "count": stages.joint_count}
+    changes |= {"first_steps": stages.joint_steps, "joint_steps": (0, 0, 0)}
+    if stages.joint_count > 1:  # runs of one stage are older than that key
+        changes |= {"later_steps": stages.joint_steps, "joint_count": 1}
+    return changed(config, {f"stages.{k}": v for k, v in changes.items()})
 
 
 def start_name(config: ConfigDict) -> str:

@@ -90,11 +90,10 @@ def get_config() -> ConfigDict:
     # other, which is what a CPU is fast at. 0: 1 on a CPU, elsewhere all.
     stages.side_by_side = 0
     # Steps 1, 2, 3 of stages before all others, in which one set of networks serves
-    # all images; each group begins with what they have found. Instead of a
-    # train.init_from, instance mode only; (0, 0, 0): none.
+    # all images; each group begins with what they have found. Instance mode only, and
+    # left out where train.init_from names such networks; (0, 0, 0): none.
     stages.joint_steps = (0, 0, 0)
-    # How many such stages, of as many steps each: what the generator answers is better
-    # where it is asked by a better shape.
+    # How many such stages, of as many steps each.
     stages.joint_count = 1
     # Images of the training split that take part in these stages, and in no other: of
     # many people V learns where frontal is, of few it learns each one's first pose.

@@ -20,12 +20,18 @@ def get_config() -> ConfigDict:
     config.invert.kind = "discriminator"
     config.prior.mask = "true"
     config.prior.near = 0.95  # as deep as these heads; 0.91 is half again too deep
+    # As high as the mask it bends too much from brow to chin; higher than this it bends
+    # so little that nothing keeps faces from leaning.
+    config.prior.stretch = 1.3
+    # Lights as these pictures have them.
+    config.sampling.light_x_min, config.sampling.light_x_max = -0.9, 0.9
+    config.sampling.light_y_min, config.sampling.light_y_max = -0.65, 0.95
     config.stages.flip_all = (False,)
     config.stages.count = 2
     config.stages.group = 4
     config.stages.groups_at_a_time = 4
     config.stages.prior_steps = 300
-    config.stages.joint_steps = (300, 300, 800)
+    config.stages.joint_steps = (150, 200, 400)
     config.stages.joint_others = 64
     config.stages.first_steps = (50, 50, 300)
     config.stages.later_steps = (25, 50, 300)

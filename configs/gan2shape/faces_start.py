@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.stages.mode = "joint"
     config.stages.group = 1
     config.stages.joint_steps = (0, 0, 0)
-    config.stages.first_steps = (400, 400, 1200)
-    config.stages.count = 1
+    config.stages.first_steps = (200, 300, 600)
+    config.stages.later_steps = (100, 300, 600)
+    config.stages.count = 2
     return config

@@ -99,17 +99,18 @@ def test_joint_stages_may_be_some():
     assert first is not None and first.stages.later_steps == (7, 7, 7)
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"stages__mode": "joint"},
-        {"train__init_from": "runs/joint"},
-    ],
-)
-def test_a_joint_stage_is_refused_where_something_else_comes_first(keys):
-    config = samples.config(stages__joint_steps=(1, 1, 1), **keys)
+def test_a_joint_stage_is_refused_where_all_stages_are_joint():
+    config = samples.config(stages__joint_steps=(1, 1, 1), stages__mode="joint")
     with pytest.raises(UserError, match="stages.joint_steps"):
         options.check_config(config)
+
+
+def test_networks_of_a_joint_run_take_the_place_of_a_joint_stage():
+    keys = {"stages__joint_steps": (1, 1, 1), "loss__spread": 0.3}
+    config = samples.config(train__init_from="runs/joint", **keys)
+    assert options.joint_stage(config) is None
+    assert options.check_config(config).loss.spread == 0.0
+    assert options.phases(config)[0].kind == "albedo"
 
 
 def test_a_workdir_older_than_a_key_is_gone_on_with():

@@ -173,9 +173,12 @@ def options_from_config(config: ConfigDict) -> ShapeOptions:
 
 
 def joint_stage(config: ConfigDict) -> ConfigDict | None:
-    """The config of the stages that all images share before their own; None: none."""
+    """The config of the stages that all images share before their own; None: none.
+
+    Networks of a joint run take their place.
+    """
     stages = config.stages
-    if not any(stages.joint_steps):
+    if config.train.init_from or not any(stages.joint_steps):
         return None
     changes = {"mode": "joint", "group": 1, "count": stages.joint_count}
     changes |= {"first_steps": stages.joint_steps, "joint_steps": (0, 0, 0)}
@@ -263,9 +266,8 @@ def _check_together(config: ConfigDict) -> None:
     alone = stages.mode == "instance" or stages.group == 1
     check("stages.group", alone, "1 where stages.mode is joint")
     before = any(stages.joint_steps)
-    alone = not before or (stages.mode == "instance" and not config.train.init_from)
-    rule = "(0, 0, 0) where stages.mode is joint, and where there is a train.init_from"
-    check("stages.joint_steps", alone, rule)
+    alone = not before or stages.mode == "instance"
+    check("stages.joint_steps", alone, "(0, 0, 0) where stages.mode is joint")
     among = stages.mode == "joint" or before or config.loss.spread == 0
     check("loss.spread", among, "0 where no stage is joint")
     is_open = config.projection.kind != "oracle" or config.data.name == "open_faces"

@@ -172,8 +172,7 @@ def _for_photos(config: Any) -> Any:
     changes["loss.spread"] = 0.0  # a photo alone has none
     if options.joint_stage(config) is not None:
         # A photo gets the same shape in whatever company it comes.
-        changes["stages.joint_steps"] = (0, 0, 0)
-        changes["train.init_from"] = config.train.init_from or NAME
+        changes["train.init_from"] = NAME
     if config.prior.mask == "true":
         say("photos have no true mask: the prior is a fixed ellipse in the middle.")
         changes["prior.mask"] = _MASK

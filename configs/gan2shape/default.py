@@ -99,6 +99,9 @@ def get_config() -> ConfigDict:
     # many people V learns where frontal is, of few it learns each one's first pose.
     stages.joint_others = 0
     stages.prior_steps = 1000  # step 0
+    # Ours, before the first step 2: the encoder reads steps between latents off the
+    # generator's own pictures. 0: as the release.
+    stages.lesson_steps = 0
     stages.first_steps = (600, 600, 400)  # steps 1, 2, 3 of the first stage
     stages.later_steps = (200, 500, 300)  # of the others
     stages.collect = 100  # batches of projected samples that are kept of each image
@@ -233,6 +236,7 @@ RANGES = {
     "stages.joint_count": (1, 64),
     "stages.joint_others": (0, 2**20),
     "stages.prior_steps": shared.COUNT,
+    "stages.lesson_steps": shared.COUNT,
     "stages.first_steps": shared.COUNT,
     "stages.later_steps": shared.COUNT,
     "stages.collect": (1, 4096),
@@ -278,6 +282,7 @@ YOUNGER = {
     "stages.joint_steps": [0, 0, 0],
     "stages.joint_others": 0,
     "stages.joint_count": 1,
+    "stages.lesson_steps": 0,
     "sampling.object_only": False,
     "train.devices": 0,
     "prior.stretch": 1.0,

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.stages.group = 4
     config.stages.groups_at_a_time = 4
     config.stages.prior_steps = 300
+    config.stages.lesson_steps = 600
     config.stages.joint_steps = (150, 200, 400)
     config.stages.joint_others = 64
     config.stages.first_steps = (50, 50, 300)

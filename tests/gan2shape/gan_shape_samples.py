@@ -31,6 +31,9 @@ class Tinted:
         found = self.project(encoder, pseudo, shared, own).image
         return jnp.mean(jnp.square(found - 0.9 * pseudo.image))
 
+    def lesson(self, encoder, key, shared):
+        return jnp.mean(jnp.square(encoder["colour"] + 0.05))
+
 
 def config(**changes):
     """Of 32 px; two stages of a few iterations, two samples an iteration."""

@@ -154,3 +154,45 @@ def test_the_encoder_learns(evaluated):
     assert after < 0.8 * before
     # However it has learnt.
     np.testing.assert_allclose(projected.offset[0], 0.0, atol=1e-5)
+
+
+def test_a_lesson_is_that_of_the_definition(encoder, gan):
+    """Pair by pair, float64."""
+    key = jax.random.key(5)
+    found = jax.jit(PROJECTION.lesson)(encoder, key, gan)
+    keys = jax.random.split(key, 3)
+    normal = [jax.random.normal(k, (gp.PAIRS, STYLE)) for k in keys[:2]]
+    one, other = (stylegan2.map_latent(gan.mapping, z, OPTIONS) for z in normal)
+    u = np.asarray(jax.random.uniform(keys[2], (gp.PAIRS, 1)))
+    assert (u < 0.5).any() and (u > 0.5).any()
+    errors = lengths = 0.0
+    for i in range(gp.PAIRS):
+        share = 2.0 * u[i, 0] if u[i, 0] < 0.5 else 1.0
+        step = share * (np.asarray(other[i]) - np.asarray(one[i]))
+        pictures = [
+            _picture(gan, one[i : i + 1] + x, 0.0, SIZE, None) for x in (0, step)
+        ]
+        before, after = (PROJECTION._encode(encoder, p) for p in pictures)
+        said = gp.offsets.latent_offset(gan, after, 2, True, before)[0]
+        errors += np.square(np.asarray(said, np.float64) - step).sum()
+        lengths += np.square(step.astype(np.float64)).sum()
+    np.testing.assert_allclose(found, errors / lengths, rtol=1e-4)
+
+
+def test_an_encoder_learns_from_lessons(encoder, gan):
+    """To read a step that it has not seen, better than to say nothing: 1."""
+    adam = optax.adam(3e-3)
+
+    @jax.jit
+    def taught():
+        def step(i, carry):
+            encoder, moments = carry
+            key = jax.random.fold_in(jax.random.key(6), i)
+            grads = jax.grad(PROJECTION.lesson)(encoder, key, gan)
+            updates, moments = adam.update(grads, moments)
+            return optax.apply_updates(encoder, updates), moments
+
+        trained, _ = jax.lax.fori_loop(0, 40, step, (encoder, adam.init(encoder)))
+        return PROJECTION.lesson(trained, jax.random.key(7), gan)
+
+    assert taught() < 0.8 < PROJECTION.lesson(encoder, jax.random.key(7), gan)

@@ -84,6 +84,25 @@ def test_a_joint_stage_is_a_config_of_its_own_and_takes_the_place_of_the_prior()
     options.check_config(before)
 
 
+def test_a_lesson_comes_once_after_the_prior_where_an_encoder_learns():
+    config = samples.config(stages__lesson_steps=7)
+    kinds = [(p.kind, p.last - p.first) for p in options.phases(config)]
+    assert kinds[:3] == [("prior", 3), ("lesson", 7), ("albedo", 3)]
+    assert sum(kind == "lesson" for kind, _ in kinds) == 1
+    for changes in (
+        {"projection__kind": "none"},
+        {"broken__encoder": True},
+        {"train__init_from": "runs/joint"},
+    ):
+        other = samples.config(stages__lesson_steps=7, **changes)
+        assert all(p.kind != "lesson" for p in options.phases(other)), changes
+    # With joint stages it is theirs.
+    shared = samples.config(stages__lesson_steps=7, stages__joint_steps=(1, 1, 1))
+    assert options.phases(shared)[0].kind == "albedo"
+    before = options.joint_stage(shared)
+    assert before is not None and options.phases(before)[1].kind == "lesson"
+
+
 def test_joint_stages_may_be_some():
     keys = {"stages__joint_steps": (5, 0, 4), "stages__joint_count": 3}
     before = options.joint_stage(samples.config(**keys))

@@ -11,18 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from unsup3d_jax.formation import losses
 from unsup3d_jax.formation.losses import mean_share
 from unsup3d_jax.formation.types import AnyArray, Leaf
 from unsup3d_jax.gan2shape import offset as offsets
 from unsup3d_jax.gan2shape.projection import Projected, Pseudo
+from unsup3d_jax.nets import stylegan2
 from unsup3d_jax.nets.offset_encoder import OffsetEncoder
 from unsup3d_jax.nets.stylegan2 import StyleGan, discriminator_features
 
 # Residual blocks of the discriminator whose maps are compared (code).
 BLOCKS = 4
+# Pairs of samples in an iteration of the encoder's lesson.
+PAIRS = 32
 
 
 @struct.dataclass
@@ -111,6 +114,47 @@ class GeneratorProjection:
             apart = losses.feature_l1(_features(shared, found), wanted, mask)
             total = total + self.features * mean_share(apart)
         return total + self.offset * jnp.mean(jnp.square(moved))
+
+    def lesson(
+        self, encoder: Any, key: Key[Array, ""], shared: StyleGan
+    ) -> Float[Array, ""]:
+        """How badly the encoder reads the step between the latents of two pictures.
+
+        Ours. The pictures are the generator's own, so the step is known, and between
+        them all changes that the generator knows of: from them the encoder learns what
+        a turn of the head looks like and what another light, which crude samples alone
+        would have it mistake for each other.
+
+        Latents w of one sample and w + t (w' - w) of another, t = min(2 u, 1), u
+        uniform.
+
+        Returns:
+            Squared error over the squared length of the steps; 1: it says nothing.
+        """
+        keys = jax.random.split(key, 3)
+        one, other = (self._sample(key, shared) for key in keys[:2])
+        share = jnp.minimum(2.0 * jax.random.uniform(keys[2], (PAIRS, 1)), 1.0)
+        step = share * (other - one)
+        signed = self._picture(jnp.concatenate([one, one + step]), shared)
+        said = self._encode(encoder, jax.lax.stop_gradient(signed))
+        before, after = said[:PAIRS], said[PAIRS:]
+        found = offsets.latent_offset(
+            shared,
+            after,
+            self.layers,
+            self.regularised,
+            before if self.relative else None,
+        )
+        return jnp.mean(jnp.square(found - step)) / jnp.mean(jnp.square(step))
+
+    def _sample(self, key: Key[Array, ""], gan: StyleGan) -> Float[Array, "b s"]:
+        normal = jax.random.normal(key, (PAIRS, gan.options.style))
+        return stylegan2.map_latent(gan.mapping, normal, gan.options)
+
+    def _picture(
+        self, w: Float[Array, "b s"], gan: StyleGan
+    ) -> Float[Array, "b h w 3"]:
+        return offsets.project(gan, w, jnp.zeros_like(w), self.size, self.crop or None)
 
     def _project(
         self, encoder: Any, signed: Float[Array, "b h w 3"], gan: StyleGan, own: Own

@@ -26,8 +26,8 @@ PERCEPTUAL = ("auto", "lpips", "none")
 INVERT = ("auto", "lpips", "discriminator")
 MODES = ("instance", "joint")
 MASKS = ("true", "folder", "ellipse")
-# What is done in a stage, in this order; "prior" once, before all of them.
-KINDS = ("prior", "albedo", "encoder", "collect", "shape")
+# What is done in a stage, in this order; the first two once, before all of them.
+KINDS = ("prior", "lesson", "albedo", "encoder", "collect", "shape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +205,7 @@ def phases(config: ConfigDict) -> tuple[Phase, ...]:
     plan: list[tuple[str, int, int, bool]] = []
     if not config.train.init_from and joint_stage(config) is None:
         plan.append(("prior", 0, stages.prior_steps, False))
+        plan.append(("lesson", 0, stages.lesson_steps if learns else 0, False))
     for stage in range(1, stages.count + 1):
         one, two, three = stages.first_steps if stage == 1 else stages.later_steps
         plan += [

@@ -17,6 +17,8 @@ from unsup3d_jax.formation import geometry
 from unsup3d_jax.formation.types import Leaf
 from unsup3d_jax.gan2shape.scenes import TrueScene
 
+_NO_ENCODER = "there is no encoder to train."
+
 
 @struct.dataclass
 class Pseudo:
@@ -73,6 +75,10 @@ class Projection(Protocol):
         """What step 2 minimises over the encoder."""
         ...
 
+    def lesson(self, encoder: Any, key: Array, shared: Any) -> Array:
+        """What the encoder learns from before it sees any sample."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class NoProjection:
@@ -87,7 +93,10 @@ class NoProjection:
         return Projected(pseudo.image)
 
     def loss(self, encoder: Any, pseudo: Pseudo, shared: Any, own: Any) -> Array:
-        raise ValueError("there is no encoder to train.")
+        raise ValueError(_NO_ENCODER)
+
+    def lesson(self, encoder: Any, key: Array, shared: Any) -> Array:
+        raise ValueError(_NO_ENCODER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,4 +142,7 @@ class OracleProjection:
         return scene.draw(mesh, turn, shift + pseudo.view[:, 3:], light, size=self.size)
 
     def loss(self, encoder: Any, pseudo: Pseudo, shared: Any, own: Any) -> Array:
-        raise ValueError("there is no encoder to train.")
+        raise ValueError(_NO_ENCODER)
+
+    def lesson(self, encoder: Any, key: Array, shared: Any) -> Array:
+        raise ValueError(_NO_ENCODER)

@@ -26,6 +26,7 @@ from unsup3d_jax.nets.lpips import Lpips
 # Networks that an iteration of each kind moves; "collect" moves none.
 TRAINED = {
     "prior": ("depth",),
+    "lesson": ("encoder",),
     "albedo": ("albedo",),
     "encoder": ("encoder",),
     "shape": ("depth", "albedo", "view", "light"),
@@ -33,7 +34,7 @@ TRAINED = {
 # Radians squared: of no spread at all the logarithm is finite.
 _LEAST = 1e-6
 # What the draws of an iteration are for: a number of their own each.
-_ACTIVE, _PSEUDO, _ORDER = range(3)
+_ACTIVE, _PSEUDO, _ORDER, _LESSON = range(4)
 
 
 @struct.dataclass
@@ -272,6 +273,9 @@ def iterate(
 
     def loss_of(trained: dict[str, Any]) -> Float[Array, ""]:
         params = {**group.params, **trained}
+        if kind == "lesson":  # of no image
+            key = _key(given.key[0], at.step, _LESSON)
+            return projection.lesson(params["encoder"], key, common.projection)
 
         def of_image(place: Int[Array, ""]) -> Float[Array, ""]:
             image = given.image[place][None]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax.engine import checkpoint, dry_run, packing, run
+from unsup3d_jax.engine import checkpoint, dry_run, packing, run, run_report
 from unsup3d_jax.engine.hosts import Hosts
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.engine.task import Identity, Session
@@ -20,6 +20,7 @@ from unsup3d_jax.engine.workdir import check_meaning, check_workdir, newest_step
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.flags import Arguments, command
+from unsup3d_jax.show.run_page import page
 
 # What the parameters of a score are from, where they are not another run's.
 THIS_RUN = "this run"
@@ -107,9 +108,11 @@ def train(args: Arguments, session: Session, plan: run.Plan, scoring: Scoring) -
                 train_baselines=processes.count == 1,
             )
         scoring.log(session, args.workdir, step, split)
+        run_report.keep_table(args.workdir, split, table)
         print(table, flush=True)
         if config.log.picture_every:
             say(f"pictures: {args.workdir / 'pictures'}")
+        say(f"curves, panels, scores: {args.workdir / page.FILE}")
 
     processes.from_first(finish)
 
@@ -136,6 +139,7 @@ def evaluate(
         session.config.eval.split,
         train_baselines=False,
     )
+    run_report.keep_table(args.workdir, session.config.eval.split, table)
     print(table, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What all pages share that fetch nothing: a template, filled, and digests for a policy."""
+"""What pages share that fetch nothing: templates, and digests for a policy."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The page of a run behind the server of mode `serve`: as it is now, and its pictures."""
+"""The page of a run behind the server of mode `serve`, as it is now."""
 
 import hashlib
 import threading

@@ -99,7 +99,7 @@ def document(run: Run, *, live: bool = False, beside: str = "") -> tuple[str, st
         "LIVE": "live" if live else "",
         "BESIDE": link,
         "STATE": _state(run),
-        "EVENTS": _events(run.curves),
+        "EVENTS": _events(run),
         "SCORES": _scores(run),
         "CONFIG": _config(run.record),
         "FACTS": _facts(run.record),
@@ -149,7 +149,7 @@ def groups(curves: Curves) -> list[dict[str, Any]]:
     }
     for name, members in charts.items():
         splits = {split for split, _, _ in members}
-        if name == "total":
+        if name == "total" or splits == {"train", "val"}:
             group = "Loss"
         elif name in _FAMILIES:
             group = "Optimizer"
@@ -169,15 +169,19 @@ def _chart(
     title: str, members: Sequence[tuple[str, str, Curve]], most: int
 ) -> dict[str, Any]:
     series, values = [], []
+    splits, names = ({member[i] for member in members} for i in (0, 1))
     for split, name, curve in members:
         points = curve.points(most)
         values += [value for _, value in points if value is not None]
-        # As short as a screen can show.
+        # What tells it from the others of the chart.
+        told = [split] if len(splits) > 1 or len(names) == 1 else []
+        told += [name] if len(names) > 1 else []
         series.append(
             {
-                "label": _clean(split if name == title else f"{split}, {name}"),
+                "label": _clean(" ".join(told)),
                 "split": split,
                 "s": [step for step, _ in points],
+                # As short as a screen can show.
                 "v": [v if v is None else float(f"{v:.5g}") for _, v in points],
             }
         )
@@ -227,16 +231,17 @@ def _state(run: Run) -> str:
 
 
 def _counted(curves: Curves) -> str:
-    named = {"warning": "warnings", "skip": "steps skipped", "rollback": "returns",
-             "diverged": "divergence"}  # fmt: skip
-    some = [f"{n:,} {_shown(named.get(k, k))}" for k, n in curves.counts.items()]
-    return f'<a href="#events">{", ".join(some)}</a>' if some else ""
+    some = [f"{_shown(_KINDS.get(k, k))}: {n:,}" for k, n in curves.counts.items()]
+    text = f"In the course of the run: {', '.join(some)}"
+    return f'<a href="#events">{text}</a>' if some else ""
 
 
-def _events(curves: Curves) -> str:
-    events = curves.events
-    if not events:
+def _events(run: Run) -> str:
+    curves, events = run.curves, run.curves.events
+    if not events and "begun" in run.record:
         return "<p>None: the watch has found nothing, and no step was skipped.</p>"
+    if not events:  # warnings are logged since config.json has that
+        return "<p>None is in the log.</p>"
     items = [
         f'<li class="kind-{x.kind if x.kind in _KINDS else "other"}">'
         f"<strong>Step {x.step:,}, {_shown(_KINDS.get(x.kind, x.kind))}</strong>"

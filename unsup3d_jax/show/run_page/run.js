@@ -4,7 +4,7 @@
 
 {
   const HEIGHT = 190, LEFT = 52, RIGHT = 10, TOP = 16, BOTTOM = 22;
-  const SIGNS = { warning: "▲", rollback: "◄", skip: "○", diverged: "✕" };
+  const SIGNS = { warning: "▲", rollback: "◀\ufe0e", skip: "○", diverged: "✕" };
   const KINDS = { warning: "warning", rollback: "went back", skip: "step skipped",
     diverged: "diverged" };
   const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 2", "12 4", "1 2", "6 2 1 2"];
@@ -53,7 +53,7 @@
     const found = [];
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
       if (decades > 6 && e % Math.ceil(decades / 5)) continue;
-      for (const factor of decades < 1.5 ? [1, 2, 5] : [1]) {
+      for (const factor of decades < 2.2 ? [1, 2, 5] : [1]) {
         const value = factor * 10 ** e;
         if (value >= low * 0.999 && value <= high * 1.001) found.push(value);
       }
@@ -163,7 +163,7 @@
       this.stepAt = (pixel) => first
         + (pixel - LEFT) / Math.max(width - LEFT - RIGHT, 1) * (last - first);
 
-      for (const value of log ? powers(low, high) : ticks(low, high, 4)) {
+      for (const value of log ? powers(low, high) : ticks(low, high, 5)) {
         this.svg.append(
           drawn("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value),
             class: "grid" }),

@@ -13,8 +13,9 @@ from typing import Any
 MOST_BUCKETS = 400  # of a curve; each keeps its lowest and its highest point
 MOST_CURVES = 240
 MOST_POINTS = 60_000  # of all curves of a page
-MOST_EVENTS = 200  # of a kind
-MOST_TEXT = 500  # characters of an event
+MOST_EVENTS = 100  # of a kind
+MOST_KINDS = 8
+MOST_TEXT = 300  # characters of an event
 
 Point = tuple[int, float]
 
@@ -72,11 +73,14 @@ class Curve:
             return
         point = (step, value)
         self._first, self.last = self._first or point, point
-        bucket = _Bucket(1, point, point)
-        if self._buckets and self._buckets[-1].count < self._span:
-            self._buckets[-1] = self._buckets[-1].joined(bucket)
-        else:
-            self._buckets.append(bucket)
+        if self._buckets and (newest := self._buckets[-1]).count < self._span:
+            newest.count += 1
+            if value < newest.low[1]:
+                newest.low = point
+            elif value > newest.high[1]:
+                newest.high = point
+            return
+        self._buckets.append(_Bucket(1, point, point))
         if len(self._buckets) > MOST_BUCKETS:
             self._buckets, self._span = _halved(self._buckets), 2 * self._span
 
@@ -157,7 +161,7 @@ class Curves:
 
     def _note(self, line: Mapping[str, Any]) -> None:
         kind = str(line.get("event", "?"))[:40]
-        if kind not in self._events and len(self._events) >= 20:
+        if kind not in self._events and len(self._events) >= MOST_KINDS:
             return
         numbers = [
             f"{name} {value:g}"

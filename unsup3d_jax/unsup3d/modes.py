@@ -57,14 +57,15 @@ def run_serve(args: Arguments, interrupts: Any) -> None:
     serving.need_packages()
     from unsup3d_jax.engine.log import say
     from unsup3d_jax.engine.workdir import newest_step
-    from unsup3d_jax.unsup3d import serve
-    from unsup3d_jax.unsup3d.options import loss_weights
 
     workdir = serving.run_in(args.workdir)
     if args.checkpoint is None and workdir and newest_step(workdir) is None:
         say(f"no checkpoint in {workdir} yet: the run's page alone, without photos.")
         serving.serve_run(args, interrupts)
         return
+    from unsup3d_jax.unsup3d import serve
+    from unsup3d_jax.unsup3d.options import loss_weights
+
     params, step = load_params(args)
     serve.serve(
         args.config,

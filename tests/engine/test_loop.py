@@ -337,6 +337,9 @@ def test_collapse_is_said_once(tmp_path, capfd):
     _fit(tmp_path, objective=flat)
     text = capfd.readouterr().err
     assert text.count("flat depth") == 1
+    log = (tmp_path / "metrics.jsonl").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert log.count("flat depth") == 1 and page.count("flat depth") == 2  # mark, list
     assert "images/s" in text and "eta 0:00:" in text
 
 

@@ -108,8 +108,8 @@ def train(args: Arguments, session: Session, plan: run.Plan, scoring: Scoring) -
                 train_baselines=processes.count == 1,
             )
         scoring.log(session, args.workdir, step, split)
-        run_report.keep_table(args.workdir, split, table)
         print(table, flush=True)
+        run_report.keep_table(args.workdir, split, table)
         if config.log.picture_every:
             say(f"pictures: {args.workdir / 'pictures'}")
         say(f"curves, panels, scores: {args.workdir / page.FILE}")
@@ -139,8 +139,8 @@ def evaluate(
         session.config.eval.split,
         train_baselines=False,
     )
-    run_report.keep_table(args.workdir, session.config.eval.split, table)
     print(table, flush=True)
+    run_report.keep_table(args.workdir, session.config.eval.split, table)
 
 
 def _params_of(found: Mapping[str, Any]) -> Any:

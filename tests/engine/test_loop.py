@@ -73,7 +73,7 @@ def test_one_seed_gives_one_run_bit_for_bit(tmp_path, straight):
 
 
 def test_the_log_has_every_line_once_with_its_fields(straight):
-    _, lines = straight
+    lines = [line for line in straight[1] if line["split"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 4, 6, 8, 10, 12]
     fields = {"step", "split", "total", "fit", "other", "images_per_second"}
     fields |= {"step_time", "eta", "learning_rate", "grad_norm", "depth_std"}
@@ -167,7 +167,9 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, bad_st
         _fit(tmp_path, weights_at=weights_at)
     good = [s for s in (4, 8) if s <= bad_step]
     assert Checkpoints(tmp_path, keep=2).steps() == good
-    assert all(line["step"] <= bad_step for line in _lines(tmp_path))
+    assert all(line["step"] <= bad_step for line in _lines(tmp_path, "train"))
+    last = _lines(tmp_path)[-1]
+    assert last["event"] == "diverged" and f"step {bad_step + 1}" in last["reason"]
     if good:
         parts, _ = load_parts(tmp_path)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(parts))
@@ -337,6 +339,9 @@ def test_collapse_is_said_once(tmp_path, capfd):
     _fit(tmp_path, objective=flat)
     text = capfd.readouterr().err
     assert text.count("flat depth") == 1
+    log = (tmp_path / "metrics.jsonl").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert log.count("flat depth") == 1 and page.count("flat depth") == 2  # mark, list
     assert "images/s" in text and "eta 0:00:" in text
 
 

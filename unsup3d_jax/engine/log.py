@@ -57,12 +57,9 @@ class MetricsFile:
             return []
         lines = []
         for text in self.path.read_text(errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            if _is_line(line):
-                lines.append(_numbers(line))
+            line = parsed(text)
+            if line is not None:
+                lines.append(line)
         return lines
 
     def truncate(
@@ -115,6 +112,15 @@ def record_once(workdir: Path, line: Mapping[str, Any], *, tensorboard: bool) ->
     board = Board(workdir / "tensorboard", enabled=tensorboard, first_step=step + 1)
     board.scalars(line)
     board.close()
+
+
+def parsed(text: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it was torn by a kill, or is none."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return _numbers(line) if _is_line(line) else None
 
 
 def _is_line(line: Any) -> bool:
@@ -327,6 +333,7 @@ class RunLog:
     """Where a run writes: metrics.jsonl, TensorBoard and the progress line.
 
     Args:
+        hears: is told each line that was written, as whoever reads the file sees it.
         enabled: off in all processes but the first, where every call does nothing.
     """
 
@@ -337,9 +344,10 @@ class RunLog:
         steps: int,
         batch_size: int,
         tensorboard: bool,
+        hears: Callable[[Mapping[str, Any]], None] = lambda line: None,
         enabled: bool = True,
     ):
-        self._enabled = enabled
+        self._enabled, self._hears = enabled, hears
         self._workdir, self._tensorboard = workdir, tensorboard
         self._progress = Progress(steps, batch_size)
         self._file = MetricsFile(workdir / "metrics.jsonl") if enabled else None
@@ -367,6 +375,7 @@ class RunLog:
         """Records one line of metrics.jsonl."""
         if self._file is not None:
             self._file.append(line)
+            self._hears(_numbers({k: _jsonable(v) for k, v in line.items()}))
         if self._board is not None:
             self._board.scalars(line)
 

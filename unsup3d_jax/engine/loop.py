@@ -6,7 +6,7 @@ a `_Run`, what changes a `_Position`.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import RunLog
 from unsup3d_jax.engine.packing import unpacked, zeros_like_packed
 from unsup3d_jax.engine.recorder import Diverged, Recorder, Trace
+from unsup3d_jax.engine.run_report import Page
 from unsup3d_jax.engine.task import RunState, Session, Task, initial_state
 from unsup3d_jax.engine.workdir import newest_step
 from unsup3d_jax.errors import UserError
@@ -73,6 +74,7 @@ def fit(
                 at = None  # nothing of it is to be saved any more
                 at = run.begin()
     except Diverged as error:
+        run.note_divergence(at, error)
         raise Diverged(_diverged_text(error, run.checkpoints, workdir)) from None
     except NotSaved:
         raise
@@ -149,11 +151,13 @@ class _Run:
         self.last = config.train.steps
         self._like = jax.eval_shape(lambda: initial_state(task, config.seed))
         self._source = task.make_source(devices)
+        self._page = Page(workdir, lambda text: self._log.message(text))
         self._log = RunLog(
             workdir,
             steps=config.train.steps,
             batch_size=config.train.batch_size,
             tensorboard=config.log.tensorboard,
+            hears=self._page.add,
             enabled=hosts.first,
         )
         self._devices = [d for d in devices if d.process_index == hosts.index]
@@ -176,6 +180,8 @@ class _Run:
         """Ends what writes in the background."""
         if self.checkpoints is not None:
             self.checkpoints.close()
+        if self.hosts.first:
+            self._page.write(at_once=True)
         self._log.close()
         self.trace.close()
 
@@ -203,6 +209,9 @@ class _Run:
             state = unpacked(hosts.broadcast(packed), self._like)
             step, position = found
         lines = self._log.start(None if found is None else step)
+        if hosts.first:
+            self._page.begin(lines)
+            self._page.write()
         events = hosts.from_first(
             lambda: [line for line in lines if line["split"] == "event"]
         )
@@ -347,6 +356,8 @@ class _Run:
             self._evaluate(at, validate)
         if picture:
             self._draw(at, picture)
+        if self.hosts.first:
+            self._page.write()
         at.recorder.restart_clock()
 
     def _evaluate(self, at: _Position, validate: Callable) -> None:
@@ -398,6 +409,13 @@ class _Run:
             text += ", best validation loss {:.4f} (step {})".format(*min(finite))
         text += f", went back {at.rollbacks} times" if at.rollbacks else ""
         self._log.message(f"{text}.")
+
+    def note_divergence(self, at: _Position | None, error: Diverged) -> None:
+        """Says in the log why the run ends here; starting it again takes that back."""
+        if at is not None:
+            event = {"step": at.step, "split": "event", "event": "diverged"}
+            with suppress(OSError):  # of two troubles the first is told
+                self._log.line(event | {"reason": f"{error}."})
 
     # --- back to a good checkpoint ---
 

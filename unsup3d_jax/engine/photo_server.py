@@ -1,5 +1,7 @@
 """Photos in, a viewer out, in a browser on this computer: what mode `serve` does.
 
+Beside it the page of a run, as it is now (`run_routes`), or that alone.
+
 What is found in a photo, and what is shown of it, the method says. Other web pages that
 the same browser has open must reach nothing here: a name that is not this computer's
 (DNS rebinding) and a request that another page sends are refused.
@@ -34,6 +36,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unsup3d_jax.data import images as image_files
+from unsup3d_jax.engine import run_routes
 from unsup3d_jax.errors import UserError, one_line
 from unsup3d_jax.show.viewer import page
 from unsup3d_jax.show.viewer.content import Content
@@ -77,19 +80,33 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
-def serve(work: Work, *, port: int | None = None, opens_browser: bool = True) -> None:
+def serve(
+    work: Work | None,
+    *,
+    workdir: Path | None = None,
+    port: int | None = None,
+    opens_browser: bool = True,
+) -> None:
     """Answers until the body of the program is interrupted.
 
     Args:
+        work: None: no photos are taken.
+        workdir: of a run to show; None, which needs work: there is none.
         port: of the loopback interface; 0: any that is free; None: PORT, or any.
         opens_browser: if there is a screen.
 
     Raises:
         UserError: if the port is taken.
     """
-    with bound(port) as listening, running(work, listening) as (address, ended):
+    with (
+        bound(port) as listening,
+        running(work, listening, workdir=workdir) as (address, ended),
+    ):
         # stdout: it is what was asked for.
-        print(f"the viewer is at {address} (Ctrl-C ends it)", flush=True)
+        run = f"the run's page is at {address}{run_routes.ADDRESS}"
+        told = [f"the viewer is at {address}"] if work else []
+        told += [run] if workdir else []
+        print(f"{', '.join(told)} (Ctrl-C ends it)", flush=True)
         if opens_browser and _has_screen():
             threading.Thread(
                 target=webbrowser.open, args=(address,), daemon=True
@@ -100,11 +117,12 @@ def serve(work: Work, *, port: int | None = None, opens_browser: bool = True) ->
 
 @contextlib.contextmanager
 def running(
-    work: Work, listening: socket.socket
+    work: Work | None, listening: socket.socket, *, workdir: Path | None = None
 ) -> Iterator[tuple[str, threading.Event]]:
     """The server, in a thread of its own while the body runs.
 
     Args:
+        work, workdir: as of `serve`.
         listening: bound to an address; see `bound`.
 
     Yields:
@@ -114,7 +132,7 @@ def running(
     workers = concurrent.futures.ThreadPoolExecutor(1, "photo")
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(work, workers),
+            make_app(work, workers, workdir=workdir),
             http="h11",
             ws="none",
             lifespan="off",
@@ -208,13 +226,51 @@ class _Lines(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def make_app(work: Work, workers: concurrent.futures.Executor) -> ASGIApp:
-    """The program that answers: three routes, and nothing else.
+def make_app(
+    work: Work | None,
+    workers: concurrent.futures.Executor,
+    *,
+    workdir: Path | None = None,
+) -> ASGIApp:
+    """The program that answers: three routes, those of a run, and nothing else.
 
     Args:
+        work, workdir: as of `serve`.
         workers: of one thread.
     """
-    document, policy = page.upload_document(work.title, most_bytes=MOST_BYTES)
+    routes, policy = [], "default-src 'none'"
+    if work is not None:
+        routes, policy = _photo_routes(work, workers, shows_run=workdir is not None)
+    if workdir is not None:
+        routes += run_routes.of(workdir, takes_photos=work is not None)
+
+    def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        # What is left of the body is not read, so nothing can follow it.
+        headers = {"Connection": "close"}
+        return JSONResponse({"error": error.reason}, error.status, headers)
+
+    def nothing(request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 500)
+        return JSONResponse({"error": "There is nothing at this address."}, status)
+
+    app = Starlette(
+        routes=routes,
+        exception_handlers={Refused: refused, 404: nothing, 405: nothing},
+    )
+    app.router.redirect_slashes = False
+    return _guarded(app, policy)
+
+
+def _photo_routes(
+    work: Work, workers: concurrent.futures.Executor, *, shows_run: bool
+) -> tuple[list[Route], str]:
+    """Those that a photo takes, and the policy of their page."""
+    document, policy = page.upload_document(
+        work.title,
+        most_bytes=MOST_BYTES,
+        beside=run_routes.LINK if shows_run else "",
+    )
     places = Places()
 
     def home(request: Request) -> Response:
@@ -231,26 +287,12 @@ def make_app(work: Work, workers: concurrent.futures.Executor) -> ASGIApp:
             await _body(request, 0)
             return _Lines(_found_in(None, work, workers), place.pop_all())
 
-    def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        # What is left of the body is not read, so nothing can follow it.
-        headers = {"Connection": "close"}
-        return JSONResponse({"error": error.reason}, error.status, headers)
-
-    def nothing(request: Request, error: Exception) -> Response:
-        status = getattr(error, "status_code", 500)
-        return JSONResponse({"error": "There is nothing at this address."}, status)
-
-    app = Starlette(
-        routes=[
-            Route("/", home),
-            Route("/photo", photo, methods=["POST"]),
-            Route("/sample", sample, methods=["POST"]),
-        ],
-        exception_handlers={Refused: refused, 404: nothing, 405: nothing},
-    )
-    app.router.redirect_slashes = False
-    return _guarded(app, policy)
+    routes = [
+        Route("/", home),
+        Route("/photo", photo, methods=["POST"]),
+        Route("/sample", sample, methods=["POST"]),
+    ]
+    return routes, policy
 
 
 async def _found_in(
@@ -339,7 +381,7 @@ def _refusal(reason: str, data: bytes) -> Refused:
 def _guarded(app: ASGIApp, policy: str) -> ASGIApp:
     """Refuses other names and other pages' requests; adds headers to all answers."""
     headers = {
-        "Content-Security-Policy": f"{policy}; frame-ancestors 'none'",
+        "Content-Security-Policy": f"{policy}; {run_routes.UNFRAMED}",
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
         "Referrer-Policy": "same-origin",
@@ -352,7 +394,10 @@ def _guarded(app: ASGIApp, policy: str) -> ASGIApp:
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *added]}
+                own = message["headers"]  # a page with a policy of its own keeps it
+                names = {name.lower() for name, _ in own}
+                more = [(k, v) for k, v in added if k not in names]
+                message = {**message, "headers": [*own, *more]}
             await send(message)
 
         if scope["type"] != "http":

@@ -54,7 +54,7 @@ class Recorder:
         self._skipped: list[int] = []
         for line in lines:  # what a run that was not interrupted would know
             if line["split"] == "train":
-                self._judge(dict(line))
+                self._warned = _kinds(self._judge(dict(line)))
             elif line.get("event") == "skip":
                 self._skipped.append(line["step"])
             elif line.get("event") == "rollback":
@@ -174,11 +174,12 @@ class Recorder:
         self._log.line(line)
         self._log.progress(line, compiled=self._compiling)
         found = self._judge(line)
-        kinds = {text.split(":")[0] for text in found}
         for text in found:  # say it when it starts, not on every line
-            if text.split(":")[0] not in self._warned:
+            if not _kinds([text]) <= self._warned:
                 self._log.message(f"warning, step {step}: {text}")
-        self._warned = kinds
+                event = {"step": step, "split": "event", "event": "warning"}
+                self._log.line(event | {"reason": text})
+        self._warned = _kinds(found)
 
     def _judge(self, line: dict) -> list[str]:
         """Warnings about a training line, which joins the history."""
@@ -194,6 +195,11 @@ class Recorder:
         if self.collapse is None and self._ill >= PATIENCE:
             self.collapse = f"step {line['step']}: {found[0]}"
         return found
+
+
+def _kinds(found: Sequence[str]) -> set[str]:
+    """What warnings are about."""
+    return {text.split(":")[0] for text in found}
 
 
 class Trace:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unsup3d_jax.engine import checkpoint, dry_run, packing, run
+from unsup3d_jax.engine import checkpoint, dry_run, packing, run, run_report
 from unsup3d_jax.engine.hosts import Hosts
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.engine.task import Identity, Session
@@ -20,6 +20,7 @@ from unsup3d_jax.engine.workdir import check_meaning, check_workdir, newest_step
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.flags import Arguments, command
+from unsup3d_jax.show.run_page import page
 
 # What the parameters of a score are from, where they are not another run's.
 THIS_RUN = "this run"
@@ -108,8 +109,10 @@ def train(args: Arguments, session: Session, plan: run.Plan, scoring: Scoring) -
             )
         scoring.log(session, args.workdir, step, split)
         print(table, flush=True)
+        run_report.keep_table(args.workdir, split, table)
         if config.log.picture_every:
             say(f"pictures: {args.workdir / 'pictures'}")
+        say(f"curves, panels, scores: {args.workdir / page.FILE}")
 
     processes.from_first(finish)
 
@@ -137,6 +140,7 @@ def evaluate(
         train_baselines=False,
     )
     print(table, flush=True)
+    run_report.keep_table(args.workdir, session.config.eval.split, table)
 
 
 def _params_of(found: Mapping[str, Any]) -> Any:

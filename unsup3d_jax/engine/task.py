@@ -135,12 +135,15 @@ class Identity:
             begin from it under other values.
         younger: keys that some workdirs are older than, and the value that means what
             was done then.
+        defaults: -> the config that says nothing of its own; None: not known. Only for
+            the record.
     """
 
     harmless: tuple[str, ...] = ()
     meaning: tuple[str, ...] = ()
     on_the_way: tuple[str, ...] = ()
     younger: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Callable[[], ConfigDict] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

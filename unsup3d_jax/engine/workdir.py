@@ -5,6 +5,7 @@ differ, but for those that change nothing of a run. A lock keeps a second proces
 """
 
 import contextlib
+import datetime
 import importlib.metadata
 import json
 import os
@@ -164,7 +165,9 @@ def _json_of(config: ConfigDict) -> dict:
 def claim_workdir(
     workdir: Path, config: ConfigDict, devices: list[jax.Device], identity: Identity
 ) -> None:
-    """Writes config.json: config, seed, devices, commit, versions of packages.
+    """Writes config.json: config, seed, devices, commit, versions, when it was begun.
+
+    Beside the config stand the defaults of what it has changed.
 
     Warns if a run is resumed with other packages than it had.
 
@@ -185,12 +188,31 @@ def claim_workdir(
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version()} | packages,
         "command": sys.argv,
+        "begun": _begun(workdir),
+        "defaults": _defaults_of_changes(config, identity),
     }
     text = json.dumps(record, indent=2) + "\n"
     try:
         write_atomically(workdir / "config.json", text)
     except OSError as error:
         raise UserError(f"cannot write in --workdir {workdir}: {error}.") from None
+
+
+def _begun(workdir: Path) -> str:
+    """When a run was started first, UTC."""
+    before = recorded(workdir / "config.json") or {}
+    begun = before.get("begun")
+    if isinstance(begun, str) and newest_step(workdir) is not None:
+        return begun
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _defaults_of_changes(config: ConfigDict, identity: Identity) -> dict | None:
+    """{key: default} of the keys that have another value; None: nobody knows."""
+    if identity.defaults is None:
+        return None
+    now, defaults = flatten(_json_of(config)), flatten(_json_of(identity.defaults()))
+    return {k: v for k, v in defaults.items() if k in now and now[k] != v}
 
 
 def _other_versions(workdir: Path, now: Mapping[str, str | None]) -> list[str]:

@@ -48,7 +48,11 @@ _LOG_LINES = 100
 # What the method does with the images is no matter here; steps and images a step are
 # among section rotnet's keys.
 _OTHERS = ("model.", "view.", "depth.", "light.", "raster.", "loss.", "compat.")
-IDENTITY = Identity(harmless=(*_OTHERS, "train.", "tables."), younger=default.YOUNGER)
+IDENTITY = Identity(
+    harmless=(*_OTHERS, "train.", "tables."),
+    younger=default.YOUNGER,
+    defaults=default.get_config,
+)
 
 
 class RotNet(nn.Module):

@@ -20,6 +20,7 @@ IDENTITY = Identity(
     harmless=("stages.side_by_side", "prior.mask_path", "tables."),
     meaning=("model.", "view.", "depth.", "data.image_size"),
     younger=default.YOUNGER,
+    defaults=default.get_config,
 )
 PROJECTIONS = ("generator", "oracle", "none")
 PERCEPTUAL = ("auto", "lpips", "none")

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unsup3d_jax.data import folder
-from unsup3d_jax.engine import checkpoint, parallel, scored
+from unsup3d_jax.engine import checkpoint, parallel, run_report, scored
 from unsup3d_jax.engine import optimizer as optimizers
 from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import MetricsFile, duration, say
@@ -187,7 +187,10 @@ def _worked_on(
         f"{lot.rows.stop}, {plan.last} iterations; {groups} group(s) on "
         f"{len(used)} of {len(plan.devices)} device(s)."
     )
-    state, done = stages.run(work, plan, lot.folder, interrupts)
+    try:
+        state, done = stages.run(work, plan, lot.folder, interrupts)
+    finally:
+        run_report.write(lot.folder)
     if done:
         return state
     say(

@@ -4,6 +4,7 @@ from typing import Any
 
 from unsup3d_jax.configs.stn3dmm import default
 from unsup3d_jax.configuration import Keys
+from unsup3d_jax.engine import serving
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
 
@@ -142,5 +143,12 @@ MODES = {
         run_data,
         flags=("output",),
         keeps_compiled=False,
+    ),
+    "serve": Mode(
+        "curves, panels and scores of the run, live, in a page on this computer",
+        serving.serve_run,
+        flags=("port", "no_browser"),
+        keeps_compiled=False,
+        of_run=True,
     ),
 }

@@ -46,6 +46,7 @@ IDENTITY = Identity(
     # Which file the first weights are from is no matter once they are trained.
     on_the_way=("localiser.weights",),
     younger=default.YOUNGER,
+    defaults=default.get_config,
 )
 
 

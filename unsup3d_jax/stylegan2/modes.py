@@ -4,6 +4,7 @@ from typing import Any
 
 from unsup3d_jax.configs.gan2shape import gan_default
 from unsup3d_jax.configuration import Keys
+from unsup3d_jax.engine import serving
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
 
 KEYS = Keys(gan_default.get_config, gan_default.RANGES, gan_default.YOUNGER)
@@ -94,6 +95,13 @@ MODES = {
         run_sample,
         flags=("checkpoint", "output"),
         required=("output",),
+        of_run=True,
+    ),
+    "serve": Mode(
+        "curves, panels and scores of the run, live, in a page on this computer",
+        serving.serve_run,
+        flags=("port", "no_browser"),
+        keeps_compiled=False,
         of_run=True,
     ),
 }

@@ -25,6 +25,7 @@ IDENTITY = Identity(
     meaning=("gan.channels", "gan.style", "gan.mapping_", "gan.noise",
              "data.image_size"),
     younger=gan_default.YOUNGER,
+    defaults=gan_default.get_config,
 )  # fmt: skip
 # What a finished run is wanted for: the averaged generator, and the discriminator,
 # whose features GAN2Shape compares.

@@ -4,6 +4,7 @@ from typing import Any
 
 from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import Keys
+from unsup3d_jax.engine import serving
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
 
@@ -52,15 +53,16 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
 
 
 def run_serve(args: Arguments, interrupts: Any) -> None:
-    """Shows photos in a browser on this computer."""
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"--mode=serve needs starlette and uvicorn ({error}): "
-            "pip install '.[serve]'."
-        ) from None
+    """Shows photos in a browser on this computer, and the run they are explained by."""
+    serving.need_packages()
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.engine.workdir import newest_step
+
+    workdir = serving.run_in(args.workdir)
+    if args.checkpoint is None and workdir and newest_step(workdir) is None:
+        say(f"no checkpoint in {workdir} yet: the run's page alone, without photos.")
+        serving.serve_run(args, interrupts)
+        return
     from unsup3d_jax.unsup3d import serve
     from unsup3d_jax.unsup3d.options import loss_weights
 
@@ -69,6 +71,7 @@ def run_serve(args: Arguments, interrupts: Any) -> None:
         args.config,
         params,
         view_range=loss_weights(args.config, step).view_range,
+        workdir=workdir,
         port=args.port,
         opens_browser=not args.no_browser,
     )
@@ -131,7 +134,8 @@ MODES = {
         of_run=True,
     ),
     "serve": Mode(
-        "drop photos into a page on this computer and turn what comes out",
+        "drop photos into a page on this computer and turn what comes out; curves and "
+        "panels of the run, live",
         run_serve,
         flags=("checkpoint", "port", "no_browser"),
         of_run=True,

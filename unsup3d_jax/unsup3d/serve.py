@@ -6,6 +6,7 @@ Only what the viewer shows is computed: no videos, no files.
 import dataclasses
 import secrets
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ def serve(
     params: dict,
     *,
     view_range: Float[Array, ""] | None = None,
+    workdir: Path | None = None,
     port: int | None = None,
     opens_browser: bool = True,
 ) -> None:
@@ -37,7 +39,7 @@ def serve(
     Args:
         config: of the run that made the parameters.
         params, view_range: as of `reconstruct_files.reconstruct_folder`.
-        port, opens_browser: see `photo_server.serve`.
+        workdir, port, opens_browser: see `photo_server.serve`.
     """
     work = work_of(config, params, view_range=view_range)
     start = time.monotonic()
@@ -45,7 +47,7 @@ def serve(
     grey = np.full((work.size, work.size, 3), 0.5, np.float32)
     work.show(grey, work.find(grey))
     say(f"compiled in {time.monotonic() - start:.0f} s")
-    photo_server.serve(work, port=port, opens_browser=opens_browser)
+    photo_server.serve(work, workdir=workdir, port=port, opens_browser=opens_browser)
 
 
 def work_of(

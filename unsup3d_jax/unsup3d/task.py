@@ -44,6 +44,7 @@ IDENTITY = Identity(
     meaning=("model.", "view.", "depth.", "light.", "compat.", "data.image_size"),
     on_the_way=("view.warmup_start", "view.warmup_steps"),
     younger=default.YOUNGER,
+    defaults=default.get_config,
 )
 
 

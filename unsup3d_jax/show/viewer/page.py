@@ -4,14 +4,12 @@ Nothing is fetched: the page's own policy forbids it, and lets no script run but
 that are written here.
 """
 
-import base64
-import hashlib
 import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from unsup3d_jax.show import documents
 from unsup3d_jax.show.viewer.content import Content
 
 FILE = "viewer.html"
@@ -31,16 +29,19 @@ def document(content: Content) -> str:
     return _filled(content.title, ["viewer.js"], content=data, connects=False)[0]
 
 
-def upload_document(title: str, *, most_bytes: int) -> tuple[str, str]:
+def upload_document(
+    title: str, *, most_bytes: int, beside: str = ""
+) -> tuple[str, str]:
     """The page that asks for a photo and shows the server's answer.
 
     Args:
         most_bytes: of a photo.
+        beside: HTML, shown above.
 
     Returns:
         The page, and its content security policy, for a header.
     """
-    above = _read("upload.html").replace("@MOST@", str(most_bytes))
+    above = beside + _read("upload.html").replace("@MOST@", str(most_bytes))
     return _filled(title, ["viewer.js", "upload.js"], above=above, connects=True)
 
 
@@ -63,15 +64,15 @@ def _filled(
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src '{_digest(script)}'",
-            f"style-src '{_digest(style)}'",
+            f"script-src {documents.digest(script)}",
+            f"style-src {documents.digest(style)}",
             "img-src data: blob:",
             f"connect-src {source}",
             "base-uri 'none'",
             "form-action 'none'",
         ]
     )
-    parts: dict[str, Any] = {
+    parts = {
         "POLICY": html.escape(policy, quote=False),
         "TITLE": html.escape(title),
         "STYLE": style,
@@ -79,17 +80,8 @@ def _filled(
         "CONTENT": content,
         "SCRIPT": script,
     }
-    # Cut at the marks first: what is put in may look like one.
-    page = []
-    for i, piece in enumerate(_read("viewer.html").split("@")):
-        page.append(parts[piece] if i % 2 else piece)
-    return "".join(page), policy
+    return documents.filled(_read("viewer.html"), parts), policy
 
 
 def _read(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"

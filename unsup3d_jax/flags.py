@@ -32,6 +32,8 @@ class Arguments:
         config: resolved and locked.
         workdir: of the run; may not exist.
         checkpoint: a workdir or one checkpoint folder; None: the workdir's.
+        weights: a file of weights, which stands in for a checkpoint. None: --weights
+            was not given, or a workdir, which is `checkpoint` then.
         input, output, sheet: files or folders.
         layout, split, near: of mode keypoints.
         port: of mode serve; 0: any that is free; None: its own, or any.
@@ -48,6 +50,7 @@ class Arguments:
     config: ConfigDict
     workdir: Path
     checkpoint: Path | None = None
+    weights: Path | None = None
     input: Path | None = None
     output: Path | None = None
     sheet: Path | None = None
@@ -93,10 +96,12 @@ class Method:
     Attributes:
         keys: that its configs have.
         modes: by name; "train" is the default.
+        weights: files of weights that ship, by the names that --weights has for them.
     """
 
     keys: configuration.Keys
     modes: Mapping[str, Mode]
+    weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,6 +140,7 @@ def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentPar
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
     for flag, metavar in (
         ("checkpoint", "DIR"),
+        ("weights", "NAME|FILE|DIR"),
         ("input", "FILE_OR_FOLDER"),
         ("output", "DIR_OR_FILE"),
         ("sheet", "FILE"),
@@ -207,6 +213,8 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         raise UserError(
             f"--mode={flags.mode}: expected one of {', '.join(every_mode)}."
         )
+    if flags.weights:
+        _check_weights(flags, methods)
     _check_names({k: v for k, v in vars(flags).items() if k not in _NO_PLACES})
     changes = _changes(rest)
     source = _read_config(flags, methods, name=changes.get("name"))
@@ -235,7 +243,8 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         mode=flags.mode,
         config=config,
         workdir=workdir,
-        checkpoint=path(flags.checkpoint),
+        checkpoint=source.checkpoint or path(flags.checkpoint),
+        weights=source.weights,
         input=path(flags.input),
         output=path(flags.output),
         sheet=path(flags.sheet),
@@ -279,12 +288,15 @@ class _Source:
         path: the file it is from.
         workdir: None where the config's name decides.
         overruled: of the file of --config, where a run's config.json stands above it.
+        checkpoint, weights: what --weights means, a workdir or a file.
     """
 
     config: ConfigDict
     path: Path
     workdir: Path | None
     overruled: ConfigDict | None = None
+    checkpoint: Path | None = None
+    weights: Path | None = None
 
     def note(self, given: Collection[str]) -> str:
         """Which keys of the file are not heard, so that nobody waits for them."""
@@ -313,10 +325,10 @@ def _read_config(
 ) -> _Source:
     """The config of --config, or of the run that a mode works with.
 
-    A mode `of_run` takes the config.json of --checkpoint, else of the workdir. It
-    stands above the file of --config, which then only names the default workdir: what
-    was set on the command line of the training need not be repeated. Keys set on the
-    command line stand above both.
+    A mode `of_run` takes the config of --weights, or the config.json of --checkpoint,
+    else of the workdir. It stands above the file of --config, which then only names the
+    default workdir: what was set on the command line of the training need not be
+    repeated. Keys set on the command line stand above both.
 
     Args:
         name: of the config, where the command line gives it another one.
@@ -333,6 +345,12 @@ def _read_config(
         file = _Source(config, place, workdir)
         workdir = workdir or Path("runs") / (name or config.name)
     missing = "--config=NAME is missing"
+    if flags.weights:
+        found = _weights(flags.weights, methods, workdir)
+        if file is None:
+            return found
+        _check_method(found.config, found.path, file)
+        return dataclasses.replace(found, overruled=file.config)
     if _is_of_run(flags.mode, methods):
         checkpoint = Path(flags.checkpoint).expanduser() if flags.checkpoint else None
         for place in filter(None, (checkpoint, workdir)):
@@ -342,17 +360,68 @@ def _read_config(
             config = configuration.of_run(path, every)
             if file is None:
                 return _Source(config, path, workdir or path.parent)
-            if config.method != file.config.method:
-                raise UserError(
-                    f"--config: {file.path} is of the method {file.config.method}, the "
-                    f"run of {path} of {config.method}; leave --config out."
-                )
+            _check_method(config, path, file)
             return _Source(config, path, workdir, overruled=file.config)
         where = " or ".join(str(p) for p in (checkpoint, workdir) if p)
         missing += f", and no config.json of a run is in {where or 'a --workdir'}"
     if file is None:
         raise UserError(f"{missing}; --help lists the names.")
     return file
+
+
+def _check_method(config: ConfigDict, path: Path, file: _Source) -> None:
+    """Refuses a --config of another method than the run whose config stands above."""
+    if config.method != file.config.method:
+        raise UserError(
+            f"--config: {file.path} is of the method {file.config.method}, the "
+            f"run of {path} of {config.method}; leave --config out."
+        )
+
+
+def _weights(text: str, methods: Mapping[str, Method], workdir: Path | None) -> _Source:
+    """What --weights names: a file that ships, a workdir, or a file.
+
+    A name stands above a folder of the same name; ./NAME is the folder.
+
+    Raises:
+        UserError: if it is none of them, or of a method that does not take it.
+    """
+    taking = {
+        name: method.keys
+        for name, method in methods.items()
+        if any("weights" in mode.flags for mode in method.modes.values())
+    }
+    named = {
+        k: path for method in methods.values() for k, path in method.weights.items()
+    }
+    place = named.get(text) or Path(text).expanduser()
+    if os.path.isfile(place):
+        config = configuration.of_weights(place, taking)
+        return _Source(config, place, workdir, weights=place)
+    if record := configuration.record_beside(place):
+        config = configuration.of_run(record, taking)
+        return _Source(config, record, workdir or record.parent, checkpoint=place)
+    what = "holds no config.json of a run" if place.is_dir() else "does not exist"
+    raise UserError(
+        f"--weights: {configuration.shown(str(place))} {what}, and nothing that ships "
+        f"has this name; there is {', '.join(named)}."
+    )
+
+
+def _check_weights(flags: argparse.Namespace, methods: Mapping[str, Method]) -> None:
+    """Before the config is looked for, which --weights may bring.
+
+    Raises:
+        UserError: if the mode does not take them, or they are named twice.
+    """
+    taking = [m for x in methods.values() for m in x.modes
+              if "weights" in x.modes[m].flags]  # fmt: skip
+    if flags.mode not in taking:
+        raise UserError(
+            f"--weights belongs to --mode={' or '.join(taking)}, not {flags.mode}."
+        )
+    if flags.checkpoint:
+        raise UserError("--weights and --checkpoint name the same thing; give one.")
 
 
 def _is_of_run(mode: str, methods: Mapping[str, Method]) -> bool:

@@ -1,5 +1,6 @@
 """What the command line can ask of this method; light: no JAX until a mode runs."""
 
+from pathlib import Path
 from typing import Any
 
 from unsup3d_jax.configs import default
@@ -8,6 +9,8 @@ from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
 
 KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
+# What ships, by the name that --weights has for it; `shipped` makes such files.
+WEIGHTS = {"faces": Path(__file__).with_name("weights") / "faces.npz"}
 
 
 def run_train(args: Arguments, interrupts: Any) -> None:
@@ -30,7 +33,8 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
 
     found = load_params(args)
     session = Session(args.config, task.lazy_splits(args.config), interrupts)
-    scored.evaluate(args, session, found, score.SCORING, origin=scored.origin(args))
+    origin = str(args.weights) if args.weights else scored.origin(args)
+    scored.evaluate(args, session, found, score.SCORING, origin=origin)
 
 
 def run_reconstruct(args: Arguments, interrupts: Any) -> None:
@@ -93,7 +97,7 @@ def run_import(args: Arguments, interrupts: Any) -> None:
 
 
 def load_params(args: Arguments) -> tuple[Any, int]:
-    """Parameters and step of --checkpoint, or of the workdir's newest.
+    """Parameters and step of --weights, of --checkpoint, or of the workdir's newest.
 
     Raises:
         UserError: if there is none, or it is not of a model like the config's.
@@ -101,9 +105,11 @@ def load_params(args: Arguments) -> tuple[Any, int]:
     import jax
 
     from unsup3d_jax.engine import scored
-    from unsup3d_jax.unsup3d import task
+    from unsup3d_jax.unsup3d import shipped, task
 
     task.check_config(args.config)
+    if args.weights is not None:
+        return shipped.load(args.config, args.weights)
     return scored.load_params(
         args,
         task.IDENTITY,
@@ -120,20 +126,20 @@ MODES = {
     "eval": Mode(
         "score the newest checkpoint, or --checkpoint, on config.eval.split",
         run_eval,
-        flags=("checkpoint",),
+        flags=("checkpoint", "weights"),
         of_run=True,
     ),
     "reconstruct": Mode(
         "decompose the photos of --input into --output",
         run_reconstruct,
-        flags=("checkpoint", "input", "output"),
+        flags=("checkpoint", "weights", "input", "output"),
         required=("input", "output"),
         of_run=True,
     ),
     "serve": Mode(
         "drop photos into a page on this computer and turn what comes out",
         run_serve,
-        flags=("checkpoint", "port", "no_browser"),
+        flags=("checkpoint", "weights", "port", "no_browser"),
         of_run=True,
     ),
     "data": Mode(

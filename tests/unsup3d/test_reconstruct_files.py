@@ -1,7 +1,9 @@
 """Photos in, folders out: whole or not at all, and not twice."""
 
+import csv
 import json
 import shutil
+from pathlib import Path
 
 import bust
 import jax
@@ -12,7 +14,8 @@ from PIL import Image
 from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import export, model, reconstruct_files
+from unsup3d_jax.evaluation.scores import ImageScores
+from unsup3d_jax.unsup3d import belief, export, model, reconstruct_files
 from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
@@ -192,11 +195,7 @@ def quick(monkeypatch, exported, decomposed):
     def decompose(params, images, options, view_range):
         return jax.tree.map(lambda a: np.repeat(a, len(images), axis=0), decomposed)
 
-    def photo(found, index):
-        return jax.tree.map(lambda a: a[index], found)
-
     monkeypatch.setattr(reconstruct_files, "decompose", decompose)
-    monkeypatch.setattr(reconstruct_files, "_photo", photo)
     return exported
 
 
@@ -230,7 +229,7 @@ def test_an_interrupted_command_goes_on_where_it_was(
     with pytest.raises(Interrupted):
         run(trained, tmp_path)
     out = tmp_path / "out"
-    assert visible(out) == ["a"]
+    assert visible(out) == ["a", "summary.csv"]
     said = capsys.readouterr().err
     assert "1 of 3: " in said and "3 photos: 1 reconstructed, 2 left; in " in said
     monkeypatch.setattr(export, "export", whole)
@@ -284,6 +283,44 @@ def test_maps_of_a_loss_that_was_off_are_not_exported(tmp_path, trained, quick):
         run((config, params), tmp_path)
         factors = quick[-1][2]
         assert tuple(getattr(factors, k) is not None for k in kinds) == there
+
+
+def test_odd_photos_are_named_and_all_are_summed_up(
+    tmp_path, trained, quick, capsys
+):
+    # Grey is found whatever is shown, see `quick`.
+    save_photo(tmp_path / "in" / "summary.csv.png", colour=(128, 128, 128))
+    save_photo(tmp_path / "in" / "odd.png", colour=(255, 0, 255))
+    (tmp_path / "in" / "torn.png").write_bytes(b"")
+    assert run(trained, tmp_path)[0] == ["odd", "summary.csv-2"]
+    said = capsys.readouterr().err
+    assert "warning: " not in said and "coverage" in said and "doubt" not in said
+    known = [record_of(tmp_path, name)["belief"] for name in ("odd", "summary.csv-2")]
+    assert known[0]["error"] > known[1]["error"] and known[0]["doubt"] is None
+    errors = np.full(50, known[1]["error"] + 0.01, np.float32)
+    scores = ImageScores(
+        recon_l1=errors,
+        valid_share=np.full(50, known[1]["coverage"] - 0.01, np.float32),
+    )
+    usual = belief.Usual.of(scores, 7)
+    # Another yardstick says other things: the folders are made anew, and then kept.
+    for state in (0, 1):
+        assert len(run(trained, tmp_path, usual=usual)[state]) == 2
+        said = capsys.readouterr().err
+        assert ("warning: " in said) == (state == 0)
+        assert "1 cannot be read, 1 not to be trusted; in" in said
+        with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [Path(row["photo"]).name for row in rows]
+        assert names == ["odd.png", "summary.csv.png", "torn.png"]
+        assert [row["doubtful"] for row in rows] == ["yes", "no", ""]
+        assert "do not trust" in rows[0]["remark"] and rows[2]["remark"]
+        assert float(rows[0]["error"]) == pytest.approx(known[0]["error"], rel=1e-3)
+        assert rows[1]["folder"] == "summary.csv-2" and rows[1]["remark"] == ""
+
+
+def record_of(tmp_path, name):
+    return json.loads((tmp_path / "out" / name / "record.json").read_text())
 
 
 def test_two_commands_do_not_write_at_once(tmp_path, trained, quick):

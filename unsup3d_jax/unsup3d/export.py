@@ -25,6 +25,7 @@ def export(
     options: ModelOptions,
     *,
     whole_surface: bool = False,
+    belief: Float[np.ndarray, "3"] | None = None,
 ) -> dict[str, Any]:
     """Writes everything about one photo into a folder, which is made.
 
@@ -34,6 +35,7 @@ def export(
         factors, reconstruction: of this image, without a batch axis.
         options: static options of the model.
         whole_surface: mesh and videos show background, too, see `foreground`.
+        belief: of `belief.as_array`, for factors.npz.
 
     Returns:
         Numbers about it, JSON-able: "asymmetry", and "surface", what of the depth map
@@ -42,7 +44,8 @@ def export(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = named_arrays(image, factors, reconstruction)
-    surface_files.write_maps(folder, arrays, options.scene)
+    more = {} if belief is None else {"belief": belief}
+    surface_files.write_maps(folder, arrays | more, options.scene)
     one = jax.tree.map(lambda a: jnp.asarray(a)[None], factors)
     panel = panel_of_factors(one, jnp.asarray(image)[None], options)
     Image.fromarray(panel).save(folder / "panel.png")

@@ -42,16 +42,26 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     assert args.input is not None and args.output is not None  # `flags` has checked
     if not args.input.exists():
         raise UserError(f"--input: {args.input} does not exist.")
-    from unsup3d_jax.unsup3d import reconstruct_files
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.unsup3d import belief, reconstruct_files
     from unsup3d_jax.unsup3d.options import loss_weights
 
     params, step = load_params(args)
+    place = args.weights or args.checkpoint or args.workdir
+    usual = belief.find(place, step)
+    if usual is None:
+        remedy = "" if args.weights else "; --mode=eval measures it"
+        say(
+            "what error is usual for photos of the model's kind is not known of "
+            f"{place}{remedy}: no photo will be doubted."
+        )
     reconstruct_files.reconstruct_folder(
         args.config,
         params,
         args.input,
         args.output,
         view_range=loss_weights(args.config, step).view_range,
+        usual=usual,
     )
 
 

@@ -13,10 +13,19 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from unsup3d_jax.engine import photo_folders
-from unsup3d_jax.engine.photo_job import Picture, Result, Work, photos_to_folders
+from unsup3d_jax.engine.photo_job import (
+    Picture,
+    Remark,
+    Result,
+    Work,
+    photos_to_folders,
+)
 from unsup3d_jax.formation.types import AnyArray, Factors, Reconstruction
-from unsup3d_jax.unsup3d import export, model
+from unsup3d_jax.unsup3d import belief, export, model
 from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
+
+# Of one photo, on the host: the last is `belief.numbers`.
+Found = tuple[Factors, Reconstruction, dict[str, Any]]
 
 
 def reconstruct_folder(
@@ -27,6 +36,7 @@ def reconstruct_folder(
     *,
     batch_size: int = 8,
     view_range: Float[Array, ""] | None = None,
+    usual: belief.Usual | None = None,
 ) -> Result:
     """Decomposes a photo, or all photos of a folder, and exports each.
 
@@ -35,6 +45,7 @@ def reconstruct_folder(
         params: of `model.init_params`.
         source, output, batch_size: see `photos_to_folders`.
         view_range: see `model.decompose`.
+        usual: what photos are compared with, to tell how far theirs is to be believed.
 
     Raises:
         UserError: see `photos_to_folders`.
@@ -44,28 +55,38 @@ def reconstruct_folder(
     without = unlearnt(config)
     share = None if view_range is None else float(view_range)
 
-    def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Any]:
-        found = decompose(params, images, options, view_range)
-        return lambda index: _photo(found, index)
+    def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Found]:
+        # All at once: to ask the device for each map of each photo takes longer.
+        found = jax.device_get(decompose(params, images, options, view_range))
+        measured = belief.measure(found[1], images)
 
-    def write(
-        folder: Path, images: list[Picture], found: tuple[Factors, Reconstruction]
-    ) -> Mapping[str, Any]:
-        factors, reconstruction = found
-        return export.export(
+        def of(index: int) -> Found:
+            one = jax.tree.map(lambda a: a[index], found)
+            return *one, belief.numbers(measured[index], usual)
+
+        return of
+
+    def write(folder: Path, images: list[Picture], found: Found) -> Mapping[str, Any]:
+        factors, reconstruction, believed = found
+        more = export.export(
             folder,
             images[0],
             dataclasses.replace(factors, **dict.fromkeys(without)),
             reconstruction,
             options,
             whole_surface=whole,
+            belief=belief.as_array(believed),
         )
+        return {**more, "belief": believed}
 
+    # What is known of others decides what is said of each.
+    known = () if usual is None else (usual.as_json(),)
     work = Work(
-        made=photo_folders.made_from(params, options, share, whole, without),
+        made=photo_folders.made_from(params, options, share, whole, without, *known),
         sizes=(options.networks.image_size,),
         find=find,
         write=write,
+        remark=remark,
     )
     # How CelebA is cut depends on the layout it lies in: its files are as any others.
     own = config.data.name == "celeba"
@@ -90,6 +111,28 @@ def unlearnt(config: ConfigDict) -> list[str]:
     return sorted(set(names))
 
 
+def remark(record: Mapping[str, Any]) -> Remark:
+    """What a photo's record says of how far it may be believed."""
+    found = record.get("belief")
+    if not isinstance(found, Mapping):  # of an earlier version
+        return Remark({})
+    columns = {name: found.get(name) for name in (*belief.MEASURES, "doubt")}
+    columns["doubtful"] = found.get("doubtful")
+    text = f"error {found['error']:.3f}, coverage {found['coverage']:.0%}"
+    if found["doubt"] is None:
+        return Remark(columns, text)
+    text += f", doubt {found['doubt']:.0f} %"
+    if not found["doubtful"]:
+        return Remark(columns, text)
+    warning = (
+        f"explained worse than {found['doubt']:.0f} % of the photos that the model was "
+        f"validated with (error {found['error']:.3f}, usually "
+        f"{found['usual_error']:.3f}; coverage {found['coverage']:.0%}): do not trust "
+        "its shape."
+    )
+    return Remark(columns, text, warning)
+
+
 @functools.partial(jax.jit, static_argnames="options")
 def decompose(
     params: dict,
@@ -101,11 +144,3 @@ def decompose(
     images = jnp.asarray(images)
     factors = model.decompose(params, images, options, view_range=view_range)
     return factors, model.reconstruct(factors, options)
-
-
-@jax.jit
-def _photo(
-    found: tuple[Factors, Reconstruction], index: Array | int
-) -> tuple[Factors, Reconstruction]:
-    """What was found of one photo of a batch."""
-    return jax.tree.map(lambda a: a[index], found)

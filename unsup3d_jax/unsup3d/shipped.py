@@ -3,8 +3,9 @@
     python -m unsup3d_jax.unsup3d.shipped PLACE [FILE.npz]
 
 takes the newest parameters of a workdir, or those of one of its `checkpoints/<step>`
-folders, in half precision, with the config they were trained with. `--weights=FILE.npz`
-uses them. `weights/faces.md` is the model card of what ships.
+folders, in half precision, with the config they were trained with and what is usual for
+photos of its validation split (`belief`). `--weights=FILE.npz` uses them.
+`weights/faces.md` is the model card of what ships.
 """
 
 import argparse
@@ -18,8 +19,9 @@ from ml_collections import ConfigDict
 from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import Keys, of_run, record_beside
 from unsup3d_jax.engine import checkpoint, half_precision, packing
+from unsup3d_jax.engine.log import say
 from unsup3d_jax.errors import UserError, one_line, writing
-from unsup3d_jax.unsup3d import task
+from unsup3d_jax.unsup3d import belief, score, task
 
 NAME = "weights.npz"  # of a file in its workdir
 
@@ -57,14 +59,24 @@ def make(place: Path, path: Path | None = None) -> tuple[Path, int]:
     task.check_config(config)
     found, step = checkpoint.load_parts(place)
     path = path or record.parent / NAME
+    params = found["params"]
+    usual = belief.find(place, step)
+    if usual is None:
+        usual = score.find_usual(config, task.lazy_splits(config), params, step)
+    if isinstance(usual, str):
+        say(f"how far photos may be believed is not stored: {usual}")
+        more = {}
+    else:
+        more = {"belief": usual.as_json()}
     with writing(path):
         half_precision.save(
             path,
-            jax.device_get(found["params"]),
+            jax.device_get(params),
             half_precision.meaning_of(config, task.IDENTITY),
             step=step,
             seed=config.seed,
             config=half_precision.training_of(config, task.IDENTITY),
+            **more,
         )
     return path, step
 

@@ -35,6 +35,7 @@ class Arguments:
         weights: a file of weights, which stands in for a checkpoint. None: --weights
             was not given, or a workdir, which is `checkpoint` then.
         input, output, sheet: files or folders.
+        outputs: what mode reconstruct writes of each photo: some of `Mode.outputs`.
         layout, split, near: of mode keypoints.
         port: of mode serve; 0: any that is free; None: its own, or any.
         no_browser: mode serve opens none.
@@ -53,6 +54,7 @@ class Arguments:
     weights: Path | None = None
     input: Path | None = None
     output: Path | None = None
+    outputs: tuple[str, ...] = ()
     sheet: Path | None = None
     layout: str | None = None
     split: str | None = None
@@ -79,6 +81,7 @@ class Mode:
         keeps_compiled: whether its programs are worth keeping on disk.
         of_run: whether it works with what a run has learnt, and so with the config that
             the run was trained with, where there is one: `_read_config`.
+        outputs: names that --outputs chooses from.
     """
 
     help: str
@@ -87,6 +90,7 @@ class Mode:
     required: tuple[str, ...] = ()
     keeps_compiled: bool = True
     of_run: bool = False
+    outputs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +147,7 @@ def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentPar
         ("weights", "NAME|FILE|DIR"),
         ("input", "FILE_OR_FOLDER"),
         ("output", "DIR_OR_FILE"),
+        ("outputs", "NAME,NAME"),
         ("sheet", "FILE"),
         ("layout", "NAME"),
         ("split", "NAME"),
@@ -247,6 +252,7 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         weights=source.weights,
         input=path(flags.input),
         output=path(flags.output),
+        outputs=_outputs(flags.outputs, modes[flags.mode].outputs),
         sheet=path(flags.sheet),
         layout=flags.layout,
         split=flags.split,
@@ -429,7 +435,7 @@ def _is_of_run(mode: str, methods: Mapping[str, Method]) -> bool:
 
 
 # Flags that name neither file nor folder.
-_NO_PLACES = ("mode", "layout", "split", "near", "profile", "coordinator")
+_NO_PLACES = ("mode", "outputs", "layout", "split", "near", "profile", "coordinator")
 # Of which Path makes a folder "gs:".
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -473,6 +479,23 @@ def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
     if any(not getattr(flags, name) for name in mode.required):
         wanted = " and ".join(f"--{name}=..." for name in mode.required)
         raise UserError(f"--mode={flags.mode} needs {wanted} (--help tells what).")
+
+
+def _outputs(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What --outputs chooses, each once, in the order of the mode; None: all.
+
+    Raises:
+        UserError: naming what the mode does not write, and what it does.
+    """
+    if text is None:
+        return known
+    wanted = {name.strip() for name in text.split(",")}
+    if unknown := sorted(wanted - {*known}):
+        raise UserError(
+            f"--outputs={configuration.shown(text)}: no output is called "
+            f"{configuration.shown(unknown[0])!r}; there are {','.join(known)}."
+        )
+    return tuple(name for name in known if name in wanted)
 
 
 def _port(text: str) -> int:

@@ -3,12 +3,15 @@
 What is found in a photo, and what is written of it, the method says.
 """
 
+import contextlib
 import csv
 import dataclasses
+import glob
 import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from unsup3d_jax.files import replacing_folder, restore_folders, write_atomicall
 
 # Hidden in the output: what is being written, and the lock of who writes.
 _ASIDE = ".unsup3d_jax"
+_WRITING = "writing-"  # there, before the name of a folder
 
 SUMMARY = "summary.csv"
 
@@ -59,6 +63,8 @@ class Work:
         write: (an empty folder, the photo at each of the sizes, what was found in it)
             -> numbers for its record, JSON-able.
         remark: what to tell of a photo by its record; None: nothing, and no `SUMMARY`.
+        workers: photos that are written at a time. With more than one `write` is called
+            by threads.
     """
 
     made: photo_folders.Made
@@ -66,6 +72,7 @@ class Work:
     find: Callable[[Float[np.ndarray, "b h w 3"]], Callable[[int], Any]]
     write: Callable[[Path, list[Picture], Any], Mapping[str, Any]]
     remark: Callable[[Mapping[str, Any]], Remark] | None = None
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +138,7 @@ def photos_to_folders(
         )
     with lock_workdir(output / _ASIDE, "--output"):
         with writing(output):
-            restore_folders(output / _ASIDE, output)
+            _restore(output)
         folders = photo_folders.folders_of(files, output, taken=[SUMMARY])
         kept = [
             (file, folders[file])
@@ -230,12 +237,37 @@ class _Job:
         found = self.work.find(
             np.stack(seen + [seen[-1]] * (self.batch_size - len(seen)))
         )
-        for i, (file, photo) in enumerate(readable):
-            target = self.folders[file]
+
+        def export(i: int, found: Any) -> Mapping[str, Any]:
+            file, photo = readable[i]
             images = [_floats(p) for p in pixels[i]]
-            numbers = self._export(target, file, photo, images, found(i))
-            self.written.append((file, target))
-            self._tell(file, target, numbers)
+            return self._export(self.folders[file], file, photo, images, found)
+
+        def done(i: int, numbers: Mapping[str, Any]) -> None:
+            file, _ = readable[i]
+            self.written.append((file, self.folders[file]))
+            self._tell(file, self.folders[file], numbers)
+
+        if self.work.workers == 1:
+            for i in range(len(readable)):
+                done(i, export(i, found(i)))
+            return
+        with ThreadPoolExecutor(self.work.workers) as pool:
+            futures = [pool.submit(export, i, found(i)) for i in range(len(readable))]
+            try:
+                for i, future in enumerate(futures):
+                    done(i, future.result())
+            except BaseException:
+                # Those that are being written end; they are whole, and count.
+                pool.shutdown(cancel_futures=True)
+                told = {file for file, _ in self.written}
+                for i, future in enumerate(futures):
+                    ended = future.done() and not future.cancelled()
+                    if ended and not future.exception() and readable[i][0] not in told:
+                        self.written.append(
+                            (readable[i][0], self.folders[readable[i][0]])
+                        )
+                raise
 
     def _read(self, file: Path) -> list[UInt8[np.ndarray, "_ _ 3"]]:
         """The photo at each size, in bytes."""
@@ -255,14 +287,17 @@ class _Job:
         found: Any,
     ) -> Mapping[str, Any]:
         ours = photo_folders.written_names(target)
-        with (
-            writing(target),
-            replacing_folder(target, target.parent / _ASIDE, ours=ours) as new,
-        ):
-            numbers = self.work.write(new, images, found)
-            photo_folders.write_record(
-                new, photo, self.crops[file], self.work.made, numbers
-            )
+        # Of its own: others are written meanwhile.
+        aside = target.parent / _ASIDE / f"{_WRITING}{target.name}"
+        try:
+            with writing(target), replacing_folder(target, aside, ours=ours) as new:
+                numbers = self.work.write(new, images, found)
+                photo_folders.write_record(
+                    new, photo, self.crops[file], self.work.made, numbers
+                )
+        finally:
+            with contextlib.suppress(OSError):
+                aside.rmdir()
         return numbers
 
     def _seconds(self) -> float:
@@ -286,6 +321,15 @@ class _Job:
         if remark.warning:
             self._progress.message(f"warning: {file}: {remark.warning}")
         self._tick()
+
+
+def _restore(output: Path) -> None:
+    """Clears up what a kill left, see `restore_folders`; also an earlier version's."""
+    hidden = output / _ASIDE
+    for aside in (hidden, *hidden.glob(f"{glob.escape(_WRITING)}*")):
+        restore_folders(aside, output)
+        if aside != hidden:
+            aside.rmdir()
 
 
 def _remarks(

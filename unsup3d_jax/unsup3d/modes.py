@@ -13,6 +13,11 @@ KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
 WEIGHTS = {"faces": Path(__file__).with_name("weights") / "faces.npz"}
 
 
+# What mode reconstruct writes of each photo, for --outputs.
+OUTPUTS = ("factors", "maps", "panel", "symmetry", "mesh", "obj", "viewer",
+           "turntable", "relight")  # fmt: skip
+
+
 def run_train(args: Arguments, interrupts: Any) -> None:
     """Trains or resumes, then prints the table of the final scores."""
     from unsup3d_jax.engine import scored
@@ -62,6 +67,7 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
         args.output,
         view_range=loss_weights(args.config, step).view_range,
         usual=usual,
+        outputs=args.outputs,
     )
 
 
@@ -142,9 +148,10 @@ MODES = {
     "reconstruct": Mode(
         "decompose the photos of --input into --output",
         run_reconstruct,
-        flags=("checkpoint", "weights", "input", "output"),
+        flags=("checkpoint", "weights", "input", "output", "outputs"),
         required=("input", "output"),
         of_run=True,
+        outputs=OUTPUTS,
     ),
     "serve": Mode(
         "drop photos into a page on this computer and turn what comes out",

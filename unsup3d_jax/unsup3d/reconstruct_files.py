@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,28 @@ from unsup3d_jax.engine.photo_job import (
     photos_to_folders,
 )
 from unsup3d_jax.formation.types import AnyArray, Factors, Reconstruction
-from unsup3d_jax.unsup3d import belief, export, model
+from unsup3d_jax.unsup3d import belief, export, model, panel
+from unsup3d_jax.unsup3d.modes import OUTPUTS
 from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
 
-# Of one photo, on the host: the last is `belief.numbers`.
-Found = tuple[Factors, Reconstruction, dict[str, Any]]
+# Photos written at a time: PNGs and archives are compressed, and the disk waited for,
+# without the interpreter.
+_WORKERS = 4
+
+
+class Found(NamedTuple):
+    """What is found in one photo, on the host.
+
+    Attributes:
+        factors, reconstruction: without a batch axis.
+        turned: for the panel, which is one of a batch of one; None: it is not wanted.
+        believed: of `belief.numbers`.
+    """
+
+    factors: Factors
+    reconstruction: Reconstruction
+    turned: panel.Turned | None
+    believed: dict[str, Any]
 
 
 def reconstruct_folder(
@@ -34,9 +51,10 @@ def reconstruct_folder(
     source: str | Path,
     output: str | Path,
     *,
-    batch_size: int = 8,
+    batch_size: int = 16,
     view_range: Float[Array, ""] | None = None,
     usual: belief.Usual | None = None,
+    outputs: Sequence[str] = OUTPUTS,
 ) -> Result:
     """Decomposes a photo, or all photos of a folder, and exports each.
 
@@ -46,6 +64,7 @@ def reconstruct_folder(
         source, output, batch_size: see `photos_to_folders`.
         view_range: see `model.decompose`.
         usual: what photos are compared with, to tell how far theirs is to be believed.
+        outputs: what is written of each, some of `OUTPUTS`.
 
     Raises:
         UserError: see `photos_to_folders`.
@@ -57,36 +76,47 @@ def reconstruct_folder(
 
     def find(images: Float[np.ndarray, "b h w 3"]) -> Callable[[int], Found]:
         # All at once: to ask the device for each map of each photo takes longer.
-        found = jax.device_get(decompose(params, images, options, view_range))
-        measured = belief.measure(found[1], images)
+        found = decompose(params, images, options, view_range)
+        turned = None
+        if "panel" in outputs:
+            image = found[1].canonical.image
+            turned = panel.turned_views(image, found[0].canon_depth, options)
+        (factors, reconstruction), turned = jax.device_get((found, turned))
+        measured = belief.measure(reconstruction, images)
 
-        def of(index: int) -> Found:
-            one = jax.tree.map(lambda a: a[index], found)
-            return *one, belief.numbers(measured[index], usual)
+        def of(i: int) -> Found:
+            return Found(
+                *jax.tree.map(lambda a: a[i], (factors, reconstruction)),
+                jax.tree.map(lambda a: a[:, i : i + 1], turned),
+                belief.numbers(measured[i], usual),
+            )
 
         return of
 
     def write(folder: Path, images: list[Picture], found: Found) -> Mapping[str, Any]:
-        factors, reconstruction, believed = found
         more = export.export(
             folder,
             images[0],
-            dataclasses.replace(factors, **dict.fromkeys(without)),
-            reconstruction,
+            dataclasses.replace(found.factors, **dict.fromkeys(without)),
+            found.reconstruction,
             options,
             whole_surface=whole,
-            belief=belief.as_array(believed),
+            belief=belief.as_array(found.believed),
+            outputs=outputs,
+            turned=found.turned,
         )
-        return {**more, "belief": believed}
+        return {**more, "belief": found.believed}
 
     # What is known of others decides what is said of each.
-    known = () if usual is None else (usual.as_json(),)
+    known: list[Any] = [] if usual is None else [usual.as_json()]
+    known += [] if set(outputs) == set(OUTPUTS) else [sorted(outputs)]
     work = Work(
         made=photo_folders.made_from(params, options, share, whole, without, *known),
         sizes=(options.networks.image_size,),
         find=find,
         write=write,
         remark=remark,
+        workers=_WORKERS,
     )
     # How CelebA is cut depends on the layout it lies in: its files are as any others.
     own = config.data.name == "celeba"

@@ -159,6 +159,11 @@ def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentPar
             help=modes(lambda mode, flag=flag: flag in mode.flags),
         )
     parser.add_argument(
+        "--detect",
+        choices=("none",),
+        help="reconstruct: the largest centred square of each photo, as without it",
+    )
+    parser.add_argument(
         "--port", metavar="N", type=_port, help="serve: on loopback; 0: any"
     )
     parser.add_argument(
@@ -435,7 +440,16 @@ def _is_of_run(mode: str, methods: Mapping[str, Method]) -> bool:
 
 
 # Flags that name neither file nor folder.
-_NO_PLACES = ("mode", "outputs", "layout", "split", "near", "profile", "coordinator")
+_NO_PLACES = (
+    "mode",
+    "outputs",
+    "detect",
+    "layout",
+    "split",
+    "near",
+    "profile",
+    "coordinator",
+)
 # Of which Path makes a folder "gs:".
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 

@@ -361,7 +361,11 @@ def test_outputs_are_chosen_by_name_and_others_make_a_folder_anew(
     given = ["", "--mode=reconstruct", "--config=folder", "--input=i", "--output=o"]
     args = flags.parse([*given, "--outputs= mesh,factors,mesh"], cli.METHODS)
     assert args.outputs == ("factors", "mesh")
-    assert flags.parse(given, cli.METHODS).outputs == modes.OUTPUTS
+    # No face is looked for, which may be said.
+    args = flags.parse([*given, "--detect=none"], cli.METHODS)
+    assert args.outputs == modes.OUTPUTS
+    with pytest.raises(UserError, match="--detect: invalid choice: 'cats'"):
+        flags.parse([*given, "--detect=cats"], cli.METHODS)
     for wrong in ("mesh,obi", ""):
         with pytest.raises(UserError, match="--outputs=.* there are factors,maps,"):
             flags.parse([*given, f"--outputs={wrong}"], cli.METHODS)

@@ -148,7 +148,7 @@ MODES = {
     "reconstruct": Mode(
         "decompose the photos of --input into --output",
         run_reconstruct,
-        flags=("checkpoint", "weights", "input", "output", "outputs"),
+        flags=("checkpoint", "weights", "input", "output", "outputs", "detect"),
         required=("input", "output"),
         of_run=True,
         outputs=OUTPUTS,

@@ -106,7 +106,8 @@ def main() -> int:
                 f"  {rows[choice]['bytes_per_photo'] / 1e3:8.0f} kB",
                 flush=True,
             )
-    compiled = reconstruct_files.decompose._cache_size()
+    decompose: Any = reconstruct_files.decompose
+    compiled = decompose._cache_size()
     print(f"programs compiled to decompose: {compiled}")
     if args.output:
         content = {

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+from configs import faces
 from unsup3d_jax import cli, configuration, flags
 from unsup3d_jax.engine import checkpoint, half_precision
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import modes, shipped, task
+from unsup3d_jax.evaluation.scores import ImageScores
+from unsup3d_jax.unsup3d import belief, modes, reconstruct_files, shipped, task
 
 PHOTOS = ("--mode=reconstruct", "--input=i", "--output=o")
 
@@ -99,6 +101,41 @@ def test_a_workdir_is_a_checkpoint_and_becomes_a_file(
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="holds no config.json of a run"):
         shipped.make(tmp_path / "other")
+
+
+def test_what_is_usual_comes_with_them_or_is_missed_once(
+    saved, trained, tmp_path, monkeypatch, capsys
+):
+    numbers = np.linspace(0.02, 0.08, 50, dtype=np.float32)
+    usual = belief.Usual.of(ImageScores(recon_l1=numbers, valid_share=numbers), 7)
+    write(tmp_path / "known.npz", trained, belief=usual.as_json())
+    given = []
+    monkeypatch.setattr(
+        reconstruct_files,
+        "reconstruct_folder",
+        lambda *_, **options: given.append((options["usual"], options["outputs"])),
+    )
+    argv = ["main.py", "--mode=reconstruct", f"--input={tmp_path}", "--output=o"]
+    for path in (tmp_path / "known.npz", saved[0]):
+        assert cli.main([*argv, f"--weights={path}", "--outputs=mesh"]) == 0
+    assert given == [(usual, ("mesh",)), (None, ("mesh",))]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "friends.npz: no photo will be doubted" in line
+
+
+def test_what_ships_is_small_and_whole():
+    args = parse(*PHOTOS, "--weights=faces")
+    params, step = modes.load_params(args)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    assert args.weights.stat().st_size < 1.5e6
+    assert args.weights.with_suffix(".md").is_file()
+    usual = belief.find(args.weights, step)
+    assert usual is not None and usual.images >= 300
+    # The config that it says it was made with.
+    ours, made = args.config, faces.get_config()
+    assert half_precision.meaning_of(ours, task.IDENTITY) == half_precision.meaning_of(
+        made, task.IDENTITY
+    )
 
 
 def test_other_networks_are_named(saved, tmp_path):

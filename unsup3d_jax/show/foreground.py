@@ -47,8 +47,11 @@ class Part:
     def place(self, maps: Float[AnyArray, "h w c"]) -> Float[AnyArray, "h w c"]:
         """Maps at the places where the pixels are drawn; of numpy's, numpy's."""
         h, w, _ = maps.shape
-        on_host = isinstance(maps, np.ndarray) and isinstance(self.weights, np.ndarray)
-        padded = (np if on_host else jnp).pad(maps, ((1, 1), (1, 1), (0, 0)))
+        around = ((1, 1), (1, 1), (0, 0))
+        if isinstance(maps, np.ndarray) and isinstance(self.weights, np.ndarray):
+            padded = np.pad(maps.astype(np.float32, copy=False), around)
+        else:
+            padded = jnp.pad(jnp.asarray(maps), around)
         parts = [
             self.weights[k][..., None] * padded[v : v + h, u : u + w]
             for k, (v, u) in enumerate(_WINDOW)
@@ -63,7 +66,7 @@ def whole(depth: Float[AnyArray, "h w"], *, border_columns: int) -> Part:
     cells[:, border_columns : w - 1 - border_columns] = True
     weights = np.zeros((9, h, w), np.float32)
     weights[_ITSELF] = 1.0
-    return Part(weights, cells)
+    return _on_host(weights, cells)
 
 
 def object_part(
@@ -143,7 +146,12 @@ def _part(found: Bool[np.ndarray, "h w"], level: Float[np.ndarray, "h w"]) -> Pa
     placed = found | (count > 0)
     cells = np.logical_or.reduce(_corners(found))
     cells &= np.logical_and.reduce(_corners(placed))
-    return Part(weights.astype(np.float32), cells)
+    return _on_host(weights.astype(np.float32), cells)
+
+
+def _on_host(weights: Any, cells: Any) -> Part:
+    """A part whose maps are placed by numpy, which is quicker for one photo."""
+    return Part(weights, cells)
 
 
 def _corners(pixels: Bool[np.ndarray, "h w"]) -> list[np.ndarray]:

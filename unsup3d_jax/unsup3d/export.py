@@ -55,10 +55,12 @@ def export(
     if "maps" in outputs:
         surface_files.write_pngs(folder, arrays, options.scene)
     if "panel" in outputs:
-        one = jax.tree.map(lambda a: np.asarray(a)[None], (factors, reconstruction))
+        one, its = jax.tree.map(
+            lambda a: np.asarray(a)[None], (factors, reconstruction)
+        )
         if turned is None:
-            turned = turned_views(one[1].canonical.image, one[0].canon_depth, options)
-        panel = paint(*one, turned, image[None], options)
+            turned = turned_views(its.canonical.image, one.canon_depth, options)
+        panel = paint(one, its, turned, image[None], options)
         Image.fromarray(panel).save(folder / "panel.png")
     asymmetry = symmetry.Asymmetry.of(arrays)
     if "symmetry" in outputs:

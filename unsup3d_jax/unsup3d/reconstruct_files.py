@@ -85,11 +85,9 @@ def reconstruct_folder(
         measured = belief.measure(reconstruction, images)
 
         def of(i: int) -> Found:
-            return Found(
-                *jax.tree.map(lambda a: a[i], (factors, reconstruction)),
-                jax.tree.map(lambda a: a[:, i : i + 1], turned),
-                belief.numbers(measured[i], usual),
-            )
+            one, its = jax.tree.map(lambda a: a[i], (factors, reconstruction))
+            around = jax.tree.map(lambda a: a[:, i : i + 1], turned)
+            return Found(one, its, around, belief.numbers(measured[i], usual))
 
         return of
 

@@ -126,6 +126,7 @@ def test_what_is_usual_comes_with_them_or_is_missed_once(
 def test_what_ships_is_small_and_whole():
     args = parse(*PHOTOS, "--weights=faces")
     params, step = modes.load_params(args)
+    assert args.weights is not None
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
     assert args.weights.stat().st_size < 1.5e6
     assert args.weights.with_suffix(".md").is_file()

@@ -58,9 +58,10 @@ def export(
         one, its = jax.tree.map(
             lambda a: np.asarray(a)[None], (factors, reconstruction)
         )
-        if turned is None:
-            turned = turned_views(its.canonical.image, one.canon_depth, options)
-        panel = paint(one, its, turned, image[None], options)
+        around: Turned = turned or turned_views(
+            its.canonical.image, one.canon_depth, options
+        )
+        panel = paint(one, its, around, image[None], options)
         Image.fromarray(panel).save(folder / "panel.png")
     asymmetry = symmetry.Asymmetry.of(arrays)
     if "symmetry" in outputs:

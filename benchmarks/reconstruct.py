@@ -29,7 +29,7 @@ from benchmarks.input_pipeline import photo_folder
 from configs import folder_small
 from unsup3d_jax.engine import host_memory
 from unsup3d_jax.unsup3d import reconstruct_files, task
-from unsup3d_jax.unsup3d.modes import OUTPUTS
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 
 VIDEOS = ("turntable", "relight")
 CHOICES = {

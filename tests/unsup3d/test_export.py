@@ -14,7 +14,7 @@ from PIL import Image
 
 from unsup3d_jax.show import surface_files, video
 from unsup3d_jax.unsup3d import export, model
-from unsup3d_jax.unsup3d.modes import OUTPUTS
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 
 SIZE = 32
 MAPS = {

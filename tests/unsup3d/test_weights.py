@@ -16,7 +16,7 @@ from unsup3d_jax import cli, configuration, flags
 from unsup3d_jax.engine import checkpoint, half_precision
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.evaluation.scores import ImageScores
-from unsup3d_jax.unsup3d import belief, modes, reconstruct_files, shipped, task
+from unsup3d_jax.unsup3d import belief, modes, reconstruct_files, score, shipped, task
 
 PHOTOS = ("--mode=reconstruct", "--input=i", "--output=o")
 
@@ -83,8 +83,9 @@ def test_a_name_ships_and_stands_above_a_folder(saved, tmp_path, monkeypatch):
 
 
 def test_a_workdir_is_a_checkpoint_and_becomes_a_file(
-    saved, trained, tmp_path, monkeypatch
+    saved, trained, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(score, "find_usual", lambda *_: "nobody looked.")
     wanted = jax.tree.map(lambda x: x.astype(np.float32) * 1.0001, saved[1])
     monkeypatch.setattr(checkpoint, "load_parts", lambda *_: ({"params": wanted}, 5))
     (tmp_path / "config.json").write_text(json.dumps({"config": trained.to_dict()}))
@@ -92,6 +93,7 @@ def test_a_workdir_is_a_checkpoint_and_becomes_a_file(
     assert (args.checkpoint, args.workdir, args.weights) == (tmp_path, tmp_path, None)
     path, step = shipped.make(tmp_path)
     assert path == tmp_path / "weights.npz" and step == 5
+    assert "may be believed is not stored: nobody looked." in capsys.readouterr().err
     found, _ = modes.load_params(parse(*PHOTOS, f"--weights={path}"))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),

@@ -13,8 +13,8 @@ from unsup3d_jax.formation.types import Factors, Reconstruction
 from unsup3d_jax.show import surface_files
 from unsup3d_jax.show.viewer.content import Content
 from unsup3d_jax.unsup3d import symmetry
-from unsup3d_jax.unsup3d.modes import OUTPUTS
 from unsup3d_jax.unsup3d.options import ModelOptions
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 from unsup3d_jax.unsup3d.panel import Turned, paint, turned_views
 
 

@@ -7,15 +7,11 @@ from unsup3d_jax.configs import default
 from unsup3d_jax.configuration import Keys
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 
 KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
 # What ships, by the name that --weights has for it; `shipped` makes such files.
 WEIGHTS = {"faces": Path(__file__).with_name("weights") / "faces.npz"}
-
-
-# What mode reconstruct writes of each photo, for --outputs.
-OUTPUTS = ("factors", "maps", "panel", "symmetry", "mesh", "obj", "viewer",
-           "turntable", "relight")  # fmt: skip
 
 
 def run_train(args: Arguments, interrupts: Any) -> None:

@@ -22,8 +22,8 @@ from unsup3d_jax.engine.photo_job import (
 )
 from unsup3d_jax.formation.types import AnyArray, Factors, Reconstruction
 from unsup3d_jax.unsup3d import belief, export, model, panel
-from unsup3d_jax.unsup3d.modes import OUTPUTS
 from unsup3d_jax.unsup3d.options import ModelOptions, options_from_config
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 
 # Photos written at a time: PNGs and archives are compressed, and the disk waited for,
 # without the interpreter.

@@ -22,7 +22,8 @@ from unsup3d_jax.show.viewer import content, page
 ARRAYS = "factors.npz"
 # What `write_surface` writes, by the names that --outputs has.
 OF_SURFACE = ("mesh", "obj", "viewer", "turntable", "relight")
-_TEXTURE_SCALE = 8  # of the mesh's texture over the map's size
+# Of a texture over its map: smooth already, and programs interpolate what is between.
+_TEXTURE_SCALE = 4
 
 
 @dataclasses.dataclass(frozen=True)

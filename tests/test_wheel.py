@@ -209,6 +209,21 @@ def test_a_photo_is_localised(elsewhere, tmp_path):
     assert (tmp_path / "out" / "photo" / "record.json").exists()
 
 
+@pytest.mark.slow
+def test_a_photo_becomes_a_folder_by_what_ships(elsewhere, tmp_path):
+    """From any folder: neither a config nor a workdir is needed."""
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    given = ["--mode=reconstruct", "--weights=faces", "--detect=none"]
+    given += ["--input=face.png", "--output=out"]
+    done = _run(elsewhere / "unsup3d", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "warning: face.png: " in done.stderr  # it is noise
+    there = {path.name for path in (tmp_path / "out" / "face").iterdir()}
+    assert {"panel.png", "factors.npz", "mesh.glb", "viewer.html"} <= there
+    assert (tmp_path / "out" / "summary.csv").exists()
+
+
 def test_an_editable_installation_works_from_any_folder(tools, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

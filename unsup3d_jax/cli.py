@@ -24,7 +24,9 @@ from unsup3d_jax.unsup3d import modes as unsup3d
 
 # By the key "method" of a config: what it knows, and studies that run it.
 METHODS = {
-    "unsup3d": flags.Method(unsup3d.KEYS, unsup3d.MODES | experiments.OF_UNSUP3D),
+    "unsup3d": flags.Method(
+        unsup3d.KEYS, unsup3d.MODES | experiments.OF_UNSUP3D, unsup3d.WEIGHTS
+    ),
     "stn3dmm": flags.Method(stn3dmm.KEYS, stn3dmm.MODES),
     "gan2shape": flags.Method(
         gan2shape.KEYS, gan2shape.MODES | experiments.OF_GAN2SHAPE

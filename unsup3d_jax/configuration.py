@@ -1,7 +1,7 @@
 """A config: loaded from a file or a run, changed by name, compared, its values checked.
 
-Needs the standard library and ml_collections only: a misspelt key is named at once,
-without waiting for JAX.
+Needs the standard library and ml_collections only, and NumPy for a file of weights: a
+misspelt key is named at once, without waiting for JAX.
 """
 
 import ast
@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from unsup3d_jax.errors import UserError, one_line
 
 # The least and the greatest value of a key, both included; of a tuple's elements.
 Range = tuple[float, float]
+# What a file of weights says of itself: the name of an array that holds a JSON text.
+ABOUT = "about"
+_MOST_ABOUT = 2**22  # bytes; ours have some ten thousands
 # Nearer to 0 float32 has fewer digits, and devices take the number for 0.
 _LEAST_FLOAT32 = 2.0**-126
 
@@ -170,10 +174,55 @@ def of_run(path: Path, methods: Mapping[str, Keys]) -> ConfigDict:
     values = flatten(record["config"])
     # The key "method" itself is younger than some runs.
     first = [name for name, kind in methods.items() if kind.younger.get("method")]
-    kind = methods[_method_of(values.get("method", *first[:1]), methods, str(path))]
+    method = values.get("method", *first[:1])
+    return _of_then(values | {"method": method}, methods, str(path))
+
+
+def of_weights(path: Path, methods: Mapping[str, Keys]) -> ConfigDict:
+    """The config that a file of weights (`engine.half_precision`) was trained with.
+
+    It is called as the file is. Keys are filled as in `of_run`.
+
+    Raises:
+        UserError: if the file is none, or a value has another type than its key.
+    """
+    about = about_weights(path)
+    # Those that ship for one config alone do not say the rest of it.
+    if about is None or not isinstance(about.get("config"), dict):
+        raise UserError(f"--weights: {path} is no file of weights with their config.")
+    values = {**about["config"], **about["keys"], "name": path.stem}
+    return _of_then(values, methods, str(path))
+
+
+def about_weights(path: Path) -> dict[str, Any] | None:
+    """What a file of weights says of itself; None if it is something else.
+
+    Nothing in it is executed, and little of it is read.
+    """
+    import numpy as np  # not for a `--help`
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{ABOUT}.npy")
+            if member.file_size > _MOST_ABOUT:
+                return None
+            with archive.open(member) as file:
+                text = np.lib.format.read_array(file, allow_pickle=False)
+        about = json.loads(str(text))
+    except Exception:  # whatever a stranger's file leads numpy and zipfile to
+        return None
+    sound = isinstance(about, dict) and isinstance(about.get("keys"), dict)
+    return about if sound else None
+
+
+def _of_then(
+    values: Mapping[str, Any], methods: Mapping[str, Keys], where: str
+) -> ConfigDict:
+    """A config of keys that were there then, and the rest as it was then."""
+    kind = methods[_method_of(values.get("method"), methods, where)]
     known = set(keys(kind.defaults()))
     then = dict(kind.younger) | {k: v for k, v in values.items() if k in known}
-    return _filled(kind, then, str(path))
+    return _filled(kind, then, where)
 
 
 def _method_of(method: Any, methods: Mapping[str, Keys], where: str) -> str:

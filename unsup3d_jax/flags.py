@@ -32,7 +32,10 @@ class Arguments:
         config: resolved and locked.
         workdir: of the run; may not exist.
         checkpoint: a workdir or one checkpoint folder; None: the workdir's.
+        weights: a file of weights, which stands in for a checkpoint. None: --weights
+            was not given, or a workdir, which is `checkpoint` then.
         input, output, sheet: files or folders.
+        outputs: what mode reconstruct writes of each photo: some of `Mode.outputs`.
         layout, split, near: of mode keypoints.
         port: of mode serve; 0: any that is free; None: its own, or any.
         no_browser: mode serve opens none.
@@ -48,8 +51,10 @@ class Arguments:
     config: ConfigDict
     workdir: Path
     checkpoint: Path | None = None
+    weights: Path | None = None
     input: Path | None = None
     output: Path | None = None
+    outputs: tuple[str, ...] = ()
     sheet: Path | None = None
     layout: str | None = None
     split: str | None = None
@@ -76,6 +81,7 @@ class Mode:
         keeps_compiled: whether its programs are worth keeping on disk.
         of_run: whether it works with what a run has learnt, and so with the config that
             the run was trained with, where there is one: `_read_config`.
+        outputs: names that --outputs chooses from.
     """
 
     help: str
@@ -84,6 +90,7 @@ class Mode:
     required: tuple[str, ...] = ()
     keeps_compiled: bool = True
     of_run: bool = False
+    outputs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +100,12 @@ class Method:
     Attributes:
         keys: that its configs have.
         modes: by name; "train" is the default.
+        weights: files of weights that ship, by the names that --weights has for them.
     """
 
     keys: configuration.Keys
     modes: Mapping[str, Mode]
+    weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,8 +144,10 @@ def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentPar
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
     for flag, metavar in (
         ("checkpoint", "DIR"),
+        ("weights", "NAME|FILE|DIR"),
         ("input", "FILE_OR_FOLDER"),
         ("output", "DIR_OR_FILE"),
+        ("outputs", "NAME,NAME"),
         ("sheet", "FILE"),
         ("layout", "NAME"),
         ("split", "NAME"),
@@ -147,6 +158,11 @@ def _parser(methods: Mapping[str, Method], program: str) -> argparse.ArgumentPar
             metavar=metavar,
             help=modes(lambda mode, flag=flag: flag in mode.flags),
         )
+    parser.add_argument(
+        "--detect",
+        choices=("none",),
+        help="reconstruct: the largest centred square of each photo, as without it",
+    )
     parser.add_argument(
         "--port", metavar="N", type=_port, help="serve: on loopback; 0: any"
     )
@@ -207,6 +223,8 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         raise UserError(
             f"--mode={flags.mode}: expected one of {', '.join(every_mode)}."
         )
+    if flags.weights:
+        _check_weights(flags, methods)
     _check_names({k: v for k, v in vars(flags).items() if k not in _NO_PLACES})
     changes = _changes(rest)
     source = _read_config(flags, methods, name=changes.get("name"))
@@ -235,9 +253,11 @@ def parse(argv: Sequence[str], methods: Mapping[str, Method]) -> Arguments:
         mode=flags.mode,
         config=config,
         workdir=workdir,
-        checkpoint=path(flags.checkpoint),
+        checkpoint=source.checkpoint or path(flags.checkpoint),
+        weights=source.weights,
         input=path(flags.input),
         output=path(flags.output),
+        outputs=_outputs(flags.outputs, modes[flags.mode].outputs),
         sheet=path(flags.sheet),
         layout=flags.layout,
         split=flags.split,
@@ -279,12 +299,15 @@ class _Source:
         path: the file it is from.
         workdir: None where the config's name decides.
         overruled: of the file of --config, where a run's config.json stands above it.
+        checkpoint, weights: what --weights means, a workdir or a file.
     """
 
     config: ConfigDict
     path: Path
     workdir: Path | None
     overruled: ConfigDict | None = None
+    checkpoint: Path | None = None
+    weights: Path | None = None
 
     def note(self, given: Collection[str]) -> str:
         """Which keys of the file are not heard, so that nobody waits for them."""
@@ -313,10 +336,10 @@ def _read_config(
 ) -> _Source:
     """The config of --config, or of the run that a mode works with.
 
-    A mode `of_run` takes the config.json of --checkpoint, else of the workdir. It
-    stands above the file of --config, which then only names the default workdir: what
-    was set on the command line of the training need not be repeated. Keys set on the
-    command line stand above both.
+    A mode `of_run` takes the config of --weights, or the config.json of --checkpoint,
+    else of the workdir. It stands above the file of --config, which then only names the
+    default workdir: what was set on the command line of the training need not be
+    repeated. Keys set on the command line stand above both.
 
     Args:
         name: of the config, where the command line gives it another one.
@@ -333,6 +356,12 @@ def _read_config(
         file = _Source(config, place, workdir)
         workdir = workdir or Path("runs") / (name or config.name)
     missing = "--config=NAME is missing"
+    if flags.weights:
+        found = _weights(flags.weights, methods, workdir)
+        if file is None:
+            return found
+        _check_method(found.config, found.path, file)
+        return dataclasses.replace(found, overruled=file.config)
     if _is_of_run(flags.mode, methods):
         checkpoint = Path(flags.checkpoint).expanduser() if flags.checkpoint else None
         for place in filter(None, (checkpoint, workdir)):
@@ -342,11 +371,7 @@ def _read_config(
             config = configuration.of_run(path, every)
             if file is None:
                 return _Source(config, path, workdir or path.parent)
-            if config.method != file.config.method:
-                raise UserError(
-                    f"--config: {file.path} is of the method {file.config.method}, the "
-                    f"run of {path} of {config.method}; leave --config out."
-                )
+            _check_method(config, path, file)
             return _Source(config, path, workdir, overruled=file.config)
         where = " or ".join(str(p) for p in (checkpoint, workdir) if p)
         missing += f", and no config.json of a run is in {where or 'a --workdir'}"
@@ -355,12 +380,76 @@ def _read_config(
     return file
 
 
+def _check_method(config: ConfigDict, path: Path, file: _Source) -> None:
+    """Refuses a --config of another method than the run whose config stands above."""
+    if config.method != file.config.method:
+        raise UserError(
+            f"--config: {file.path} is of the method {file.config.method}, the "
+            f"run of {path} of {config.method}; leave --config out."
+        )
+
+
+def _weights(text: str, methods: Mapping[str, Method], workdir: Path | None) -> _Source:
+    """What --weights names: a file that ships, a workdir, or a file.
+
+    A name stands above a folder of the same name; ./NAME is the folder.
+
+    Raises:
+        UserError: if it is none of them, or of a method that does not take it.
+    """
+    taking = {
+        name: method.keys
+        for name, method in methods.items()
+        if any("weights" in mode.flags for mode in method.modes.values())
+    }
+    named = {
+        k: path for method in methods.values() for k, path in method.weights.items()
+    }
+    place = named.get(text) or Path(text).expanduser()
+    if os.path.isfile(place):
+        config = configuration.of_weights(place, taking)
+        return _Source(config, place, workdir, weights=place)
+    if record := configuration.record_beside(place):
+        config = configuration.of_run(record, taking)
+        return _Source(config, record, workdir or record.parent, checkpoint=place)
+    what = "holds no config.json of a run" if place.is_dir() else "does not exist"
+    raise UserError(
+        f"--weights: {configuration.shown(str(place))} {what}, and nothing that ships "
+        f"has this name; there is {', '.join(named)}."
+    )
+
+
+def _check_weights(flags: argparse.Namespace, methods: Mapping[str, Method]) -> None:
+    """Before the config is looked for, which --weights may bring.
+
+    Raises:
+        UserError: if the mode does not take them, or they are named twice.
+    """
+    taking = [m for x in methods.values() for m in x.modes
+              if "weights" in x.modes[m].flags]  # fmt: skip
+    if flags.mode not in taking:
+        raise UserError(
+            f"--weights belongs to --mode={' or '.join(taking)}, not {flags.mode}."
+        )
+    if flags.checkpoint:
+        raise UserError("--weights and --checkpoint name the same thing; give one.")
+
+
 def _is_of_run(mode: str, methods: Mapping[str, Method]) -> bool:
     return any(x.modes[mode].of_run for x in methods.values() if mode in x.modes)
 
 
 # Flags that name neither file nor folder.
-_NO_PLACES = ("mode", "layout", "split", "near", "profile", "coordinator")
+_NO_PLACES = (
+    "mode",
+    "outputs",
+    "detect",
+    "layout",
+    "split",
+    "near",
+    "profile",
+    "coordinator",
+)
 # Of which Path makes a folder "gs:".
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -404,6 +493,23 @@ def _check_flags(flags: argparse.Namespace, modes: Mapping[str, Mode]) -> None:
     if any(not getattr(flags, name) for name in mode.required):
         wanted = " and ".join(f"--{name}=..." for name in mode.required)
         raise UserError(f"--mode={flags.mode} needs {wanted} (--help tells what).")
+
+
+def _outputs(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What --outputs chooses, each once, in the order of the mode; None: all.
+
+    Raises:
+        UserError: naming what the mode does not write, and what it does.
+    """
+    if text is None:
+        return known
+    wanted = {name.strip() for name in text.split(",")}
+    if unknown := sorted(wanted - {*known}):
+        raise UserError(
+            f"--outputs={configuration.shown(text)}: no output is called "
+            f"{configuration.shown(unknown[0])!r}; there are {','.join(known)}."
+        )
+    return tuple(name for name in known if name in wanted)
 
 
 def _port(text: str) -> int:

@@ -12,8 +12,9 @@ import pytest
 import trimesh
 from PIL import Image
 
-from unsup3d_jax.show import video
+from unsup3d_jax.show import surface_files, video
 from unsup3d_jax.unsup3d import export, model
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 
 SIZE = 32
 MAPS = {
@@ -81,6 +82,27 @@ def test_folder_holds_every_file_and_nothing_else(folder):
     for name, shape in MAPS.items():
         with Image.open(folder / f"{name}.png") as picture:
             assert picture.size == (shape[1], shape[0])
+
+
+def test_each_output_is_written_alone(head, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "TURNTABLE_FRAMES", 4)
+    monkeypatch.setattr(video, "RELIGHT_FRAMES", 4)
+    files = {}
+    for name in OUTPUTS:
+        numbers = export.export(tmp_path / name, *head, outputs=(name,))
+        files[name] = {p.name for p in (tmp_path / name).iterdir()}
+        assert ("surface" in numbers) == (name in surface_files.OF_SURFACE)
+    assert files.pop("maps") == {f"{name}.png" for name in MAPS}
+    assert files.pop("obj") == {"mesh.obj", "mesh.mtl", "mesh.png"}
+    assert files == {
+        "factors": {"factors.npz"},
+        "panel": {"panel.png"},
+        "symmetry": {"symmetry.png"},
+        "mesh": {"mesh.glb"},
+        "viewer": {"viewer.html"},
+        "turntable": {"turntable.mp4"},
+        "relight": {"relight.mp4"},
+    }
 
 
 def test_factors_have_the_public_names_shapes_and_type(folder, head):

@@ -8,7 +8,7 @@ import pytest
 from unsup3d_jax.data import tiles
 from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import options_from_config
-from unsup3d_jax.unsup3d.panel import panel, panel_of_factors
+from unsup3d_jax.unsup3d.panel import paint, panel, turned_views
 
 SIZE = 32
 CELL = 96
@@ -24,7 +24,10 @@ def test_panel_has_a_row_per_image_and_shows_the_input_first(head):
     factors, options = head
     rng = np.random.default_rng(0)
     images = rng.uniform(size=(2, SIZE, SIZE, 3)).astype(np.float32)
-    got = panel_of_factors(factors, images, options)
+    reconstruct = jax.jit(model.reconstruct, static_argnames="options")
+    found = reconstruct(factors, options=options)
+    turned = turned_views(found.canonical.image, factors.canon_depth, options)
+    got = paint(factors, found, turned, images, options)
     assert got.dtype == np.uint8
     header = got.shape[0] - (2 * (CELL + 2) + 2)
     assert 10 < header < 40 and got.shape[1] == 14 * (CELL + 2) + 2

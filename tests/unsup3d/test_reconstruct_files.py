@@ -1,7 +1,11 @@
 """Photos in, folders out: whole or not at all, and not twice."""
 
+import csv
+import errno
 import json
 import shutil
+import threading
+from pathlib import Path
 
 import bust
 import jax
@@ -9,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unsup3d_jax import cli, flags
 from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.unsup3d import export, model, reconstruct_files
+from unsup3d_jax.evaluation.scores import ImageScores
+from unsup3d_jax.unsup3d import belief, export, model, modes, reconstruct_files
 from unsup3d_jax.unsup3d.options import options_from_config
 
 SIZE = 32
@@ -192,11 +198,7 @@ def quick(monkeypatch, exported, decomposed):
     def decompose(params, images, options, view_range):
         return jax.tree.map(lambda a: np.repeat(a, len(images), axis=0), decomposed)
 
-    def photo(found, index):
-        return jax.tree.map(lambda a: a[index], found)
-
     monkeypatch.setattr(reconstruct_files, "decompose", decompose)
-    monkeypatch.setattr(reconstruct_files, "_photo", photo)
     return exported
 
 
@@ -219,6 +221,7 @@ def test_an_interrupted_command_goes_on_where_it_was(
 ):
     for name in "abc":
         save_photo(tmp_path / "in" / f"{name}.png")
+    monkeypatch.setattr(reconstruct_files, "_WORKERS", 1)  # one after the other
     whole = export.export
 
     def stopped(folder, *rest, **options):
@@ -230,7 +233,7 @@ def test_an_interrupted_command_goes_on_where_it_was(
     with pytest.raises(Interrupted):
         run(trained, tmp_path)
     out = tmp_path / "out"
-    assert visible(out) == ["a"]
+    assert visible(out) == ["a", "summary.csv"]
     said = capsys.readouterr().err
     assert "1 of 3: " in said and "3 photos: 1 reconstructed, 2 left; in " in said
     monkeypatch.setattr(export, "export", whole)
@@ -284,6 +287,105 @@ def test_maps_of_a_loss_that_was_off_are_not_exported(tmp_path, trained, quick):
         run((config, params), tmp_path)
         factors = quick[-1][2]
         assert tuple(getattr(factors, k) is not None for k in kinds) == there
+
+
+def test_odd_photos_are_named_and_all_are_summed_up(tmp_path, trained, quick, capsys):
+    # Grey is found whatever is shown, see `quick`.
+    save_photo(tmp_path / "in" / "summary.csv.png", colour=(128, 128, 128))
+    save_photo(tmp_path / "in" / "odd.png", colour=(255, 0, 255))
+    (tmp_path / "in" / "torn.png").write_bytes(b"")
+    assert run(trained, tmp_path)[0] == ["odd", "summary.csv-2"]
+    said = capsys.readouterr().err
+    assert "warning: " not in said and "coverage" in said and "doubt" not in said
+    known = [record_of(tmp_path, name)["belief"] for name in ("odd", "summary.csv-2")]
+    assert known[0]["error"] > known[1]["error"] and known[0]["doubt"] is None
+    errors = np.full(50, known[1]["error"] + 0.01, np.float32)
+    scores = ImageScores(
+        recon_l1=errors,
+        valid_share=np.full(50, known[1]["coverage"] - 0.01, np.float32),
+    )
+    usual = belief.Usual.of(scores, 7)
+    # Another yardstick says other things: the folders are made anew, and then kept.
+    for state in (0, 1):
+        assert len(run(trained, tmp_path, usual=usual)[state]) == 2
+        said = capsys.readouterr().err
+        assert ("warning: " in said) == (state == 0)
+        assert "1 cannot be read, 1 not to be trusted; in" in said
+        with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [Path(row["photo"]).name for row in rows]
+        assert names == ["odd.png", "summary.csv.png", "torn.png"]
+        assert [row["doubtful"] for row in rows] == ["yes", "no", ""]
+        assert "do not trust" in rows[0]["remark"] and rows[2]["remark"]
+        assert float(rows[0]["error"]) == pytest.approx(known[0]["error"], rel=1e-3)
+        assert rows[1]["folder"] == "summary.csv-2" and rows[1]["remark"] == ""
+
+
+def test_of_photos_written_at_a_time_each_is_there_whole_or_not(
+    tmp_path, trained, quick, monkeypatch
+):
+    names = [f"{i}" for i in range(8)]
+    for name in names:
+        save_photo(tmp_path / "in" / f"{name}.png")
+    whole, met = export.export, threading.Barrier(2, timeout=60)
+
+    def one_fails(folder, *rest, **options):
+        if folder.name in "01":
+            met.wait()  # both are being written
+        if folder.name == "1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(folder, *rest, **options)
+
+    monkeypatch.setattr(export, "export", one_fails)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="cannot write .*No space left"):
+        run(trained, tmp_path)
+    there = [name for name in visible(out) if name != "summary.csv"]
+    assert "0" in there and "1" not in there
+    for name in there:
+        assert visible(out / name) == ["panel.png", "record.json"]
+    assert visible(out / ".unsup3d_jax") == ["lock", "lock.holder"]
+    # What a kill had left is cleared away.
+    left = out / ".unsup3d_jax" / "writing-1" / "new" / "1"
+    left.mkdir(parents=True)
+    (left / "panel.png").write_bytes(b"half")
+    monkeypatch.setattr(export, "export", whole)
+    written, kept = run(trained, tmp_path)
+    assert sorted(written + kept) == names and set(kept) == {*there}
+    assert visible(out / ".unsup3d_jax") == ["lock", "lock.holder"]
+
+
+def test_outputs_are_chosen_by_name_and_others_make_a_folder_anew(
+    tmp_path, trained, quick, monkeypatch
+):
+    given = ["", "--mode=reconstruct", "--config=folder", "--input=i", "--output=o"]
+    args = flags.parse([*given, "--outputs= mesh,factors,mesh"], cli.METHODS)
+    assert args.outputs == ("factors", "mesh")
+    # No face is looked for, which may be said.
+    args = flags.parse([*given, "--detect=none"], cli.METHODS)
+    assert args.outputs == modes.OUTPUTS
+    with pytest.raises(UserError, match="--detect: invalid choice: 'cats'"):
+        flags.parse([*given, "--detect=cats"], cli.METHODS)
+    for wrong in ("mesh,obi", ""):
+        with pytest.raises(UserError, match="--outputs=.* there are factors,maps,"):
+            flags.parse([*given, f"--outputs={wrong}"], cli.METHODS)
+    with pytest.raises(UserError, match="--outputs belongs to --mode=reconstruct"):
+        flags.parse(["", "--config=folder", "--outputs=mesh"], cli.METHODS)
+    save_photo(tmp_path / "in" / "a.png")
+    asked, whole = [], export.export
+
+    def note(*rest, outputs, **options):
+        asked.append(tuple(outputs))
+        return whole(*rest, **options)
+
+    monkeypatch.setattr(export, "export", note)
+    for outputs, made in ((("factors",), 1), (("factors",), 0), (modes.OUTPUTS, 1)):
+        assert len(run(trained, tmp_path, outputs=outputs)[0]) == made
+    assert asked == [("factors",), modes.OUTPUTS]
+
+
+def record_of(tmp_path, name):
+    return json.loads((tmp_path / "out" / name / "record.json").read_text())
 
 
 def test_two_commands_do_not_write_at_once(tmp_path, trained, quick):

@@ -1,4 +1,8 @@
-"""Parameters that ship with the package: half precision, and what they mean."""
+"""Files of weights: parameters in half precision, and what they mean.
+
+Those that ship with the package, and those that users make of their runs. A file may be
+a stranger's: nothing in it is executed, and it is read within a budget.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,13 +13,16 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from unsup3d_jax.configuration import flatten
+from unsup3d_jax.configuration import ABOUT, about_weights, flatten
 from unsup3d_jax.engine.task import Identity
+from unsup3d_jax.engine.workdir import is_harmless
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.files import replacing
+from unsup3d_jax.nets.file_guard import Budget, reading
+from unsup3d_jax.nets.zip_members import Archive
 
-_ABOUT = "about"
 _ABSENT = object()  # no value of a key
+_PLACES = ("loss.perceptual_weights", "train.init_from")  # of the maker's own disk
 
 
 def meaning_of(config: ConfigDict, identity: Identity) -> dict[str, Any]:
@@ -28,6 +35,17 @@ def meaning_of(config: ConfigDict, identity: Identity) -> dict[str, Any]:
     }
 
 
+def training_of(config: ConfigDict, identity: Identity) -> dict[str, Any]:
+    """The other keys that made a run what it is, JSON-able; no place on a disk."""
+    values = flatten(json.loads(json.dumps(config.to_dict())))
+    meaning = meaning_of(config, identity)
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in (*meaning, *_PLACES) and not is_harmless(key, identity)
+    }
+
+
 def save(
     path: Path,
     params: Mapping[str, Any],
@@ -35,8 +53,12 @@ def save(
     *,
     step: int,
     seed: int,
+    **more: Any,
 ) -> None:
     """Writes parameters in half precision, and what they mean, as an .npz.
+
+    Args:
+        more: what else the file says of itself, JSON-able; "config": of `training_of`.
 
     Raises:
         OSError: if it cannot be written.
@@ -45,8 +67,8 @@ def save(
         name: np.asarray(array, np.float16)
         for name, array in traverse_util.flatten_dict(dict(params), sep="/").items()
     }
-    about = {"step": step, "seed": seed, "keys": dict(meaning)}
-    arrays[_ABOUT] = np.array(json.dumps(about, sort_keys=True))
+    about = {"step": step, "seed": seed, "keys": dict(meaning), **more}
+    arrays[ABOUT] = np.array(json.dumps(about, sort_keys=True))
     with replacing(path) as file:
         # The stubs take any array for `allow_pickle`.
         np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
@@ -68,17 +90,14 @@ def load(
         what, remedy: of the error: "the localiser that ships", "Use CONFIG, or train."
 
     Raises:
-        UserError: if the config is of another model; names the keys that differ.
+        UserError: if the config is of another model; names the keys that differ. If
+            the file is none of weights.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist; train first (--mode=train).")
-    with np.load(path, allow_pickle=False) as stored:
-        about = json.loads(str(stored[_ABOUT]))
-        arrays = {
-            name: stored[name].astype(np.float32)
-            for name in stored.files
-            if name != _ABOUT
-        }
+    about = about_weights(path)
+    if about is None or not isinstance(about.get("step"), int):
+        raise UserError(f"{path} is no file of weights.")
     # A key that the file is older than has its value of then, as in a run's record.
     then = dict(younger) | about["keys"]
     unlike = sorted(key for key in meaning if then.get(key, _ABSENT) != meaning[key])
@@ -88,4 +107,11 @@ def load(
             f"{what} is of another model; these keys differ: {', '.join(unlike)}. "
             f"{remedy}"
         )
-    return traverse_util.unflatten_dict(arrays, sep="/"), int(about["step"])
+    with reading(path, "file of weights"):
+        Archive(path, Budget(path))  # refuses what would expand to gigabytes
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files if name != ABOUT}
+        if any(array.dtype != np.float16 for array in arrays.values()):
+            raise ValueError("an array is not of half precision")
+        floats = {name: array.astype(np.float32) for name, array in arrays.items()}
+        return traverse_util.unflatten_dict(floats, sep="/"), about["step"]

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def write_record(
 
 def is_current(folder: Path, file: Path, crop: Sequence[int], made: Made) -> bool:
     """Whether a folder is complete and would be written again as it is."""
-    record = _read(folder)
+    record = read_record(folder)
     expected = {"crop": list(crop), **dataclasses.asdict(made)}
     if record is None or any(record.get(k) != v for k, v in expected.items()):
         return False
@@ -121,22 +121,27 @@ def is_current(folder: Path, file: Path, crop: Sequence[int], made: Made) -> boo
 
 def written_names(folder: Path) -> set[str]:
     """Names of the files that the record of a folder lists, and its own."""
-    record = _read(folder)
+    record = read_record(folder)
     return set() if record is None else {RECORD, *record["files"]}
 
 
-def folders_of(files: Sequence[Path], output: Path) -> dict[Path, Path]:
+def folders_of(
+    files: Sequence[Path], output: Path, taken: Collection[str] = ()
+) -> dict[Path, Path]:
     """The folder of every photo: the one that is recorded as its own, or a new one.
 
     A new one is named after the stem: face, face-2, face-3, in the order of the files,
     past names that other photos have. A photo that was moved is known by its content.
     A folder of the very name that holds none but a reconstruction without a record,
     of an earlier version, is taken over; one that holds something else is left alone.
+
+    Args:
+        taken: names in the output that no folder may have.
     """
     entries = output.iterdir() if output.is_dir() else ()
     # A link to a folder is a folder; hidden ones are none of ours.
     there = sorted(p for p in entries if p.is_dir() and not p.name.startswith("."))
-    records = {folder: _read(folder) for folder in there}
+    records = {folder: read_record(folder) for folder in there}
     of_path: dict[str, Path] = {}
     for folder, record in records.items():
         if record is not None:
@@ -151,14 +156,14 @@ def folders_of(files: Sequence[Path], output: Path) -> dict[Path, Path]:
             folders[file] = same
             del moved[same]
     # Case is folded because some file systems do.
-    taken = {
+    names_taken = {name.casefold() for name in taken} | {
         folder.name.casefold()
         for folder, record in records.items()
         if record is not None or not _may_take(folder)
     }
     for file in files:
         if file not in folders:
-            folders[file] = output / _new_name(file, taken)
+            folders[file] = output / _new_name(file, names_taken)
     return {file: folders[file] for file in files}
 
 
@@ -201,7 +206,7 @@ def _is_photo(record: Mapping[str, Any], file: Path) -> bool:
         return False
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a folder; None if there is none, or it is damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))

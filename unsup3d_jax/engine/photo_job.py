@@ -3,10 +3,15 @@
 What is found in a photo, and what is written of it, the method says.
 """
 
+import contextlib
+import csv
 import dataclasses
+import glob
+import io
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,30 @@ from unsup3d_jax.engine import photo_folders
 from unsup3d_jax.engine.log import Progress, duration, say
 from unsup3d_jax.engine.workdir import lock_workdir
 from unsup3d_jax.errors import UserError, writing
-from unsup3d_jax.files import replacing_folder, restore_folders
+from unsup3d_jax.files import replacing_folder, restore_folders, write_atomically
 
 # Hidden in the output: what is being written, and the lock of who writes.
 _ASIDE = ".unsup3d_jax"
+_WRITING = "writing-"  # there, before the name of a folder
+
+SUMMARY = "summary.csv"
 
 Picture = Float[np.ndarray, "_ _ 3"]  # [0, 1], sizes differ
+
+
+@dataclasses.dataclass(frozen=True)
+class Remark:
+    """What is told of a photo beside its folder.
+
+    Attributes:
+        columns: of its row in `SUMMARY`; None is left empty.
+        text: on its line, or "".
+        warning: why not to trust what was found in it, or "".
+    """
+
+    columns: Mapping[str, Any]
+    text: str = ""
+    warning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +62,17 @@ class Work:
             function of the place in the batch: what was found in that photo.
         write: (an empty folder, the photo at each of the sizes, what was found in it)
             -> numbers for its record, JSON-able.
+        remark: what to tell of a photo by its record; None: nothing, and no `SUMMARY`.
+        workers: photos that are written at a time. With more than one `write` is called
+            by threads.
     """
 
     made: photo_folders.Made
     sizes: tuple[int, ...]
     find: Callable[[Float[np.ndarray, "b h w 3"]], Callable[[int], Any]]
     write: Callable[[Path, list[Picture], Any], Mapping[str, Any]]
+    remark: Callable[[Mapping[str, Any]], Remark] | None = None
+    workers: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +83,13 @@ class Result:
         written: (input file, output folder), in order.
         kept: the same of those that were complete already.
         broken: (input file, reason) of each file skipped.
+        doubted: of those written or kept, the input files that have a warning.
     """
 
     written: tuple[tuple[Path, Path], ...]
     kept: tuple[tuple[Path, Path], ...]
     broken: tuple[tuple[Path, str], ...]
+    doubted: tuple[Path, ...] = ()
 
 
 def photos_to_folders(
@@ -81,6 +111,8 @@ def photos_to_folders(
     centred square is taken: a box in pixels was meant for the files of one data set,
     and no crop would squash a photo that is not square. A message says so where the
     crop is something else. Files below `output` are not taken as photos.
+
+    What is told of each is in `SUMMARY` of the output, too, a row for each photo.
 
     Args:
         source: an image file, or a folder that is searched recursively.
@@ -106,8 +138,8 @@ def photos_to_folders(
         )
     with lock_workdir(output / _ASIDE, "--output"):
         with writing(output):
-            restore_folders(output / _ASIDE, output)
-        folders = photo_folders.folders_of(files, output)
+            _restore(output)
+        folders = photo_folders.folders_of(files, output, taken=[SUMMARY])
         kept = [
             (file, folders[file])
             for file in files
@@ -122,6 +154,7 @@ def photos_to_folders(
             batch_size=min(batch_size, len(files)),
             files=[file for file in files if file not in done],
         )
+        remarks: list[tuple[Path, Remark]] = []
         try:
             job.run()
         finally:
@@ -130,6 +163,12 @@ def photos_to_folders(
             parts += [f"{len(job.broken)} cannot be read"] if job.broken else []
             if (left := job.left) > 0:
                 parts.append(f"{left} left")
+            if work.remark is not None:
+                remarks = _remarks(work.remark, [*kept, *job.written])
+                doubted = sum(bool(found.warning) for _, found in remarks)
+                parts += [f"{doubted} not to be trusted"] if doubted else []
+                with writing(output):
+                    _summarise(output, files, folders, dict(remarks), job.broken)
             say(f"{len(files)} photos: {', '.join(parts)}; in {output}")
     if not job.written and not kept:
         file, reason = job.broken[0]
@@ -137,7 +176,8 @@ def photos_to_folders(
             f"--input: none of {len(files)} image files could be read; the first, "
             f"{file}: {reason}"
         )
-    return Result(tuple(job.written), tuple(kept), tuple(job.broken))
+    doubted = tuple(file for file, found in remarks if found.warning)
+    return Result(tuple(job.written), tuple(kept), tuple(job.broken), doubted)
 
 
 @dataclasses.dataclass
@@ -197,11 +237,37 @@ class _Job:
         found = self.work.find(
             np.stack(seen + [seen[-1]] * (self.batch_size - len(seen)))
         )
-        for i, (file, photo) in enumerate(readable):
-            target = self.folders[file]
-            self._export(target, file, photo, [_floats(p) for p in pixels[i]], found(i))
-            self.written.append((file, target))
-            self._tell(file, target)
+
+        def export(i: int, found: Any) -> Mapping[str, Any]:
+            file, photo = readable[i]
+            images = [_floats(p) for p in pixels[i]]
+            return self._export(self.folders[file], file, photo, images, found)
+
+        def done(i: int, numbers: Mapping[str, Any]) -> None:
+            file, _ = readable[i]
+            self.written.append((file, self.folders[file]))
+            self._tell(file, self.folders[file], numbers)
+
+        if self.work.workers == 1:
+            for i in range(len(readable)):
+                done(i, export(i, found(i)))
+            return
+        with ThreadPoolExecutor(self.work.workers) as pool:
+            futures = [pool.submit(export, i, found(i)) for i in range(len(readable))]
+            try:
+                for i, future in enumerate(futures):
+                    done(i, future.result())
+            except BaseException:
+                # Those that are being written end; they are whole, and count.
+                pool.shutdown(cancel_futures=True)
+                told = {file for file, _ in self.written}
+                for i, future in enumerate(futures):
+                    ended = future.done() and not future.cancelled()
+                    if ended and not future.exception() and readable[i][0] not in told:
+                        self.written.append(
+                            (readable[i][0], self.folders[readable[i][0]])
+                        )
+                raise
 
     def _read(self, file: Path) -> list[UInt8[np.ndarray, "_ _ 3"]]:
         """The photo at each size, in bytes."""
@@ -219,16 +285,20 @@ class _Job:
         photo: photo_folders.Photo,
         images: list[Picture],
         found: Any,
-    ) -> None:
+    ) -> Mapping[str, Any]:
         ours = photo_folders.written_names(target)
-        with (
-            writing(target),
-            replacing_folder(target, target.parent / _ASIDE, ours=ours) as new,
-        ):
-            numbers = self.work.write(new, images, found)
-            photo_folders.write_record(
-                new, photo, self.crops[file], self.work.made, numbers
-            )
+        # Of its own: others are written meanwhile.
+        aside = target.parent / _ASIDE / f"{_WRITING}{target.name}"
+        try:
+            with writing(target), replacing_folder(target, aside, ours=ours) as new:
+                numbers = self.work.write(new, images, found)
+                photo_folders.write_record(
+                    new, photo, self.crops[file], self.work.made, numbers
+                )
+        finally:
+            with contextlib.suppress(OSError):
+                aside.rmdir()
+        return numbers
 
     def _seconds(self) -> float:
         """A photo takes; 0: not known yet."""
@@ -239,14 +309,73 @@ class _Job:
     def _tick(self) -> None:
         self._progress.tick(len(self.files) - self.left, self._seconds)
 
-    def _tell(self, file: Path, target: Path) -> None:
+    def _tell(self, file: Path, target: Path, numbers: Mapping[str, Any]) -> None:
         if len(self.written) == 1:
             self._first = time.monotonic()
         count = f"{len(self.files) - self.left} of {len(self.files)}"
         seconds = self._seconds()
         eta = f", eta {duration(self.left * seconds)}" if seconds > 0 else ""
-        self._progress.message(f"{count}{eta}: {file} -> {target}")
+        remark = self.work.remark(numbers) if self.work.remark else Remark({})
+        text = f"; {remark.text}" if remark.text else ""
+        self._progress.message(f"{count}{eta}: {file} -> {target}{text}")
+        if remark.warning:
+            self._progress.message(f"warning: {file}: {remark.warning}")
         self._tick()
+
+
+def _restore(output: Path) -> None:
+    """Clears up what a kill left, see `restore_folders`; also an earlier version's."""
+    hidden = output / _ASIDE
+    for aside in (hidden, *hidden.glob(f"{glob.escape(_WRITING)}*")):
+        restore_folders(aside, output)
+        if aside != hidden:
+            aside.rmdir()
+
+
+def _remarks(
+    remark: Callable[[Mapping[str, Any]], Remark],
+    places: Sequence[tuple[Path, Path]],
+) -> list[tuple[Path, Remark]]:
+    """What is told of each photo whose folder is there."""
+    records = [(file, photo_folders.read_record(folder)) for file, folder in places]
+    return [(file, remark(record)) for file, record in records if record is not None]
+
+
+def _summarise(
+    output: Path,
+    files: Sequence[Path],
+    folders: Mapping[Path, Path],
+    remarks: Mapping[Path, Remark],
+    broken: Sequence[tuple[Path, str]],
+) -> None:
+    """Writes `SUMMARY`: a row for each photo that is done or cannot be read.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    reasons = dict(broken)
+    names = list(dict.fromkeys(k for found in remarks.values() for k in found.columns))
+    rows: list[list[Any]] = [["photo", "folder", *names, "remark"]]
+    for file in files:
+        if file in reasons:
+            rows.append([file, "", *[""] * len(names), reasons[file]])
+        elif file in remarks:
+            found = remarks[file]
+            cells = [_cell(found.columns.get(name)) for name in names]
+            rows.append([file, folders[file].name, *cells, found.warning])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    # Names of files need not be text.
+    sound = text.getvalue().encode(errors="backslashreplace").decode()
+    write_atomically(output / SUMMARY, sound)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _floats(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:

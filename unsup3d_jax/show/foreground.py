@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from unsup3d_jax.formation.types import AnyArray, Leaf
@@ -44,10 +44,14 @@ class Part:
         cells = np.pad(np.asarray(self.cells), 1)
         return cells[:-1, :-1] | cells[:-1, 1:] | cells[1:, :-1] | cells[1:, 1:]
 
-    def place(self, maps: Float[AnyArray, "h w c"]) -> Float[Array, "h w c"]:
-        """Maps at the places where the pixels are drawn."""
+    def place(self, maps: Float[AnyArray, "h w c"]) -> Float[AnyArray, "h w c"]:
+        """Maps at the places where the pixels are drawn; of numpy's, numpy's."""
         h, w, _ = maps.shape
-        padded = jnp.pad(jnp.asarray(maps), ((1, 1), (1, 1), (0, 0)))
+        around = ((1, 1), (1, 1), (0, 0))
+        if isinstance(maps, np.ndarray) and isinstance(self.weights, np.ndarray):
+            padded = np.pad(maps.astype(np.float32, copy=False), around)
+        else:
+            padded = jnp.pad(jnp.asarray(maps), around)
         parts = [
             self.weights[k][..., None] * padded[v : v + h, u : u + w]
             for k, (v, u) in enumerate(_WINDOW)
@@ -62,7 +66,7 @@ def whole(depth: Float[AnyArray, "h w"], *, border_columns: int) -> Part:
     cells[:, border_columns : w - 1 - border_columns] = True
     weights = np.zeros((9, h, w), np.float32)
     weights[_ITSELF] = 1.0
-    return Part(jnp.asarray(weights), jnp.asarray(cells))
+    return _on_host(weights, cells)
 
 
 def object_part(
@@ -142,7 +146,12 @@ def _part(found: Bool[np.ndarray, "h w"], level: Float[np.ndarray, "h w"]) -> Pa
     placed = found | (count > 0)
     cells = np.logical_or.reduce(_corners(found))
     cells &= np.logical_and.reduce(_corners(placed))
-    return Part(jnp.asarray(weights, jnp.float32), jnp.asarray(cells))
+    return _on_host(weights.astype(np.float32), cells)
+
+
+def _on_host(weights: Any, cells: Any) -> Part:
+    """A part whose maps are placed by numpy, which is quicker for one photo."""
+    return Part(weights, cells)
 
 
 def _corners(pixels: Bool[np.ndarray, "h w"]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ Whatever method found them, the arrays have the names of `factors.npz` (README):
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,10 @@ from unsup3d_jax.show.mesh_files import Surface, Texture
 from unsup3d_jax.show.viewer import content, page
 
 ARRAYS = "factors.npz"
-_TEXTURE_SCALE = 8  # of the mesh's texture over the map's size
+# What `write_surface` writes, by the names that --outputs has.
+OF_SURFACE = ("mesh", "obj", "viewer", "turntable", "relight")
+# Of a texture over its map: smooth already, and programs interpolate what is between.
+_TEXTURE_SCALE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +49,20 @@ def write_maps(
         arrays: as in the README's table.
         scene: whose range of depth the pictures have.
     """
+    write_arrays(folder, arrays)
+    write_pngs(folder, arrays, scene)
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, Float[np.ndarray, "..."]]) -> None:
+    """One half of `write_maps`."""
     stored = dict(arrays)
     np.savez_compressed(folder / ARRAYS, **stored)  # pyright: ignore
+
+
+def write_pngs(
+    folder: Path, arrays: Mapping[str, Float[np.ndarray, "..."]], scene: Scene
+) -> None:
+    """The other half."""
     for name, picture in map_pictures(arrays, scene).items():
         Image.fromarray(tiles.to_bytes(picture)).save(folder / f"{name}.png")
 
@@ -60,6 +75,7 @@ def write_surface(
     *,
     whole_surface: bool = False,
     seen: Sequence[content.Map] = (),
+    outputs: Collection[str] = OF_SURFACE,
 ) -> dict[str, float]:
     """Writes mesh.glb, mesh.obj with its texture, viewer.html, and two videos.
 
@@ -71,6 +87,7 @@ def write_surface(
         border: of the canonical depth.
         whole_surface: show background, too, see `foreground`.
         seen: maps for the viewer, see `content.of_depth_map`.
+        outputs: which of `OF_SURFACE`.
 
     Returns:
         "share": what of the depth map mesh and videos show.
@@ -80,14 +97,22 @@ def write_surface(
     )
     part, surface = surface_of(arrays, scene, border, whole_surface=whole_surface)
     everything = foreground.whole(depth, border_columns=border.columns)
-    glb = mesh_files.glb(surface, Texture(albedo, _TEXTURE_SCALE))
-    (folder / "mesh.glb").write_bytes(glb)
-    page.write(folder, content.of_depth_map(folder.name, glb, arrays, scene, seen))
-    mesh_files.write_obj(folder / "mesh.obj", surface, Texture(lit, _TEXTURE_SCALE))
-    frames = video.turntable_frames(lit, normal, depth, scene, part)
-    video.write_video(folder / "turntable.mp4", frames)
-    frames = video.relight_frames(albedo, normal, depth, arrays["view"], scene, part)
-    video.write_video(folder / "relight.mp4", frames)
+    if "mesh" in outputs or "viewer" in outputs:
+        glb = mesh_files.glb(surface, Texture(albedo, _TEXTURE_SCALE))
+        if "mesh" in outputs:
+            (folder / "mesh.glb").write_bytes(glb)
+        if "viewer" in outputs:
+            shown = content.of_depth_map(folder.name, glb, arrays, scene, seen)
+            page.write(folder, shown)
+    if "obj" in outputs:
+        mesh_files.write_obj(folder / "mesh.obj", surface, Texture(lit, _TEXTURE_SCALE))
+    if "turntable" in outputs:
+        frames = video.turntable_frames(lit, normal, depth, scene, part)
+        video.write_video(folder / "turntable.mp4", frames)
+    if "relight" in outputs:
+        view = arrays["view"]
+        frames = video.relight_frames(albedo, normal, depth, view, scene, part)
+        video.write_video(folder / "relight.mp4", frames)
     return {"share": float(part.cells.sum() / everything.cells.sum())}
 
 

@@ -1,10 +1,10 @@
 """What the folder of one decomposed photo holds: arrays, pictures, mesh, videos."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -14,7 +14,8 @@ from unsup3d_jax.show import surface_files
 from unsup3d_jax.show.viewer.content import Content
 from unsup3d_jax.unsup3d import symmetry
 from unsup3d_jax.unsup3d.options import ModelOptions
-from unsup3d_jax.unsup3d.panel import panel_of_factors
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
+from unsup3d_jax.unsup3d.panel import Turned, paint, turned_views
 
 
 def export(
@@ -25,6 +26,9 @@ def export(
     options: ModelOptions,
     *,
     whole_surface: bool = False,
+    belief: Float[np.ndarray, "3"] | None = None,
+    outputs: Collection[str] = OUTPUTS,
+    turned: Turned | None = None,
 ) -> dict[str, Any]:
     """Writes everything about one photo into a folder, which is made.
 
@@ -34,31 +38,47 @@ def export(
         factors, reconstruction: of this image, without a batch axis.
         options: static options of the model.
         whole_surface: mesh and videos show background, too, see `foreground`.
+        belief: of `belief.as_array`, for factors.npz.
+        outputs: which of `OUTPUTS`.
+        turned: for the panel, with a batch axis of one; None: not known yet.
 
     Returns:
-        Numbers about it, JSON-able: "asymmetry", and "surface", what of the depth map
-        mesh and videos show.
+        Numbers about it, JSON-able: "asymmetry", and, where there is a mesh, a viewer
+        or a video, "surface", what of the depth map they show.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = named_arrays(image, factors, reconstruction)
-    surface_files.write_maps(folder, arrays, options.scene)
-    one = jax.tree.map(lambda a: jnp.asarray(a)[None], factors)
-    panel = panel_of_factors(one, jnp.asarray(image)[None], options)
-    Image.fromarray(panel).save(folder / "panel.png")
+    if "factors" in outputs:
+        more = {} if belief is None else {"belief": belief}
+        surface_files.write_arrays(folder, arrays | more)
+    if "maps" in outputs:
+        surface_files.write_pngs(folder, arrays, options.scene)
+    if "panel" in outputs:
+        one, its = jax.tree.map(
+            lambda a: np.asarray(a)[None], (factors, reconstruction)
+        )
+        around: Turned = turned or turned_views(
+            its.canonical.image, one.canon_depth, options
+        )
+        panel = paint(one, its, around, image[None], options)
+        Image.fromarray(panel).save(folder / "panel.png")
     asymmetry = symmetry.Asymmetry.of(arrays)
-    picture = symmetry.symmetry_picture(arrays, asymmetry, options.scene)
-    Image.fromarray(picture).save(folder / "symmetry.png")
-
-    shown = surface_files.write_surface(
-        folder,
-        arrays,
-        options.scene,
-        _border(options),
-        whole_surface=whole_surface,
-        seen=[symmetry.asymmetry_map(arrays, asymmetry)],
-    )
-    return {"asymmetry": asymmetry.numbers(), "surface": shown}
+    if "symmetry" in outputs:
+        picture = symmetry.symmetry_picture(arrays, asymmetry, options.scene)
+        Image.fromarray(picture).save(folder / "symmetry.png")
+    numbers: dict[str, Any] = {"asymmetry": asymmetry.numbers()}
+    if of_surface := [name for name in surface_files.OF_SURFACE if name in outputs]:
+        numbers["surface"] = surface_files.write_surface(
+            folder,
+            arrays,
+            options.scene,
+            _border(options),
+            whole_surface=whole_surface,
+            seen=[symmetry.asymmetry_map(arrays, asymmetry)],
+            outputs=of_surface,
+        )
+    return numbers
 
 
 def viewer_content(

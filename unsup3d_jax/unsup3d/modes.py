@@ -1,5 +1,6 @@
 """What the command line can ask of this method; light: no JAX until a mode runs."""
 
+from pathlib import Path
 from typing import Any
 
 from unsup3d_jax.configs import default
@@ -7,8 +8,11 @@ from unsup3d_jax.configuration import Keys
 from unsup3d_jax.engine import serving
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.flags import CLUSTER, Arguments, Mode
+from unsup3d_jax.unsup3d.outputs import OUTPUTS
 
 KEYS = Keys(default.get_config, default.RANGES, default.YOUNGER)
+# What ships, by the name that --weights has for it; `shipped` makes such files.
+WEIGHTS = {"faces": Path(__file__).with_name("weights") / "faces.npz"}
 
 
 def run_train(args: Arguments, interrupts: Any) -> None:
@@ -31,7 +35,8 @@ def run_eval(args: Arguments, interrupts: Any) -> None:
 
     found = load_params(args)
     session = Session(args.config, task.lazy_splits(args.config), interrupts)
-    scored.evaluate(args, session, found, score.SCORING, origin=scored.origin(args))
+    origin = str(args.weights) if args.weights else scored.origin(args)
+    scored.evaluate(args, session, found, score.SCORING, origin=origin)
 
 
 def run_reconstruct(args: Arguments, interrupts: Any) -> None:
@@ -39,16 +44,27 @@ def run_reconstruct(args: Arguments, interrupts: Any) -> None:
     assert args.input is not None and args.output is not None  # `flags` has checked
     if not args.input.exists():
         raise UserError(f"--input: {args.input} does not exist.")
-    from unsup3d_jax.unsup3d import reconstruct_files
+    from unsup3d_jax.engine.log import say
+    from unsup3d_jax.unsup3d import belief, reconstruct_files
     from unsup3d_jax.unsup3d.options import loss_weights
 
     params, step = load_params(args)
+    place = args.weights or args.checkpoint or args.workdir
+    usual = belief.find(place, step)
+    if usual is None:
+        remedy = "" if args.weights else "; --mode=eval measures it"
+        say(
+            "what error is usual for photos of the model's kind is not known of "
+            f"{place}{remedy}: no photo will be doubted."
+        )
     reconstruct_files.reconstruct_folder(
         args.config,
         params,
         args.input,
         args.output,
         view_range=loss_weights(args.config, step).view_range,
+        usual=usual,
+        outputs=args.outputs,
     )
 
 
@@ -58,7 +74,8 @@ def run_serve(args: Arguments, interrupts: Any) -> None:
     from unsup3d_jax.engine.log import say
     from unsup3d_jax.engine.workdir import newest_step
 
-    workdir = serving.run_in(args.workdir)
+    # Weights from elsewhere are of no run that is here.
+    workdir = None if args.weights else serving.run_in(args.workdir)
     if args.checkpoint is None and workdir and newest_step(workdir) is None:
         say(f"no checkpoint in {workdir} yet: the run's page alone, without photos.")
         serving.serve_run(args, interrupts)
@@ -96,7 +113,7 @@ def run_import(args: Arguments, interrupts: Any) -> None:
 
 
 def load_params(args: Arguments) -> tuple[Any, int]:
-    """Parameters and step of --checkpoint, or of the workdir's newest.
+    """Parameters and step of --weights, of --checkpoint, or of the workdir's newest.
 
     Raises:
         UserError: if there is none, or it is not of a model like the config's.
@@ -104,9 +121,11 @@ def load_params(args: Arguments) -> tuple[Any, int]:
     import jax
 
     from unsup3d_jax.engine import scored
-    from unsup3d_jax.unsup3d import task
+    from unsup3d_jax.unsup3d import shipped, task
 
     task.check_config(args.config)
+    if args.weights is not None:
+        return shipped.load(args.config, args.weights)
     return scored.load_params(
         args,
         task.IDENTITY,
@@ -123,21 +142,22 @@ MODES = {
     "eval": Mode(
         "score the newest checkpoint, or --checkpoint, on config.eval.split",
         run_eval,
-        flags=("checkpoint",),
+        flags=("checkpoint", "weights"),
         of_run=True,
     ),
     "reconstruct": Mode(
         "decompose the photos of --input into --output",
         run_reconstruct,
-        flags=("checkpoint", "input", "output"),
+        flags=("checkpoint", "weights", "input", "output", "outputs", "detect"),
         required=("input", "output"),
         of_run=True,
+        outputs=OUTPUTS,
     ),
     "serve": Mode(
         "drop photos into a page on this computer and turn what comes out; curves and "
         "panels of the run, live",
         run_serve,
-        flags=("checkpoint", "port", "no_browser"),
+        flags=("checkpoint", "weights", "port", "no_browser"),
         of_run=True,
     ),
     "data": Mode(

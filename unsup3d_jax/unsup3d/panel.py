@@ -13,6 +13,8 @@ from unsup3d_jax.unsup3d import model
 from unsup3d_jax.unsup3d.options import ModelOptions
 
 TURNS_DEG = (-40, -20, 20, 40)  # with the unturned image in the middle
+# Images (t, b, h, w, 3), and where the object covers the pixel.
+Turned = tuple[AnyArray, AnyArray]
 
 
 def panel(
@@ -36,44 +38,41 @@ def panel(
     factors, reconstruction, turned = _maps(
         params, jnp.asarray(images), options, view_range
     )
-    return _paint(factors, reconstruction, turned, images, options)
+    return paint(factors, reconstruction, turned, images, options)
 
 
-def panel_of_factors(
-    factors: Factors,
-    images: Float[AnyArray, "b h w 3"],
+@functools.partial(jax.jit, static_argnames="options")
+def turned_views(
+    canon_image: Float[Array, "b h w 3"],
+    canon_depth: Float[Array, "b h w"],
     options: ModelOptions,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """`panel` for factors that are already known, whatever made them."""
-    reconstruction, turned = _maps_of_factors(factors, options)
-    return _paint(factors, reconstruction, turned, images, options)
+) -> Turned:
+    """The canonical object from `TURNS_DEG`, and where it is."""
+    return pictures.turned_views(
+        canon_image, canon_depth, options.scene, yaws_deg=TURNS_DEG
+    )
 
 
 @functools.partial(jax.jit, static_argnames="options")
 def _maps(params: dict, images: Array, options: ModelOptions, view_range: Array | None):
     factors = model.decompose(params, images, options, view_range=view_range)
-    return factors, *_maps_of_factors(factors, options)
-
-
-@functools.partial(jax.jit, static_argnames="options")
-def _maps_of_factors(factors: Factors, options: ModelOptions):
     reconstruction = model.reconstruct(factors, options)
-    turned = pictures.turned_views(
-        reconstruction.canonical.image,
-        factors.canon_depth,
-        options.scene,
-        yaws_deg=TURNS_DEG,
-    )
-    return reconstruction, turned
+    image = reconstruction.canonical.image
+    return factors, reconstruction, turned_views(image, factors.canon_depth, options)
 
 
-def _paint(
+def paint(
     factors: Factors,
     reconstruction: Reconstruction,
-    turned: tuple[AnyArray, AnyArray],
+    turned: Turned,
     images: AnyArray,
     options: ModelOptions,
 ) -> UInt8[np.ndarray, "H W 3"]:
+    """`panel` of what is known already.
+
+    Args:
+        turned: of `turned_views`.
+    """
     scene, canonical = options.scene, reconstruction.canonical
     plain, flip = reconstruction.plain, reconstruction.flip
     columns = {

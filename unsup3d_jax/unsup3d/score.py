@@ -1,5 +1,7 @@
 """The last act of a run: its scores beside the baselines, written and printed."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ from unsup3d_jax.configuration import changed
 from unsup3d_jax.engine import scored
 from unsup3d_jax.engine.interrupts import Interrupted
 from unsup3d_jax.engine.log import record_once, say
-from unsup3d_jax.engine.scored import Scored, Scoring
+from unsup3d_jax.engine.scored import THIS_RUN, Scored, Scoring
 from unsup3d_jax.engine.task import Session
 from unsup3d_jax.engine.workdir import newest_step
-from unsup3d_jax.errors import UserError
+from unsup3d_jax.errors import UserError, writing
 from unsup3d_jax.evaluation import report
 from unsup3d_jax.evaluation.scores import limits_of
-from unsup3d_jax.unsup3d import evaluate, model, task
+from unsup3d_jax.unsup3d import belief, evaluate, model, task
 from unsup3d_jax.unsup3d.options import loss_weights
 
+# Of the validation split; fewer say nothing of what is usual.
+_LEAST_IMAGES = 20
 TRAINED = {
     "supervised": "the depth net trained on true depth",
     "oracle": "the method with true view and light given",
@@ -103,7 +107,8 @@ def score_run(
     are not finished are left out of the table, and a message says so.
 
     Returns:
-        The table, whose last row is "ours"; `eval/<split>.json` holds the same.
+        The table, whose last row is "ours"; `eval/<split>.json` holds the same. Of
+        this run's own parameters `belief.json` is left, too.
 
     Raises:
         Interrupted: if a signal stopped the training of a baseline.
@@ -162,7 +167,38 @@ def score_run(
         baseline_rows=rows,
     )
     say(f"scores of {row['images']} images of split {split}: {path}")
+    if ours.checkpoint == THIS_RUN:
+        usual = find_usual(config, session.splits, ours.params, ours.step)
+        if isinstance(usual, str):
+            say(f"{belief.NAME} is not written: {usual}")
+        else:
+            with writing(workdir / belief.NAME):
+                belief.save(workdir, usual)
     return report.format_table([*rows, row])
+
+
+def find_usual(
+    config: ConfigDict, splits: Callable[[str], Any], params: Any, step: int
+) -> belief.Usual | str:
+    """What is usual for photos of the validation split; or why nobody can know."""
+    options = task.check_config(config)
+    if options.supervised or options.oracle_view or options.oracle_light:
+        return "the model does not read all of its factors off a photo."
+    try:
+        data = splits("val")
+    except UserError as error:
+        return str(error)
+    if len(data) < _LEAST_IMAGES:
+        return f"{len(data)} validation images are too few ({_LEAST_IMAGES})."
+    scores = evaluate.score_images(
+        params,
+        data,
+        options,
+        constants=model.load_constants(config),
+        weights=loss_weights(config, step),
+        limits=dataclasses.replace(limits_of(config), max_images=belief.MOST_IMAGES),
+    )
+    return belief.Usual.of(scores, step)
 
 
 def log_scores(session: Session, workdir: Path, step: int, split: str) -> None:

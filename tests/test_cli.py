@@ -76,7 +76,7 @@ def test_an_empty_tuple_and_a_workdir():
         (["--config=x/folder.py"], "did you mean folder or folder_small? There are"),
         (["--config=celbea"], "did you mean celeba? There are also cars,"),
         (["--config=gan2shape"], "did you mean gan2shape/default or gan2shape/faces"),
-        (["--config=faces"], "did you mean gan2shape/faces or"),
+        (["--config=gan_faces"], "did you mean gan2shape/gan_faces or faces or"),
         (["--config=shared"], "no config has this name"),
         (["--config=xyz"], "no config has this name; There are cars,"),
         ([f"--config={FOLDER}", "--config.train.stepz=3"], "'train.steps'"),

@@ -68,7 +68,8 @@ def render(
     """
     h, w = depth.shape
     maps, depth, view = jnp.asarray(maps), jnp.asarray(depth), jnp.asarray(view)
-    points = part.place(geometry.depth_to_points(depth, fov_deg=scene.fov_deg))
+    points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+    points = jnp.asarray(part.place(points))
     points = geometry.transform(points, view, centre_depth=scene.centre_depth)
     pixels = geometry.project(points, (size, size), fov_deg=scene.fov_deg)
     if frame is not None:
@@ -82,7 +83,7 @@ def render(
     u, v = jnp.meshgrid(
         jnp.arange(w, dtype=depth.dtype), jnp.arange(h, dtype=depth.dtype)
     )
-    places = part.place(jnp.stack([u, v], axis=-1)).reshape(-1, 2)
+    places = jnp.asarray(part.place(jnp.stack([u, v], axis=-1))).reshape(-1, 2)
     where = rasterizer.interpolate(places, faces, fragments)
     seen = sampling.sample_bilinear(maps[None], where[None])[0]
     return seen, fragments.face_index >= 0
@@ -121,7 +122,8 @@ def _places(
     depth: Float[Array, "h w"], part: Part, views: Float[Array, "n 6"], scene: Scene
 ) -> Float[Array, "n h w 2"]:
     """Where each pixel is seen from some viewpoints, as shares of the picture."""
-    points = part.place(geometry.depth_to_points(depth, fov_deg=scene.fov_deg))
+    points = geometry.depth_to_points(depth, fov_deg=scene.fov_deg)
+    points = jnp.asarray(part.place(points))
 
     def place(view: Array) -> Array:
         moved = geometry.transform(points, view, centre_depth=scene.centre_depth)

@@ -20,6 +20,7 @@ from configs import default
 from unsup3d_jax.data.load import load_split
 from unsup3d_jax.engine import checkpoint, gradient_step, packing, workdir
 from unsup3d_jax.engine import optimizer as optimizers
+from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.task import RunState
 from unsup3d_jax.errors import UserError
 from unsup3d_jax.unsup3d.task import IDENTITY
@@ -276,6 +277,37 @@ def test_damage_is_said_in_one_line_and_no_trace(
 def test_a_file_that_may_not_grow_is_said_by_the_system(tmp_path):
     error = ValueError('Error writing "key/0": [OS error 27: File too large]')
     assert checkpoint._why(error) == "File too large"
+
+
+def test_arrays_that_come_when_interrupts_are_over_are_not_printed(monkeypatch):
+    """The process may go on after a run that failed, as in mode tables."""
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed") as late:
+        loop.call_soon_threadsafe(print)
+    trace = late.value.__traceback__
+    assert trace is not None and trace.tb_next is not None
+    dropped = types.SimpleNamespace(
+        exc_type=RuntimeError, exc_value=late.value, exc_traceback=trace.tb_next
+    )
+    for _ in range(3):
+        with Interrupts():
+            checkpoint._quiet()
+        sys.unraisablehook(dropped)
+        assert not seen
+    # Once is enough, and others are still printed.
+    hook, count = sys.unraisablehook, 0
+    while hook != seen.append:
+        count += isinstance(hook, checkpoint._WithoutLateArrays)
+        hook = getattr(hook, "_other", None) or Interrupts.below(hook)
+    assert count == 1
+    other = types.SimpleNamespace(
+        exc_type=ValueError, exc_value=ValueError(), exc_traceback=None
+    )
+    sys.unraisablehook(other)
+    assert seen == [other]
 
 
 def test_only_arrays_that_come_late_are_not_printed():

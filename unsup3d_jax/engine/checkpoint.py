@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from unsup3d_jax.engine.interrupts import Interrupts
 from unsup3d_jax.engine.log import say
 from unsup3d_jax.engine.packing import (
     Damaged,
@@ -57,7 +58,10 @@ def _quiet() -> None:
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(_is_no_late_failure)  # once: it is one
-    if not isinstance(sys.unraisablehook, _WithoutLateArrays):
+    hook = sys.unraisablehook
+    while hook is not None and not isinstance(hook, _WithoutLateArrays):
+        hook = Interrupts.below(hook)
+    if hook is None:
         sys.unraisablehook = _WithoutLateArrays(sys.unraisablehook)
 
 

@@ -101,7 +101,10 @@ class Interrupts:
         self._previous.clear()
         self._lost = None
         if self._pipe is not None:
-            sys.unraisablehook = self._previous_hook
+            # Who has wrapped ours meanwhile (`checkpoint`) stays: what it waits for may
+            # come later than this. Ours then hands on what it is given.
+            if sys.unraisablehook == self._notice:
+                sys.unraisablehook = self._previous_hook
             signal.set_wakeup_fd(self._previous_fd)
             self._left.set()
             self._pipe[1].send(b"\0")
@@ -131,6 +134,12 @@ class Interrupts:
         if not self._deferred:
             raise Interrupted(signal.Signals(number).name)
         _tell("\nfinishing this step and saving; Ctrl-C aborts at once.\n")
+
+    @staticmethod
+    def below(hook: Any) -> Any:
+        """The hook that was there before one of these; None if it is another's."""
+        found = getattr(hook, "__self__", None)
+        return found._previous_hook if isinstance(found, Interrupts) else None
 
     def _notice(self, dropped: Any) -> None:
         """Python has dropped an exception: ours is kept, others are printed."""

@@ -23,15 +23,17 @@ def get_config() -> ConfigDict:
     # As high as the mask it bends too much from brow to chin; higher than this it bends
     # so little that nothing keeps faces from leaning.
     config.prior.stretch = 1.3
-    # Lights as these pictures have them.
+    # Lights as these pictures have them. Of others the generator knows nothing, and
+    # turns the head instead.
     config.sampling.light_x_min, config.sampling.light_x_max = -0.9, 0.9
     config.sampling.light_y_min, config.sampling.light_y_max = -0.65, 0.95
+    config.sampling.diffuse_min, config.sampling.diffuse_max = -0.15, 0.2
     config.stages.flip_all = (False,)
     config.stages.count = 2
     config.stages.group = 4
     config.stages.groups_at_a_time = 4
     config.stages.prior_steps = 300
-    config.stages.lesson_steps = 600
+    config.stages.lesson_steps = 400
     config.stages.joint_steps = (150, 200, 400)
     config.stages.joint_others = 64
     config.stages.first_steps = (50, 50, 300)

@@ -127,6 +127,17 @@ def test_a_photo_of_the_data_set_is_cropped_as_in_training(
     assert inside.max() == 0.0 and outside.max() == 1.0
 
 
+def test_of_a_model_of_made_faces_no_crop_is_told(tmp_path, trained, exported, capsys):
+    config = bust.config_of(SIZE)
+    config.data.crop, config.data.path = (), ""
+    save_photo(tmp_path / "a.png", size=(60, 40))
+    reconstruct_files.reconstruct_folder(
+        config, trained[1], tmp_path / "a.png", tmp_path / "out", batch_size=4
+    )
+    assert len(exported) == 1
+    assert "centred square" not in capsys.readouterr().err
+
+
 def test_what_was_written_before_is_not_a_photo(tmp_path, trained, exported):
     save_photo(tmp_path / "a.png")
     save_photo(tmp_path / "out" / "a" / "panel.png")

@@ -131,7 +131,8 @@ def photos_to_folders(
     files = list_photos(source, output)
     trained = tuple(crop)
     crops = {file: _crop_of(file, trained, data_path) for file in files}
-    if any(taken != trained for taken in crops.values()):
+    of_files = trained or data_path  # made faces are square as they are
+    if of_files and any(taken != trained for taken in crops.values()):
         say(
             f"the largest centred square of each photo is taken; the model was trained "
             f"with data.crop={trained}, which photos below --config.data.path get."

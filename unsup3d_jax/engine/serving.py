@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from unsup3d_jax.errors import UserError
-from unsup3d_jax.flags import Arguments
+from unsup3d_jax.flags import Arguments, Mode
 
 
 def need_packages() -> None:
@@ -44,3 +44,13 @@ def serve_run(args: Arguments, interrupts: Any) -> None:
     photo_server.serve(
         None, workdir=workdir, port=args.port, opens_browser=not args.no_browser
     )
+
+
+# Of methods that take no photos.
+RUN_PAGE = Mode(
+    "curves, panels and scores of the run, live, in a page on this computer",
+    serve_run,
+    flags=("port", "no_browser"),
+    keeps_compiled=False,
+    of_run=True,
+)

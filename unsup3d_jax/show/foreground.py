@@ -45,7 +45,10 @@ class Part:
         return cells[:-1, :-1] | cells[:-1, 1:] | cells[1:, :-1] | cells[1:, 1:]
 
     def place(self, maps: Float[AnyArray, "h w c"]) -> Float[AnyArray, "h w c"]:
-        """Maps at the places where the pixels are drawn; of numpy's, numpy's."""
+        """Maps at the places where the pixels are drawn.
+
+        By numpy where all is numpy's: for one photo that is quicker.
+        """
         h, w, _ = maps.shape
         around = ((1, 1), (1, 1), (0, 0))
         if isinstance(maps, np.ndarray) and isinstance(self.weights, np.ndarray):
@@ -150,7 +153,7 @@ def _part(found: Bool[np.ndarray, "h w"], level: Float[np.ndarray, "h w"]) -> Pa
 
 
 def _on_host(weights: Any, cells: Any) -> Part:
-    """A part whose maps are placed by numpy, which is quicker for one photo."""
+    """A part of numpy's, for `Part.place`; type checkers know fields of JAX's alone."""
     return Part(weights, cells)
 
 

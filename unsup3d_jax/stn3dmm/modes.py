@@ -144,11 +144,5 @@ MODES = {
         flags=("output",),
         keeps_compiled=False,
     ),
-    "serve": Mode(
-        "curves, panels and scores of the run, live, in a page on this computer",
-        serving.serve_run,
-        flags=("port", "no_browser"),
-        keeps_compiled=False,
-        of_run=True,
-    ),
+    "serve": serving.RUN_PAGE,
 }

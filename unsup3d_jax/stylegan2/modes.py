@@ -97,11 +97,5 @@ MODES = {
         required=("output",),
         of_run=True,
     ),
-    "serve": Mode(
-        "curves, panels and scores of the run, live, in a page on this computer",
-        serving.serve_run,
-        flags=("port", "no_browser"),
-        keeps_compiled=False,
-        of_run=True,
-    ),
+    "serve": serving.RUN_PAGE,
 }
